@@ -1,0 +1,50 @@
+"""Denoising diffusion probabilistic models (Ho, Jain & Abbeel, NeurIPS 2020): train, sample, look.
+
+`import ddpm` shows the verbs of `ddpm.api`; they are loaded when first used, so that importing the package is cheap.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ddpm.api import (
+        convert,
+        images,
+        inspect,
+        load,
+        nearest_neighbours,
+        recipe,
+        sample,
+        save_grid,
+        train,
+    )
+
+__all__ = [
+    "__version__",
+    "convert",
+    "images",
+    "inspect",
+    "load",
+    "nearest_neighbours",
+    "recipe",
+    "sample",
+    "save_grid",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("ddpm")
+    if name in __all__:
+        from importlib import import_module
+
+        return getattr(import_module("ddpm.api"), name)
+    raise AttributeError(f"module 'ddpm' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return __all__

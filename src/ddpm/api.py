@@ -1,0 +1,127 @@
+"""The verbs: what `import ddpm` shows and the command line stands on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ddpm.checkpoint import load_model as load
+from ddpm.convert import convert
+from ddpm.data import ImageSet, open_images
+from ddpm.data import inspect_source as inspect
+from ddpm.errors import InputError
+from ddpm.evaluation import nearest_neighbours
+from ddpm.geometry import parse_size
+from ddpm.model import Model
+from ddpm.pictures import save_grid
+from ddpm.recipe import Recipe, changed, load_recipe, resolve
+from ddpm.samplers import Sampling
+from ddpm.training import Progress
+from ddpm.training import train as train_run
+
+__all__ = [
+    "convert",
+    "images",
+    "inspect",
+    "load",
+    "nearest_neighbours",
+    "recipe",
+    "sample",
+    "save_grid",
+    "train",
+]
+
+
+def recipe(name: str, /, **changes: Any) -> Recipe:
+    """A recipe by name or TOML file, with changes: recipe("digits", train_images="50k", network={"channels": 32})."""
+    return load_recipe(name, changes)
+
+
+def images(src: str, *, size: str | None = None, fit: str = "crop", split: str | None = None) -> ImageSet:
+    """Open a source of images (see the README for the grammar of sources).
+
+    size   "H" or "HxW" to scale to; None leaves all images as they are and wants them equal
+    fit    "crop" keeps the aspect and cuts the centre, "resize" does not
+    split  taken where the source has splits and `src` names none
+    """
+    return open_images(src, size=None if size is None else parse_size(size), fit=fit, default_split=split)
+
+
+def recipe_images(recipe: Recipe, *, split: str | None = "train") -> ImageSet:
+    """The images a recipe names, sized by its rule; `split` as in images."""
+    if recipe.data is None:
+        raise InputError("the recipe names no data: give it with --data (or data=...).")
+    size = None if recipe.size is None else parse_size(recipe.size)
+    return open_images(
+        recipe.data,
+        size=size,
+        fit=recipe.fit,
+        channels=recipe.image.channels,
+        on_bad_image=recipe.on_bad_image,
+        default_split=split,
+    )
+
+
+def model_images(model: Model, src: str | None = None, *, split: str | None = "train") -> ImageSet:
+    """Images as a model was trained to see them, sized by its rule: its own training images unless `src` is given."""
+    recipe = model.recipe if src is None else changed(model.recipe, {"data": src})
+    return recipe_images(recipe, split=split)
+
+
+def train(
+    recipe: Recipe,
+    *,
+    out: str | Path,
+    data: str | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> Path:
+    """Train a model; the same call again resumes.
+
+    recipe       what is unset in it (geometry, classes) is taken from the data
+    out          the run folder
+    data         a source of images, instead of recipe.data
+    on_progress  called after every step
+    say          called with sentences worth showing
+    returns      the run folder, for `load`
+    """
+    if data is not None:
+        recipe = changed(recipe, {"data": data})
+    found = recipe_images(recipe)
+    train_run(resolve(recipe, found.geometry, len(found.class_names)), found, out, on_progress=on_progress, say=say)
+    return Path(out)
+
+
+def sample(
+    model: Model,
+    *,
+    seeds: Iterable[int],
+    sampler: str = "ancestral",
+    steps: int | None = None,
+    variance: str | None = None,
+    class_name: str | None = None,
+    batch_size: int = 64,
+    on_step: Callable[[int], None] = lambda pictures: None,
+) -> Tensor:
+    """Draw one picture per seed, the same whatever the batch: uint8 (B, C, H, W).
+
+    steps       levels to visit, evenly spread; None visits all
+    variance    of the reverse steps, "large" or "small"; None is the recipe's
+    class_name  one of model.class_names; None draws a class from each seed
+    on_step     called after every step with the number of pictures it advanced
+    """
+    return model.draw(
+        list(seeds), Sampling(sampler, steps, variance, class_name), batch_size=batch_size, on_step=on_step
+    )
+
+
+def resolve_recipe(recipe: Recipe) -> Recipe:
+    """Fill in what a recipe leaves to the data: from its geometry if it has one, else from its data."""
+    known = recipe.data is None or None not in recipe.image.model_dump().values()
+    if known:
+        return resolve(recipe, recipe.geometry, recipe.network.classes or 0)
+    found = recipe_images(recipe)
+    return resolve(recipe, found.geometry, len(found.class_names))

@@ -1,0 +1,205 @@
+"""Checkpoints: a folder that says everything about the model in it, and is either whole or not there.
+
+    model.safetensors   weights, each name under "averaged/" or "raw/"
+    config.json         format version, resolved recipe, class names, images seen, data fingerprint, each file's SHA-256
+    training.pt         optimiser and counters (tensors and plain containers), only in a run that can be continued
+
+A checkpoint is written under a temporary name, synced and renamed, so a reader never meets half of one. Nothing is
+unpickled with code execution.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ddpm.errors import DamagedFile, InputError
+from ddpm.model import Model, build_network, resolve_device
+from ddpm.recipe import Recipe, make_recipe
+
+FORMAT = "ddpm checkpoint"
+FORMAT_VERSION = 1
+WEIGHTS = ("averaged", "raw")
+MODEL_FILE, CONFIG_FILE, TRAINING_FILE = "model.safetensors", "config.json", "training.pt"
+UNFINISHED = ".unfinished-"
+
+
+@dataclass(frozen=True)
+class Config:
+    """What config.json says; see the module's text."""
+
+    recipe: Recipe
+    class_names: tuple[str, ...]
+    images_seen: int
+    data_fingerprint: str
+    sha256: Mapping[str, str]
+
+    def as_json(self) -> str:
+        """The file's text."""
+        table = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "images_seen": self.images_seen,
+            "class_names": list(self.class_names),
+            "data_fingerprint": self.data_fingerprint,
+            "sha256": dict(self.sha256),
+            "recipe": self.recipe.model_dump(mode="json"),
+        }
+        return json.dumps(table, indent=2) + "\n"
+
+
+def write_checkpoint(
+    folder: Path,
+    *,
+    recipe: Recipe,
+    weights: Mapping[str, Mapping[str, Tensor]],
+    class_names: tuple[str, ...] = (),
+    images_seen: int = 0,
+    data_fingerprint: str = "",
+    training: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint whole or not at all; the folder must not exist.
+
+    weights   "averaged" and perhaps "raw", each a network's state dict
+    training  what a run needs beyond the weights to continue
+    """
+    temporary = folder.parent / f"{UNFINISHED}{folder.name}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    flat = {f"{kind}/{name}": tensor.contiguous() for kind, state in weights.items() for name, tensor in state.items()}
+    safetensors.torch.save_file(flat, temporary / MODEL_FILE)
+    if training is not None:
+        torch.save(dict(training), temporary / TRAINING_FILE)
+    hashes = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
+    config = Config(recipe, class_names, images_seen, data_fingerprint, hashes)
+    (temporary / CONFIG_FILE).write_text(config.as_json(), encoding="utf-8")
+    for file in temporary.iterdir():
+        _sync(file)
+    _sync(temporary)
+    os.rename(temporary, folder)
+    _sync(folder.parent)
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The finished checkpoints of a run folder, oldest first."""
+    folder = run / "checkpoints"
+    found = [entry for entry in folder.iterdir() if entry.name.isdecimal()] if folder.is_dir() else []
+    return sorted(found, key=lambda entry: int(entry.name))
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint a user means: the folder itself, or a run folder's newest."""
+    if not path.is_dir():
+        raise InputError(f"there is no folder '{path}'; a run folder or a checkpoint would fit.")
+    if (path / CONFIG_FILE).is_file():
+        return path
+    found = checkpoints(path)
+    if not found:
+        raise InputError(f"'{path}' holds no checkpoint (no {CONFIG_FILE}, no checkpoints/ folder with one in it).")
+    return found[-1]
+
+
+def read_config(folder: Path) -> Config:
+    """Read and check config.json of a checkpoint folder; old versions are understood, newer ones refused."""
+    path = folder / CONFIG_FILE
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"'{folder}' is not a checkpoint: it has no {CONFIG_FILE}.") from None
+    except ValueError:
+        raise DamagedFile(f"'{path}' is cut short or damaged: it is not JSON.") from None
+    if not isinstance(table, dict) or table.get("format") != FORMAT:
+        raise InputError(f"'{path}' is not the configuration of a ddpm checkpoint; `ddpm convert` reads other layouts.")
+    if table.get("format_version") != FORMAT_VERSION:
+        raise InputError(
+            f"'{path}' has format version {table.get('format_version')}, this ddpm reads {FORMAT_VERSION}; "
+            "a newer ddpm would fit."
+        )
+    try:
+        recipe = make_recipe(table["recipe"], origin=str(path))
+        return Config(
+            recipe, tuple(table["class_names"]), table["images_seen"], table["data_fingerprint"], dict(table["sha256"])
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedFile(f"'{path}' is damaged: {error}.") from None
+
+
+def read_weights(folder: Path, config: Config, kind: str) -> dict[str, Tensor]:
+    """A network's state dict from a checkpoint, on the CPU, its hash checked."""
+    path = _checked(folder / MODEL_FILE, config)
+    state = safetensors.torch.load_file(path)
+    chosen = {name.removeprefix(f"{kind}/"): tensor for name, tensor in state.items() if name.startswith(f"{kind}/")}
+    if not chosen:
+        held = ", ".join(sorted({name.split("/")[0] for name in state}))
+        raise InputError(f"'{path}' holds no {kind} weights, only {held}.")
+    return chosen
+
+
+def read_training(folder: Path, config: Config) -> dict[str, Any]:
+    """What write_checkpoint was given as `training`."""
+    if TRAINING_FILE not in config.sha256:
+        raise InputError(f"'{folder}' holds no training state: it can be sampled from, not continued.")
+    path = _checked(folder / TRAINING_FILE, config)
+    return cast(dict[str, Any], torch.load(path, map_location="cpu", weights_only=True))
+
+
+def load_model(path: str | Path, *, weights: str = "averaged", device: str = "auto") -> Model:
+    """Read a model from a run folder (its newest checkpoint) or a checkpoint folder.
+
+    weights  "averaged" or "raw"
+    device   "auto", "cpu", "cuda", ...
+    """
+    if weights not in WEIGHTS:
+        raise InputError(f"weights '{weights}' are none of {', '.join(WEIGHTS)}.")
+    folder = find_checkpoint(Path(path))
+    config = read_config(folder)
+    network = build_network(config.recipe)
+    try:
+        network.load_state_dict(read_weights(folder, config, weights))
+    except RuntimeError:
+        raise DamagedFile(f"the weights in '{folder / MODEL_FILE}' do not fit the recipe beside them.") from None
+    network = network.to(resolve_device(device)).eval().requires_grad_(False)
+    return Model(config.recipe, network, config.class_names, config.images_seen, weights, str(folder))
+
+
+def prune(run: Path, keep: int = 2) -> None:
+    """Remove a run's older checkpoints and what an interrupted write left behind."""
+    for folder in checkpoints(run)[:-keep]:
+        os.rename(folder, folder.with_name(f"{UNFINISHED}{folder.name}"))
+    for leftover in (run / "checkpoints").glob(f"{UNFINISHED}*"):
+        shutil.rmtree(leftover)
+
+
+def _checked(path: Path, config: Config) -> Path:
+    if not path.is_file():
+        raise DamagedFile(f"'{path}' is missing.")
+    if _sha256(path) != config.sha256.get(path.name):
+        raise DamagedFile(f"'{path}' is cut short or damaged: its SHA-256 is not the one in {CONFIG_FILE}.")
+    return path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Have the operating system put a file or a folder's entries on the disk."""
+    if path.is_dir() and os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,51 @@
+"""The command line: a thin face over `ddpm.api`. Results go to stdout, progress to stderr.
+
+Exit codes: 0 done, 2 the user can fix it (one sentence), 4 a damaged file, 130 stopped by Ctrl-C, 1 a bug of ours.
+Nothing here imports PyTorch before a command runs.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from ddpm.cli.convert import convert
+from ddpm.cli.data import data
+from ddpm.cli.evaluate import evaluate
+from ddpm.cli.sample import sample
+from ddpm.cli.show import show
+from ddpm.cli.train import train
+from ddpm.errors import DdpmError
+
+app = typer.Typer(
+    name="ddpm",
+    help="Denoising diffusion models: train on your own images, sample, look inside.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (train, sample, evaluate, data, show, convert):
+    app.command()(command)
+
+
+@app.callback(invoke_without_command=True)
+def _options(version: bool = typer.Option(False, "--version", help="Print the version and leave.")) -> None:
+    if version:
+        import ddpm
+
+        typer.echo(f"ddpm {ddpm.__version__}")
+        raise typer.Exit()
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    try:
+        app()
+    except DdpmError as error:
+        print(f"ddpm: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("ddpm: stopped.", file=sys.stderr)
+        sys.exit(130)

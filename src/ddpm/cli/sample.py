@@ -1,0 +1,76 @@
+"""ddpm sample."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ddpm.cli.console import counted, progress_bar, say
+from ddpm.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+
+def sample(
+    run: Annotated[str, typer.Argument(help="A run folder or a checkpoint.")],
+    out: Annotated[Path, typer.Option(help="A .png is a grid, a .npz an array, anything else a folder of PNGs.")],
+    seeds: Annotated[str, typer.Option(help="One picture a seed: 7, 0-63 or 1,5,10-19.")] = "0-63",
+    sampler: Annotated[str, typer.Option(help="ancestral is the paper's.")] = "ancestral",
+    steps: Annotated[int | None, typer.Option(help="Network calls: levels spread evenly; all if not given.")] = None,
+    class_name: Annotated[str | None, typer.Option("--class", help="Draw only this class (name or number).")] = None,
+    variance: Annotated[str | None, typer.Option(help="Of the reverse steps: large or small.")] = None,
+    weights: Annotated[str, typer.Option(help="averaged or raw.")] = "averaged",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures drawn at a time; it changes none of them.")] = 64,
+    progressive: Annotated[
+        bool, typer.Option("--progressive", help="A row a seed: the picture as predicted along the chain (Fig. 6).")
+    ] = False,
+) -> None:
+    """Draw pictures from a model, one per seed."""
+    import ddpm
+    from ddpm.samplers import Sampling
+    from ddpm.seeding import parse_seeds
+
+    numbers = parse_seeds(seeds)
+    if out.suffix not in (".png", ".npz", ""):
+        raise InputError(f"--out '{out}' is no kind of output; a .png, a .npz or a folder would fit.")
+    if progressive and out.suffix != ".png":
+        raise InputError("--progressive makes one picture: --out must be a .png.")
+    model = ddpm.load(run, weights=weights, device=device)
+    per_picture = steps or model.recipe.process.steps
+    say(f"{len(numbers)} pictures, {sampler}, {per_picture} network calls each, {weights} weights of {model.source}.")
+    how = Sampling(sampler, steps, variance, class_name)
+    with progress_bar("Sampling", len(numbers) * per_picture) as bar:
+        advance = counted(bar)
+        if progressive:
+            pictures = model.draw_progressively(numbers, how, on_step=advance)
+        else:
+            pictures = model.draw(numbers, how, batch_size=batch_size, on_step=advance)
+    _write(pictures, numbers, out)
+    print(f"{len(numbers)} pictures in {out}")
+
+
+def _write(pictures: Tensor, seeds: list[int], out: Path) -> None:
+    """Pictures (B, C, H, W), or (B, slots, C, H, W) a row a seed, in the form that `out` asks for."""
+    from ddpm.pictures import save_folder, save_grid
+
+    if pictures.ndim == 5:
+        save_grid(pictures.flatten(0, 1), out, columns=pictures.shape[1])
+    elif out.suffix == ".png":
+        save_grid(pictures, out)
+    elif out.suffix == ".npz":
+        _save_npz(pictures, seeds, out)
+    else:
+        save_folder(pictures, out, names=seeds)
+
+
+def _save_npz(pictures: Tensor, seeds: list[int], out: Path) -> None:
+    """arr_0: uint8 (B, H, W, C), the layout other tools read; seeds: int64 (B,)."""
+    import numpy as np
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(out, arr_0=pictures.permute(0, 2, 3, 1).numpy(), seeds=np.array(seeds))

@@ -1,0 +1,83 @@
+"""ddpm train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ddpm.cli.console import duration, parse_changes, print_result, progress_bar, say, toml_lines
+
+if TYPE_CHECKING:
+    from ddpm.recipe import Recipe
+    from ddpm.training import Progress
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name, or the path of a .toml file.")],
+    data: Annotated[str | None, typer.Option(help="Where the images are (instead of the recipe's data).")] = None,
+    out: Annotated[str | None, typer.Option(help="The run folder; runs/RECIPE if not given.")] = None,
+    size: Annotated[str | None, typer.Option(help="Scale images to H or HxW pixels.")] = None,
+    fit: Annotated[str | None, typer.Option(help="How --size scales: crop (keeps the aspect) or resize.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; repeatable.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the recipe and what it will cost.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON.")] = False,
+) -> None:
+    """Train a model; the same command again resumes, a larger train_images continues."""
+    from ddpm import api
+    from ddpm.checkpoint import find_checkpoint
+    from ddpm.recipe import load_recipe
+
+    changes = parse_changes(settings or [])
+    given = {"data": data, "size": size, "fit": fit}
+    chosen = load_recipe(recipe, changes | {key: value for key, value in given.items() if value is not None})
+    if dry_run:
+        _dry_run(chosen, as_json=as_json)
+        return
+    folder = Path(out or f"runs/{Path(recipe).stem}")
+    with progress_bar("Training", chosen.train_images) as bar:
+        api.train(chosen, out=folder, say=say, on_progress=lambda progress: bar(progress.images, _note(progress)))
+    newest = find_checkpoint(folder)
+    print(
+        f"Trained on {int(newest.name):,} images. In {folder}:\n"
+        f"  checkpoints/{newest.name}  the model\n"
+        f"  samples/{newest.name}.png  16 pictures it drew\n"
+        "  loss.png, metrics.jsonl, recipe.json"
+    )
+
+
+def _note(progress: Progress) -> str:
+    if progress.loss is None or progress.images_per_second is None or progress.seconds_left is None:
+        return ""
+    speed, left = progress.images_per_second, duration(max(progress.seconds_left, 0))
+    return f"loss {progress.loss:.4f}  {speed:,.0f} images/s  {left} left"
+
+
+def _dry_run(recipe: Recipe, *, as_json: bool) -> None:
+    """Print the resolved recipe and its cost."""
+    from ddpm import api
+    from ddpm.training import estimate
+
+    resolved = api.resolve_recipe(recipe)
+    cost = estimate(resolved)
+    table: dict[str, Any] = {"recipe": resolved.model_dump(mode="json")}
+    table["estimate"] = {
+        "parameters": cost.parameters,
+        "multiply_adds_per_image": cost.macs,
+        "memory_bytes": cost.memory,
+        "images_per_second": cost.images_per_second,
+        "seconds": cost.seconds,
+    }
+    lines = [
+        *toml_lines(table["recipe"]),
+        "",
+        f"parameters           {cost.parameters:,}",
+        f"multiply-adds        {cost.macs:,} a network call on one image ({2 * cost.macs / 1e9:.3g} GFLOP)",
+        f"memory               about {cost.memory / 1e9:.2g} GB for a batch of {recipe.batch_size}",
+        f"speed                about {cost.images_per_second:,.3g} images/s on this machine as it is now",
+        f"time                 about {duration(cost.seconds)} for {recipe.train_images:,} images",
+    ]
+    print_result(table, lines, as_json=as_json)

@@ -1,0 +1,8 @@
+"""Images in, batches out; knows nothing of diffusion."""
+
+from ddpm.data.preflight import SourceReport, inspect_source
+from ddpm.data.sizing import FITS
+from ddpm.data.sources import ON_BAD_IMAGE, ImageSet, open_images
+from ddpm.data.stream import Batch, batches
+
+__all__ = ["FITS", "ON_BAD_IMAGE", "Batch", "ImageSet", "SourceReport", "batches", "inspect_source", "open_images"]

@@ -1,0 +1,113 @@
+"""The grammar of a source: PATH or `digits`, then perhaps `:split`, then perhaps a slice `[a:b]`.
+
+The whole string is tried as a path first, then the slice is taken off, then the split: so a folder that is really
+called `cats[2:3]`, `cats:old` or `digits` is found under its own name.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ddpm.data.arrays import npy_source, npz_source
+from ddpm.data.files import folder_source, zip_source
+from ddpm.data.items import Part, Source
+from ddpm.data.packed import cifar_source, digits_source, find_idx, idx_source, is_cifar
+from ddpm.errors import InputError
+
+GRAMMAR = (
+    "a source is a folder of images, a .zip of images, a .npz or .npy file of uint8 images, "
+    "an IDX folder (MNIST layout), a CIFAR-10 binary folder, or digits, "
+    "each perhaps with :train or :test and a slice such as [0:1000] behind it"
+)
+FILES = {".zip": zip_source, ".npz": npz_source, ".npy": npy_source}
+
+
+@dataclass(frozen=True)
+class SourceName:
+    """A source as written, taken apart: the path or `digits`, the split or None, the slice bounds or None."""
+
+    text: str
+    path: str
+    split: str | None
+    bounds: slice | None
+
+
+def parse_source(text: str) -> SourceName:
+    """Take a source apart; that its path exists is checked here, because the grammar depends on it."""
+    if _exists(text):
+        return SourceName(text, text, None, None)
+    rest, bounds = _peel_slice(text)
+    if _exists(rest):
+        return SourceName(text, rest, None, bounds)
+    path, split = _peel_split(rest)
+    if _exists(path):
+        return SourceName(text, path, split, bounds)
+    if not text.strip():
+        raise InputError(f"an empty source was given; {GRAMMAR}.")
+    raise InputError(f"'{text}' names no file or folder that is there; {GRAMMAR}.")
+
+
+def _exists(path: str) -> bool:
+    try:
+        return path == "digits" or (bool(path) and Path(path).expanduser().exists())
+    except (OSError, ValueError):  # a name no file system accepts
+        return False
+
+
+def _peel_slice(text: str) -> tuple[str, slice | None]:
+    match = re.fullmatch(r"(.*)\[\s*(-?\d+)?\s*:\s*(-?\d+)?\s*\]", text, re.DOTALL)
+    if match is None:
+        return text, None
+    start, stop = (None if bound is None else int(bound) for bound in match.group(2, 3))
+    return match[1], slice(start, stop)
+
+
+def _peel_split(text: str) -> tuple[str, str | None]:
+    """One letter before the colon is a Windows drive, and what follows a split's colon holds no slash."""
+    match = re.fullmatch(r"(.{2,}):(\w+)", text, re.DOTALL)
+    return (match[1], match[2]) if match else (text, None)
+
+
+def find_source(name: SourceName) -> Source:
+    """Look at what the path holds, by its suffix or its files; raises InputError for what is no known source."""
+    path = Path(name.path).expanduser()
+    if not path.exists():
+        return digits_source()
+    if path.is_dir():
+        return _in_folder(path)
+    if path.suffix.lower() not in FILES:
+        raise InputError(f"'{path}' is not a source; {GRAMMAR}.")
+    return FILES[path.suffix.lower()](path)
+
+
+def _in_folder(folder: Path) -> Source:
+    if find_idx(folder, "images-idx3"):
+        return idx_source(folder)
+    return cifar_source(folder) if is_cifar(folder) else folder_source(folder)
+
+
+def choose_split(source: Source, name: SourceName, default: str | None) -> str:
+    """The split that was asked for, or the default one; raises InputError that names those there are."""
+    names = [split for split in source.splits if split]
+    wanted = name.split or default
+    if not names and name.split is None:
+        return ""
+    if not names:
+        raise InputError(f"'{name.path}' has no splits, so '{name.text}' asks too much; leave out ':{name.split}'.")
+    if wanted is not None and wanted in names:
+        return wanted
+    choices = " or ".join(f"{name.path}:{split}" for split in names)
+    came = f"no split '{wanted}'" if wanted else f"the splits {' and '.join(names)}, and one must be chosen"
+    raise InputError(f"'{name.path}' has {came}; {choices} would fit.")
+
+
+def cut(part: Part, name: SourceName) -> Part:
+    """Apply the slice, counted before any bad image is left out; raises InputError if nothing remains."""
+    if name.bounds is None:
+        return part
+    indices = range(len(part.items))[name.bounds]
+    if not indices:
+        raise InputError(f"the slice in '{name.text}' leaves none of the {len(part.items)} images; count from 0.")
+    return part.select(indices)

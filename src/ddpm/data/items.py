@@ -1,0 +1,173 @@
+"""Where images come from, behind one small interface: rows of an array, files of a folder, entries of a zip.
+
+A `Source` is what a path holds, by split and not yet read; a `Part` is one split of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ddpm.data.decode import CHANNEL_MODES, BadImage, Picture, Pixels, decode
+
+Labels = npt.NDArray[np.int64]
+ZIP_ERRORS = (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error)
+ROWS = 1024  # array rows hashed at a time
+
+
+class Items(Protocol):
+    """A sequence of named images of any size and mode."""
+
+    @property
+    def encoded(self) -> bool:
+        """Whether reading one costs a decoder's work, so that threads help."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """What an error message calls the image."""
+
+    def picture(self, index: int) -> Picture:
+        """Read one image; raises BadImage."""
+
+    def select(self, indices: Sequence[int]) -> Items:
+        """Only these, in this order."""
+
+    def digest(self) -> str:
+        """A SHA-256 (hex) of what is here: contents for arrays and zips, names and sizes for folders."""
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayItems:
+    """Rows of one array.
+
+    images   uint8 (N, C, H, W), possibly a view or a memory map
+    origin   what the rows are called: row 3 is "origin[3]"
+    rows     which rows, in order
+    """
+
+    images: Pixels
+    origin: str
+    rows: npt.NDArray[np.int64]
+    encoded: bool = False
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def name(self, index: int) -> str:
+        return f"{self.origin}[{self.rows[index]}]"
+
+    def picture(self, index: int) -> Picture:
+        return Picture(CHANNEL_MODES[self.images.shape[1]], self.images[self.rows[index]])
+
+    def select(self, indices: Sequence[int]) -> ArrayItems:
+        return replace(self, rows=self.rows[np.asarray(indices, np.int64)])
+
+    def digest(self) -> str:
+        sha = hashlib.sha256(repr(self.images.shape[1:]).encode())
+        for start in range(0, len(self), ROWS):
+            sha.update(np.ascontiguousarray(self.images[self.rows[start : start + ROWS]]).data)
+        return sha.hexdigest()
+
+
+@dataclass(frozen=True)
+class FolderItems:
+    """Files below a folder: paths relative to it with "/", and their sizes in bytes."""
+
+    folder: Path
+    paths: tuple[str, ...]
+    sizes: tuple[int, ...]
+    encoded: bool = True
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, index: int) -> str:
+        return self.paths[index]
+
+    def picture(self, index: int) -> Picture:
+        try:
+            data = (self.folder / self.paths[index]).read_bytes()
+        except OSError as error:
+            raise BadImage((error.strerror or "unreadable").lower()) from None
+        return decode(data)
+
+    def select(self, indices: Sequence[int]) -> FolderItems:
+        return replace(self, paths=tuple(self.paths[i] for i in indices), sizes=tuple(self.sizes[i] for i in indices))
+
+    def digest(self) -> str:
+        return _digest(f"{path}\0{size}\n" for path, size in zip(self.paths, self.sizes, strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class ZipItems:
+    """Entries of an open zip file, which may be read from several threads."""
+
+    archive: zipfile.ZipFile
+    entries: tuple[zipfile.ZipInfo, ...]
+    encoded: bool = True
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def name(self, index: int) -> str:
+        return self.entries[index].filename
+
+    def picture(self, index: int) -> Picture:
+        try:
+            data = self.archive.read(self.entries[index])
+        except ZIP_ERRORS as error:
+            raise BadImage(f"damaged in the zip ({error})") from None
+        return decode(data)
+
+    def select(self, indices: Sequence[int]) -> ZipItems:
+        return replace(self, entries=tuple(self.entries[i] for i in indices))
+
+    def digest(self) -> str:
+        return _digest(f"{entry.filename}\0{entry.CRC}\n" for entry in self.entries)
+
+
+def _digest(lines: Iterable[str]) -> str:
+    sha = hashlib.sha256()
+    for line in lines:
+        sha.update(line.encode("utf-8", "surrogateescape"))
+    return sha.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One split: its images, and int64 (N,) class numbers where there are classes."""
+
+    items: Items
+    labels: Labels | None
+
+    def select(self, indices: Sequence[int]) -> Part:
+        labels = None if self.labels is None else self.labels[np.asarray(indices, np.int64)]
+        return Part(self.items.select(indices), labels)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a path holds.
+
+    kind         in words, for reports
+    splits       by name, read only when called; the one name is "" where a source has no splits
+    class_names  the same for all splits; () without classes
+    """
+
+    kind: str
+    splits: Mapping[str, Callable[[], Part]]
+    class_names: tuple[str, ...]
+
+
+def array_part(images: Pixels, labels: Labels | None, origin: str) -> Part:
+    """All rows of uint8 (N, C, H, W) as a part."""
+    return Part(ArrayItems(images, origin, np.arange(len(images))), labels)

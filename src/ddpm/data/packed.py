@@ -1,0 +1,128 @@
+"""Sources in the fixed layouts of well-known sets: IDX (MNIST), CIFAR-10 binary, and the digits inside scikit-learn."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ddpm.data.arrays import class_numbers, number_names
+from ddpm.data.decode import Pixels
+from ddpm.data.items import Labels, Part, Source, array_part
+from ddpm.errors import InputError
+
+IDX_SPLITS = {"train": ("train",), "test": ("t10k", "test")}
+CIFAR_FILES = {"train": [f"data_batch_{k}.bin" for k in range(1, 6)], "test": ["test_batch.bin"]}
+CIFAR_RECORD = 1 + 3 * 32 * 32  # label, then red, green and blue planes
+DIGITS_TRAIN = 1500
+
+
+def find_idx(folder: Path, what: str) -> dict[str, Path]:
+    """{split: file} for "images-idx3" or "labels-idx1"; an unpacked file is preferred to its .gz."""
+    names = [what + "-ubyte", what.replace("-idx", ".idx") + "-ubyte"]
+    found: dict[str, Path] = {}
+    for split, stems in IDX_SPLITS.items():
+        paths = [folder / f"{stem}-{name}{end}" for end in ("", ".gz") for stem in stems for name in names]
+        path = next((path for path in paths if path.is_file()), None)
+        if path is not None:
+            found[split] = path
+    return found
+
+
+def idx_source(folder: Path) -> Source:
+    """A folder in the layout of MNIST: train-images-idx3-ubyte, t10k-labels-idx1-ubyte, ..., each perhaps .gz."""
+    images, label_files = find_idx(folder, "images-idx3"), find_idx(folder, "labels-idx1")
+    labels = {split: _read_idx(path, dimensions=1).astype(np.int64) for split, path in label_files.items()}
+
+    def part(split: str) -> Callable[[], Part]:
+        return lambda: _idx_part(images[split], labels.get(split))
+
+    known = [labels.get(split) for split in images]
+    return Source("IDX folder", {split: part(split) for split in images}, number_names(known))
+
+
+def _idx_part(path: Path, labels: Labels | None) -> Part:
+    images = _read_idx(path, dimensions=3)
+    if not images.size:
+        raise InputError(f"'{path}' holds no images.")
+    numbers = None if labels is None else class_numbers(labels, len(images), f"the file beside '{path.name}'")
+    return array_part(images[:, None], numbers, path.name)
+
+
+def _read_idx(path: Path, dimensions: int) -> Pixels:
+    """Big-endian header (0, 0, 8 = uint8, dimensions), one uint32 per dimension, then the bytes."""
+    data = _unpacked(path)
+    header = np.frombuffer(data[: 4 + 4 * dimensions], ">u1")
+    if len(header) < 4 + 4 * dimensions or tuple(header[:4]) != (0, 0, 8, dimensions):
+        raise InputError(f"'{path}' is cut short or damaged, or not an IDX file of {dimensions}-dimensional uint8.")
+    shape = tuple(int(n) for n in header[4:].copy().view(">u4"))
+    body = np.frombuffer(data, np.uint8, offset=len(header))
+    if body.size != int(np.prod(shape, dtype=object)):
+        raise InputError(f"'{path}' is cut short or damaged: its header promises {shape}, {body.size} bytes follow.")
+    return body.reshape(shape)
+
+
+def _unpacked(path: Path) -> bytes:
+    try:
+        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise InputError(f"'{path}' is cut short or damaged.") from None
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be read: {error.strerror}.") from None
+
+
+def is_cifar(folder: Path) -> bool:
+    """Whether the folder holds CIFAR-10 in its binary version; of the Python version it says what to do."""
+    if any((folder / name).is_file() for names in CIFAR_FILES.values() for name in names):
+        return True
+    if (folder / "data_batch_1").is_file():
+        raise InputError(f"'{folder}' is the Python version of CIFAR-10, a pickle; the binary version would fit.")
+    return False
+
+
+def cifar_source(folder: Path) -> Source:
+    """CIFAR-10, binary version: records of one label byte and 3 x 32 x 32 uint8; names from batches.meta.txt."""
+    present = {s: [folder / n for n in names if (folder / n).is_file()] for s, names in CIFAR_FILES.items()}
+
+    def part(split: str) -> Callable[[], Part]:
+        return lambda: _cifar_part(present[split], split)
+
+    meta = folder / "batches.meta.txt"
+    names = tuple(meta.read_text(encoding="utf-8").split()) if meta.is_file() else ()
+    names = names if len(names) == 10 else tuple(str(number) for number in range(10))
+    return Source("CIFAR-10 binary folder", {split: part(split) for split in present if present[split]}, names)
+
+
+def _cifar_part(paths: list[Path], split: str) -> Part:
+    records = np.concatenate([_cifar_records(path) for path in paths])
+    return array_part(records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0].astype(np.int64), split)
+
+
+def _cifar_records(path: Path) -> Pixels:
+    body = np.frombuffer(_unpacked(path), np.uint8)
+    if not body.size or body.size % CIFAR_RECORD or body[::CIFAR_RECORD].max() > 9:
+        raise InputError(f"'{path}' is cut short or damaged: it is no row of {CIFAR_RECORD}-byte CIFAR-10 records.")
+    return body.reshape(-1, CIFAR_RECORD)
+
+
+def digits_source() -> Source:
+    """scikit-learn's 1,797 handwritten digits, 1 x 8 x 8; grey level g in 0..16 becomes round(g * 255 / 16).
+
+    Its rows come writer by writer, so its first 1,500 would be other hands than its last 297. One frozen permutation,
+    RandomState(0), comes first: then train and test are drawn alike, and distances to both may be compared.
+    """
+    from sklearn.datasets import load_digits  # slow to import
+
+    bunch = load_digits()
+    order = np.random.RandomState(0).permutation(len(bunch.images))
+    images = np.rint(bunch.images * 255 / 16).astype(np.uint8)[:, None]
+    whole = array_part(images, bunch.target.astype(np.int64), "digits")
+    rows = {"train": order[:DIGITS_TRAIN].tolist(), "test": order[DIGITS_TRAIN:].tolist()}
+
+    def part(split: str) -> Callable[[], Part]:
+        return lambda: whole.select(rows[split])
+
+    return Source("digits of scikit-learn", {split: part(split) for split in rows}, number_names([whole.labels]))

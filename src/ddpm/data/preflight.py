@@ -1,0 +1,188 @@
+"""What is in a source, and what is wrong with it, before a step is taken: the report behind `ddpm data`."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ddpm.data.decode import CHANNEL_MODES, POLICY
+from ddpm.data.grammar import choose_split, cut, find_source, parse_source
+from ddpm.data.items import Part
+from ddpm.data.scan import Look, common_channels, scan, some, suggested_size
+from ddpm.data.sizing import has_alpha, has_colour
+
+SHOWN = 5  # sizes, groups of duplicates and bad files that the terminal shows
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Images with equal pixels: groups, images in them, images of test that are in train too, and the first groups."""
+
+    groups: int
+    images: int
+    shared_by_splits: int
+    examples: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """What a source holds.
+
+    images    readable and unreadable together; splits: the same by split, {} without
+    sizes     {"HxW": count}, most frequent first; modes: {Pillow's mode: count}
+    channels  what a model would see, 0 if nothing is readable
+    classes   {name: count}
+    bad       {name: reason}
+    """
+
+    source: str
+    kind: str
+    images: int
+    splits: dict[str, int]
+    sizes: dict[str, int]
+    modes: dict[str, int]
+    channels: int
+    classes: dict[str, int]
+    duplicates: Duplicates
+    bad: dict[str, str]
+    suggestions: tuple[str, ...]
+    policy: str = POLICY
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, as JSON can hold it."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """Plain text for a terminal."""
+        rows = [
+            ("source", f"{self.source} ({self.kind})"),
+            ("images", f"{self.images}{_in_brackets(self.splits)}"),
+            ("sizes", _counts(self.sizes)),
+            ("modes", _counts(self.modes)),
+            ("channels", f"{self.channels} ({CHANNEL_MODES.get(self.channels, 'nothing readable')})"),
+            ("classes", f"{len(self.classes)}{_in_brackets(self.classes)}" if self.classes else "none"),
+            ("duplicates", _duplicates_line(self.duplicates)),
+            ("unreadable", str(len(self.bad))),
+        ]
+        groups = [f"  equal: {some(group)}" for group in self.duplicates.examples]
+        bad = [f"  {name}: {reason}" for name, reason in self.bad.items()]
+        hints = [f"suggestion: {hint}" for hint in self.suggestions]
+        return [f"{key:<11} {value}" for key, value in rows] + groups + bad + hints + [f"policy: {self.policy}"]
+
+
+def inspect_source(src: str) -> SourceReport:
+    """Look at a source, all of its splits unless one is named; bad images are reported, not raised."""
+    src = os.fspath(src)
+    name = parse_source(src)
+    source = find_source(name)
+    splits = [choose_split(source, name, None)] if name.split else list(source.splits)
+    parts = {split: cut(source.splits[split](), name) for split in splits}
+    looks = {split: scan(part.items) for split, part in parts.items()}
+    everything = [seen for seen_of_split in looks.values() for seen in seen_of_split]
+    good = [seen for seen in everything if not seen.problem]
+    duplicates = _duplicates(looks)
+    return SourceReport(
+        source=src,
+        kind=source.kind,
+        images=len(everything),
+        splits={split: len(seen) for split, seen in looks.items() if split},
+        sizes=_histogram([f"{seen.size[0]}x{seen.size[1]}" for seen in good]),
+        modes=_histogram([seen.mode for seen in good]),
+        channels=common_channels(good) if good else 0,
+        classes=_classes(list(parts.values()), source.class_names),
+        duplicates=duplicates,
+        bad={seen.name: seen.problem for seen in everything if seen.problem},
+        suggestions=tuple(_suggestions(everything, good, duplicates)),
+    )
+
+
+def _histogram(values: Sequence[str]) -> dict[str, int]:
+    return dict(Counter(values).most_common())
+
+
+def _classes(parts: Sequence[Part], class_names: tuple[str, ...]) -> dict[str, int]:
+    """{name: count}, classes without an image included."""
+    labels = [part.labels for part in parts if part.labels is not None]
+    if not class_names or not labels:
+        return {}
+    counts = np.bincount(np.concatenate(labels), minlength=len(class_names))
+    return {name: int(count) for name, count in zip(class_names, counts, strict=True)}
+
+
+def _duplicates(looks: Mapping[str, Sequence[Look]]) -> Duplicates:
+    """Group the readable images of all splits by their pixels."""
+    groups: dict[bytes, list[tuple[str, str]]] = defaultdict(list)
+    for split, seen_of_split in looks.items():
+        for seen in seen_of_split:
+            if not seen.problem:
+                groups[seen.digest].append((split, seen.name))
+    several = [group for group in groups.values() if len(group) > 1]
+    shared = [group for group in several if {"train", "test"} <= {split for split, _ in group}]
+    return Duplicates(
+        groups=len(several),
+        images=sum(map(len, several)),
+        shared_by_splits=sum(split == "test" for group in shared for split, _ in group),
+        examples=tuple(tuple(name for _, name in group) for group in several[:SHOWN]),
+    )
+
+
+def _suggestions(everything: Sequence[Look], good: Sequence[Look], duplicates: Duplicates) -> list[str]:
+    hints = []
+    if len(good) < len(everything):
+        hints.append('repair or remove the unreadable files, or set on_bad_image = "skip"')
+    if good:
+        hints += _size_hints(good) + _channel_hints(good)
+    if duplicates.shared_by_splits:
+        hints.append("images that are in train and in test flatter every score; remove them from one")
+    return hints
+
+
+def _size_hints(good: Sequence[Look]) -> list[str]:
+    sizes = {seen.size for seen in good}
+    size = suggested_size(good)
+    if len(sizes) > 1:
+        return [f"sizes differ: give one, such as --size {size}"]
+    height, width = sizes.pop()
+    if height % 8 or width % 8:
+        down, up = (f"{_multiple(height, way)}x{_multiple(width, way)}" for way in (0, 7))
+        needs = f"needs --size {down} or {up}"
+        return [f"{height}x{width} is not divisible by 8: a network that halves three times {needs}"]
+    return []
+
+
+def _multiple(length: int, extra: int) -> int:
+    """The multiple of 8 below (extra 0) or above (extra 7) a length, at least 8."""
+    return max(8, (length + extra) // 8 * 8)
+
+
+def _channel_hints(good: Sequence[Look]) -> list[str]:
+    hints = []
+    if any(has_alpha(seen.channels) for seen in good) and not any(seen.see_through for seen in good):
+        hints.append("the alpha channel is opaque everywhere: without it nothing would be lost")
+    if any(has_colour(seen.channels) for seen in good) and not any(seen.colourful for seen in good):
+        hints.append("every image is grey though stored in colour: as grey nothing would be lost")
+    return hints
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    """ "28x28 (60000), 32x32 (7) and 3 more"."""
+    shown = [f"{name} ({count})" for name, count in list(counts.items())[:SHOWN]]
+    more = len(counts) - SHOWN
+    return (", ".join(shown) or "none") + (f" and {more} more" if more > 0 else "")
+
+
+def _in_brackets(counts: Mapping[str, int]) -> str:
+    """ ": train 1500, test 297"."""
+    return ": " + ", ".join(f"{name} {count}" for name, count in counts.items()) if counts else ""
+
+
+def _duplicates_line(found: Duplicates) -> str:
+    if not found.groups:
+        return "none"
+    shared = f", {found.shared_by_splits} of test also in train" if found.shared_by_splits else ""
+    return f"{found.images} images in {found.groups} groups{shared}"

@@ -1,0 +1,82 @@
+"""Bring one image to the geometry of its set: channels first, then size, by rules that are stated and antialiased.
+
+`crop` scales so that the image covers H x W, then cuts the centre; `resize` scales straight to H x W and ignores the
+aspect. Both use Lanczos resampling over all source pixels in both directions.
+An image that has the size passes bit for bit.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from ddpm.data.decode import Pixels
+from ddpm.geometry import Geometry
+
+FITS = ("crop", "resize")
+
+
+def has_alpha(channels: int) -> bool:
+    """Whether images of so many channels carry alpha: grey + alpha (2) and RGBA (4) do."""
+    return channels in (2, 4)
+
+
+def has_colour(channels: int) -> bool:
+    """Whether images of so many channels carry colour: RGB (3) and RGBA (4) do."""
+    return channels >= 3
+
+
+def colourful(pixels: Pixels) -> bool:
+    """Whether taking (C, H, W) to grey would lose something."""
+    return has_colour(len(pixels)) and bool((pixels[:1] != pixels[1:3]).any())
+
+
+def see_through(pixels: Pixels) -> bool:
+    """Whether dropping the alpha of (C, H, W) would lose something."""
+    return has_alpha(len(pixels)) and bool((pixels[-1] != 255).any())
+
+
+def to_channels(pixels: Pixels, channels: int) -> Pixels:
+    """Rewrite (C, H, W) with another channel count, 1..4; that this loses nothing is checked before."""
+    if len(pixels) == channels:
+        return pixels
+    colour = pixels[: 3 if has_colour(len(pixels)) else 1]
+    alpha = pixels[-1:] if has_alpha(len(pixels)) else np.full_like(pixels[:1], 255)
+    if not has_colour(channels):
+        colour = colour[:1]
+    elif len(colour) == 1:
+        colour = np.repeat(colour, 3, axis=0)
+    return np.concatenate([colour, alpha]) if has_alpha(channels) else colour
+
+
+def fitted(pixels: Pixels, geometry: Geometry, fit: str) -> Pixels:
+    """Bring (C, H, W) to a geometry; see the rules above. May return a view of what it got."""
+    pixels = to_channels(pixels, geometry.channels)
+    if pixels.shape == geometry.shape:
+        return pixels
+    if fit == "resize":
+        return _scaled(pixels, geometry.size)
+    covering = covering_size(pixels.shape[1:], geometry.size)
+    return centre(_scaled(pixels, covering), geometry.size)
+
+
+def covering_size(size: tuple[int, ...], target: tuple[int, int]) -> tuple[int, int]:
+    """The size, of the same aspect to the nearest pixel, that just covers the target; all (height, width)."""
+    scale = max(target[0] / size[0], target[1] / size[1])
+    return max(target[0], round(size[0] * scale)), max(target[1], round(size[1] * scale))
+
+
+def centre(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    """Cut the central (height, width) from (C, H, W); an odd margin leaves its extra pixel at the bottom and right."""
+    top, left = (pixels.shape[1] - size[0]) // 2, (pixels.shape[2] - size[1]) // 2
+    return pixels[:, top : top + size[0], left : left + size[1]]
+
+
+def _scaled(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    """Lanczos to (height, width). Pillow premultiplies alpha here, so that invisible colours do not bleed."""
+    if pixels.shape[1:] == size:
+        return pixels
+    flat = pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
+    image = Image.fromarray(np.ascontiguousarray(flat))
+    scaled = np.asarray(image.resize((size[1], size[0]), Image.Resampling.LANCZOS, reducing_gap=None))
+    return scaled[None] if scaled.ndim == 2 else scaled.transpose(2, 0, 1)

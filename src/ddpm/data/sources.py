@@ -1,0 +1,170 @@
+"""Open a source as one sequence of uint8 images of one geometry; problems are found here, before a training step."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ddpm.data.decode import BadImage, Pixels
+from ddpm.data.grammar import choose_split, cut, find_source, parse_source
+from ddpm.data.items import ArrayItems, Items, Labels, Part
+from ddpm.data.scan import Look, common_channels, in_threads, scan, some, suggested_size
+from ddpm.data.sizing import FITS, fitted, has_alpha, has_colour
+from ddpm.errors import InputError
+from ddpm.geometry import Geometry
+
+ON_BAD_IMAGE = ("stop", "skip")
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """A sequence of uint8 images of one geometry, read when asked for.
+
+    name         the source as the user wrote it
+    labels       int64 (N,) class numbers, or None without classes
+    class_names  () without classes
+    fingerprint  SHA-256 (hex) of what it holds and of the rule that brings it to its geometry
+    items, fit   the images as they lie there, and how they come to the size
+    """
+
+    name: str
+    geometry: Geometry
+    labels: Labels | None
+    class_names: tuple[str, ...]
+    fingerprint: str
+    items: Items
+    fit: str
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Pixels:
+        return self.read(index)
+
+    def read(self, index: int) -> Pixels:
+        """One image, (C, H, W), the caller's to keep; a negative index counts from the end."""
+        return np.array(self._fitted(range(len(self))[index]))
+
+    def array(self, indices: Sequence[int] | None = None) -> Pixels:
+        """Several images, or all, (B, C, H, W); files are decoded on several threads."""
+        numbers = range(len(self))
+        rows = numbers if indices is None else [numbers[index] for index in indices]
+        images = np.empty((len(rows), *self.geometry.shape), np.uint8)
+        if isinstance(self.items, ArrayItems) and self.items.images.shape[1:] == self.geometry.shape:
+            images[:] = self.items.images[self.items.rows[np.asarray(rows, np.int64)]]
+            return images
+        for place, pixels in enumerate(in_threads(self._fitted, rows, threads=True)):
+            images[place] = pixels
+        return images
+
+    def item_name(self, index: int) -> str:
+        """What the image is called where it lies."""
+        return self.items.name(range(len(self))[index])
+
+    def _fitted(self, index: int) -> Pixels:
+        try:
+            pixels = self.items.picture(index).pixels
+        except BadImage as error:
+            message = (
+                f"{self.items.name(index)} in '{self.name}' could be read when it was opened, but no longer: {error}."
+            )
+            raise InputError(message) from None
+        return fitted(pixels, self.geometry, self.fit)
+
+
+def open_images(
+    src: str,
+    *,
+    size: tuple[int, int] | None = None,
+    fit: str = "crop",
+    channels: int | None = None,
+    on_bad_image: str = "stop",
+    default_split: str | None = "train",
+) -> ImageSet:
+    """Open a source (the grammar is in grammar.py) and look at all of its images.
+
+    size           (height, width) to bring every image to by `fit`; None: they must agree
+    fit            "crop" or "resize"; see sizing.py
+    channels       1 grey, 2 grey + alpha, 3 RGB, 4 RGBA; None: the fewest that lose nothing
+    on_bad_image   "stop" raises InputError that names them, "skip" leaves them out with a warning
+    default_split  taken where the source has splits and names none; None: that is an error
+    """
+    src = os.fspath(src)
+    _check_arguments(size, fit, channels, on_bad_image)
+    name = parse_source(src)
+    source = find_source(name)
+    part = cut(source.splits[choose_split(source, name, default_split)](), name)
+    looks = _looks(part.items, channels)
+    part, looks = _without_bad(part, looks, src, on_bad_image)
+    geometry = _geometry(looks, src, size, channels)
+    rule = f"{geometry}/{fit if size else 'as it is'}"
+    fingerprint = _fingerprint(part.items.digest(), part.labels, rule)
+    class_names = () if part.labels is None else source.class_names
+    return ImageSet(src, geometry, part.labels, class_names, fingerprint, part.items, fit)
+
+
+def _check_arguments(size: tuple[int, int] | None, fit: str, channels: int | None, on_bad_image: str) -> None:
+    if size is not None and min(size) < 1:
+        raise InputError(f"size {size[0]}x{size[1]} has no pixels; height and width of at least 1 would fit.")
+    if fit not in FITS:
+        raise InputError(f"fit '{fit}' is unknown; {' or '.join(FITS)} would fit.")
+    if channels is not None and channels not in range(1, 5):
+        raise InputError(f"channels = {channels} is not possible; 1 grey, 2 grey + alpha, 3 RGB, 4 RGBA would fit.")
+    if on_bad_image not in ON_BAD_IMAGE:
+        raise InputError(f"on_bad_image = '{on_bad_image}' is unknown; {' or '.join(ON_BAD_IMAGE)} would fit.")
+
+
+def _looks(items: Items, channels: int | None) -> list[Look]:
+    """A look at every image; rows of one array are alike, so one speaks for all unless channels may be dropped."""
+    if isinstance(items, ArrayItems):
+        _, depth, height, width = items.images.shape
+        if channels in (None, depth):
+            return [Look(items.name(0), None, "", depth, (height, width))]
+    return scan(items)
+
+
+def _without_bad(part: Part, looks: list[Look], src: str, on_bad_image: str) -> tuple[Part, list[Look]]:
+    bad = [f"{seen.name} ({seen.problem})" for seen in looks if seen.problem]
+    if not bad:
+        return part, looks
+    found = f"{len(bad)} of {len(looks)} images in '{src}' cannot be read: {some(bad)}"
+    if on_bad_image == "stop":
+        raise InputError(f'{found}; repair or remove them, or set on_bad_image = "skip" to leave them out.')
+    good = [index for index, seen in enumerate(looks) if not seen.problem]
+    if not good:
+        raise InputError(f"{found}; none is left.")
+    warnings.warn(f"left out {found}.", stacklevel=3)
+    return part.select(good), [looks[index] for index in good]
+
+
+def _geometry(looks: Sequence[Look], src: str, size: tuple[int, int] | None, channels: int | None) -> Geometry:
+    other = next((seen for seen in looks if seen.size != looks[0].size), None)
+    if size is None and other is not None:
+        sizes = " and ".join(f"{seen.name} is {seen.size[0]}x{seen.size[1]}" for seen in (looks[0], other))
+        fits = f"give one size, such as --size {suggested_size(looks)}, to crop or resize them"
+        raise InputError(f"the images in '{src}' differ in size: {sizes} (height x width); {fits}.")
+    if channels is not None:
+        _check_nothing_lost(looks, src, channels)
+    return Geometry(channels or common_channels(looks), *(size or looks[0].size))
+
+
+def _check_nothing_lost(looks: Sequence[Look], src: str, channels: int) -> None:
+    """Dropping alpha that is opaque everywhere, or colour that is grey everywhere, loses nothing and is allowed."""
+    lossy = {
+        "colour": next((seen for seen in looks if seen.colourful and not has_colour(channels)), None),
+        "transparency": next((seen for seen in looks if seen.see_through and not has_alpha(channels)), None),
+    }
+    for what, seen in lossy.items():
+        if seen is not None:
+            fits = f"channels = {common_channels(looks)} loses nothing"
+            raise InputError(f"channels = {channels} would lose the {what} of {seen.name} in '{src}'; {fits}.")
+
+
+def _fingerprint(digest: str, labels: Labels | None, rule: str) -> str:
+    marks = b"none" if labels is None else np.ascontiguousarray(labels, "<i8").tobytes()
+    return hashlib.sha256(f"{digest}/{rule}/".encode() + marks).hexdigest()

@@ -1,0 +1,149 @@
+"""From a set of images to an endless row of batches: a pure function of (seed, position), prepared one step ahead.
+
+Stream image n is `order(seed, n // N)[n % N]`, so each epoch shows every image once; whether it is mirrored is a
+coin that depends on (seed, n) alone. Neither depends on the batch size or on where the stream was entered: resuming
+is exact.
+"""
+
+from __future__ import annotations
+
+import functools
+import queue
+import threading
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ddpm.data.decode import Pixels
+from ddpm.data.sources import ImageSet
+from ddpm.errors import InputError
+from ddpm.seeding import generator
+
+AHEAD = 2  # finished batches that wait in the queue; one more is in the making
+KEPT_BYTES = 2**30  # sets up to this size stay decoded in memory
+COINS = 4096  # flips drawn at a time
+POLL = 0.05  # seconds between two looks at whether the consumer has left
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Consecutive images of the stream.
+
+    images    uint8 (B, C, H, W)
+    labels    int64 (B,), or None without classes
+    position  images seen before this batch
+    indices   int64 (B,), which images of the set these are
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    position: int
+    indices: npt.NDArray[np.int64]
+
+
+def batches(images: ImageSet, *, seed: int, position: int, batch_size: int, flip: bool) -> Generator[Batch, None, None]:
+    """The endless stream from a position on; close it (or drop it) to stop its thread. `flip` mirrors left-right."""
+    if batch_size < 1 or position < 0:
+        raise InputError(f"batch_size {batch_size} at position {position} is not possible; 1 and 0 are the least.")
+    return _ahead(_batches(_Reader(images), seed, position, batch_size, flip))
+
+
+def _batches(reader: _Reader, seed: int, position: int, batch_size: int, flip: bool) -> Iterator[Batch]:
+    while True:
+        numbers = np.arange(position, position + batch_size)
+        indices = stream_indices(len(reader.images), seed, numbers)
+        pixels = reader.read(indices)
+        if flip:
+            mirrored = stream_coins(seed, numbers)
+            pixels[mirrored] = pixels[mirrored, :, :, ::-1]
+        labels = reader.images.labels
+        chosen = None if labels is None else torch.from_numpy(labels[indices])
+        yield Batch(torch.from_numpy(pixels), chosen, position, indices)
+        position += batch_size
+
+
+def stream_indices(count: int, seed: int, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Which of `count` images are the stream's images number (B,)."""
+    indices = np.empty_like(numbers)
+    for epoch in np.unique(numbers // count):
+        here = numbers // count == epoch
+        indices[here] = _order(count, seed, int(epoch))[numbers[here] % count]
+    return indices
+
+
+def stream_coins(seed: int, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Whether the stream's images number (B,) are mirrored: fair coins, each a function of (seed, number)."""
+    return np.array([_coins(seed, int(number) // COINS)[number % COINS] for number in numbers], np.bool_)
+
+
+@functools.lru_cache(maxsize=4)
+def _order(count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    order: npt.NDArray[np.int64] = generator("order", seed, epoch).permutation(count)
+    return order
+
+
+@functools.lru_cache(maxsize=4)
+def _coins(seed: int, block: int) -> npt.NDArray[np.bool_]:
+    coins: npt.NDArray[np.bool_] = generator("flip", seed, block).integers(0, 2, COINS).astype(np.bool_)
+    return coins
+
+
+class _Reader:
+    """Reads images of a set; a small set is decoded once, image by image as it is first met, and kept."""
+
+    def __init__(self, images: ImageSet) -> None:
+        self.images = images
+        shape = (len(images), *images.geometry.shape)
+        self.kept: Pixels | None = np.empty(shape, np.uint8) if np.prod(shape, dtype=object) <= KEPT_BYTES else None
+        self.known = np.zeros(len(images), np.bool_)
+
+    def read(self, indices: npt.NDArray[np.int64]) -> Pixels:
+        """uint8 (B, C, H, W), the caller's to change."""
+        if self.kept is None:
+            return self.images.array(indices.tolist())
+        new = np.unique(indices[~self.known[indices]])
+        if len(new):
+            self.kept[new] = self.images.array(new.tolist())
+            self.known[new] = True
+        return self.kept[indices]
+
+
+def _ahead(source: Iterator[Batch]) -> Generator[Batch, None, None]:
+    """Run an iterator on a thread of its own, a few items ahead; what it raises is raised here."""
+    waiting: queue.Queue[Batch | BaseException] = queue.Queue(AHEAD)
+    left = threading.Event()
+    thread = threading.Thread(target=_produce, args=(source, waiting, left), name="ddpm-batches", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item = waiting.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        left.set()
+        thread.join()
+
+
+def _produce(source: Iterator[Batch], waiting: queue.Queue[Batch | BaseException], left: threading.Event) -> None:
+    try:
+        for batch in source:
+            if not _put(waiting, batch, left):
+                return
+    except BaseException as error:  # the consumer raises it again, whatever it is
+        _put(waiting, error, left)
+
+
+def _put(waiting: queue.Queue[Batch | BaseException], item: Batch | BaseException, left: threading.Event) -> bool:
+    """Wait for room; False once the consumer has left."""
+    while not left.is_set():
+        try:
+            waiting.put(item, timeout=POLL)
+            return True
+        except queue.Full:
+            continue
+    return False

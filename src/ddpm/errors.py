@@ -1,0 +1,22 @@
+"""The exceptions users meet, and the exit code each becomes on the command line.
+
+Only these become a sentence and a code; anything else is a bug of ours and keeps its traceback (exit 1).
+"""
+
+
+class DdpmError(Exception):
+    """Base of every exception this project raises on purpose; its text is one sentence for the user."""
+
+    exit_code = 1
+
+
+class InputError(DdpmError, ValueError):
+    """The user can fix it: the sentence names the file or option, and what would fit."""
+
+    exit_code = 2
+
+
+class DamagedFile(DdpmError):
+    """A file that was ours is cut short or altered; the sentence names it."""
+
+    exit_code = 4

@@ -1,0 +1,39 @@
+"""The shape of one image: channels, height, width. Square is not special."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ddpm.errors import InputError
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """channels in 1..4 (grey, grey + alpha, RGB, RGBA); height and width in pixels."""
+
+    channels: int
+    height: int
+    width: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.height, self.width
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        return self.channels, self.height, self.width
+
+    def __str__(self) -> str:
+        return f"{self.channels} x {self.height} x {self.width}"
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Read "H" or "HxW" as (height, width) in pixels, both at least 1."""
+    match = re.fullmatch(r"\s*(\d{1,5})(?:\s*[x×]\s*(\d{1,5}))?\s*", text)
+    height, width = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if height < 1 or width < 1:
+        raise InputError(f"size '{text}' is not H or HxW in pixels; 64 or 48x64 would fit.")
+    return height, width

@@ -1,0 +1,160 @@
+"""A model: a recipe, weights that fit it, and what they were trained on."""
+
+from __future__ import annotations
+
+import collections
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ddpm.denoiser import Denoiser
+from ddpm.errors import InputError
+from ddpm.geometry import Geometry
+from ddpm.networks import UNet
+from ddpm.process import Process
+from ddpm.recipe import Recipe
+from ddpm.samplers import PAPER, Sampling, State, progressive, run_chain
+from ddpm.schedule import make_schedule
+from ddpm.seeding import generator
+from ddpm.units import x_to_images
+
+
+@dataclass(frozen=True)
+class Model:
+    """What `ddpm.load` hands out: everything needed to sample, score or compress.
+
+    recipe       fully resolved
+    network      in evaluation mode, on its device
+    class_names  one per class, () if the model takes no classes
+    images_seen  in training
+    weights      which weights the network holds, "averaged" or "raw"
+    source       the folder it was read from
+    """
+
+    recipe: Recipe
+    network: UNet
+    class_names: tuple[str, ...]
+    images_seen: int
+    weights: str
+    source: str
+
+    @property
+    def geometry(self) -> Geometry:
+        """The shape of its images."""
+        return self.recipe.geometry
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights lie."""
+        return next(self.network.parameters()).device
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The network with its output's meaning."""
+        return build_denoiser(self.recipe, self.network)
+
+    def draw(
+        self,
+        seeds: Sequence[int],
+        sampling: Sampling = PAPER,
+        *,
+        batch_size: int = 64,
+        on_step: Callable[[int], None] = lambda pictures: None,
+    ) -> Tensor:
+        """Draw one picture per seed: uint8 (B, C, H, W) on the CPU.
+
+        batch_size  pictures drawn at a time; it changes none of them
+        on_step     called after every step of a batch with the number of pictures in it
+        """
+        parts = [seeds[start : start + batch_size] for start in range(0, len(seeds), batch_size)]
+        return torch.cat([self._last_of(self._states(part, sampling, on_step)) for part in parts])
+
+    def draw_progressively(
+        self,
+        seeds: Sequence[int],
+        sampling: Sampling = PAPER,
+        *,
+        slots: int = 20,
+        on_step: Callable[[int], None] = lambda pictures: None,
+    ) -> Tensor:
+        """The clean pictures predicted along the chain (Ho et al. 2020, Fig. 6).
+
+        slots    stretches of equally many levels; each gives the last prediction made in it
+        returns  uint8 (B, up to slots, C, H, W) on the CPU, noisiest first, the finished picture last
+        """
+        every = math.ceil(self.recipe.process.steps / slots)
+        found = progressive(self._states(seeds, sampling, on_step), every=every)
+        return torch.stack([x_to_images(x0).cpu() for x0 in reversed(found)], dim=1)
+
+    def _states(self, seeds: Sequence[int], sampling: Sampling, on_step: Callable[[int], None]) -> Iterator[State]:
+        labels = self.labels(seeds, sampling.class_name)
+        for state in run_chain(self.denoiser, self.geometry, seeds, sampling, labels=labels, device=self.device):
+            on_step(len(seeds))
+            yield state
+
+    @staticmethod
+    def _last_of(states: Iterator[State]) -> Tensor:
+        (last,) = collections.deque(states, maxlen=1)
+        return x_to_images(last.x).cpu()
+
+    def labels(self, seeds: Sequence[int], name: str | None = None) -> Tensor | None:
+        """Class labels for pictures of these seeds: all of one class, or drawn from each seed.
+
+        name     a class name or its number; None draws uniformly, a function of the seed alone
+        returns  int64 (B,) on the model's device, None if the model takes no classes
+        """
+        classes = self.recipe.network.classes
+        if not classes:
+            if name is not None:
+                raise InputError(f"the model in '{self.source}' was trained without classes; leave the class out.")
+            return None
+        if name is None:
+            drawn = [int(generator("class", seed).integers(classes)) for seed in seeds]
+            return torch.tensor(drawn, device=self.device)
+        names = list(self.class_names)
+        if name not in names and not (name.isdecimal() and int(name) < classes):
+            raise InputError(f"the model in '{self.source}' knows no class '{name}'; it knows {', '.join(names)}.")
+        label = names.index(name) if name in names else int(name)
+        return torch.full((len(seeds),), label, device=self.device)
+
+
+def build_network(recipe: Recipe) -> UNet:
+    """A resolved recipe's network, with initial weights drawn from its seed, laid out for the fastest convolutions."""
+    network, channels = recipe.network, recipe.geometry.channels
+    unet: UNet = UNet(
+        channels,
+        channels,
+        channels=network.channels,
+        multipliers=network.multipliers,
+        blocks=network.blocks,
+        attention_levels=network.attention_levels or (),
+        dropout=network.dropout,
+        classes=network.classes or None,
+        groups=network.groups,
+        space_to_depth=network.space_to_depth,
+        seed=recipe.seed,
+    )
+    return unet.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
+
+
+def build_denoiser(recipe: Recipe, network: UNet) -> Denoiser:
+    """Give a network's output its meaning."""
+    table = recipe.process
+    schedule = make_schedule(table.schedule, steps=table.steps, beta_start=table.beta_start, beta_end=table.beta_end)
+    dtype = next(network.parameters()).dtype
+    return Denoiser(network, Process(schedule), recipe.objective.prediction, table.variance, dtype=dtype)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device a recipe names; "auto" is the accelerator PyTorch sees, else the CPU."""
+    if name == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise InputError(f"there is no device '{name}' here; auto or cpu would fit.") from None
+    return device

@@ -1,0 +1,136 @@
+"""The paper's U-Net (Ho et al. 2020, App. B): residual blocks, attention, skips, one time embedding for all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ddpm.networks.blocks import (
+    Attention,
+    Downsample,
+    ResidualBlock,
+    Upsample,
+    init_weights,
+    near_zero,
+    norm,
+    time_embedding,
+)
+
+
+class Stage(nn.Module):
+    """One residual block, then attention where the level has it."""
+
+    def __init__(self, block: ResidualBlock, attention: Attention | None) -> None:
+        super().__init__()
+        self.block = block
+        self.attention = attention if attention is not None else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, out, H, W)."""
+        out: Tensor = self.attention(self.block(x, embedding))
+        return out
+
+
+class UNet(nn.Module):
+    """Image in, image out.
+
+    in_channels, out_channels  of the images (out = 2 x in for a learned variance)
+    channels          width of the first level; all widths must be multiples of `groups`
+    multipliers       width of each level over `channels`; each level after the first halves height and width
+    blocks            residual blocks per level on the way down (one more on the way up)
+    attention_levels  levels, from 0, whose blocks are followed by attention; the middle always has one
+    dropout           inside the residual blocks, in training mode only
+    classes           number of class labels, or None
+    groups            of every group normalisation
+    space_to_depth    side of the pixel blocks folded into channels before the first layer and unfolded after the last
+    seed              of the initial weights (torch.Generator)
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        channels: int = 128,
+        multipliers: Sequence[int] = (1, 2, 2, 2),
+        blocks: int = 2,
+        attention_levels: Sequence[int] = (1,),
+        dropout: float = 0.0,
+        classes: int | None = None,
+        groups: int = 32,
+        space_to_depth: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.fold = space_to_depth
+        self.channels = channels
+        widths = [channels * m for m in multipliers]
+        embedding = 4 * channels
+        last = len(widths) - 1
+
+        def stage(width_in: int, level: int) -> Stage:
+            out = widths[level]
+            attention = Attention(out, groups=groups) if level in attention_levels else None
+            return Stage(ResidualBlock(width_in, out, embedding=embedding, groups=groups, dropout=dropout), attention)
+
+        self.time1 = nn.Linear(channels, embedding)
+        self.time2 = nn.Linear(embedding, embedding)
+        self.label = nn.Embedding(classes, embedding) if classes else None
+        self.conv_in = nn.Conv2d(in_channels * space_to_depth**2, channels, 3, padding=1)
+        self.down, self.downsample, skips, width = nn.ModuleList(), nn.ModuleList(), [channels], channels
+        for level, out in enumerate(widths):
+            self.down.append(nn.ModuleList(stage(width if k == 0 else out, level) for k in range(blocks)))
+            self.downsample.append(Downsample(out) if level != last else nn.Identity())
+            skips += [out] * (blocks + (level != last))
+            width = out
+        middle = [ResidualBlock(width, width, embedding=embedding, groups=groups, dropout=dropout) for _ in range(2)]
+        self.middle = Stage(middle[0], Attention(width, groups=groups))
+        self.middle_block = middle[1]
+        self.up, self.upsample = nn.ModuleList(), nn.ModuleList()
+        for level in range(last, -1, -1):
+            stages = nn.ModuleList()
+            for _ in range(blocks + 1):
+                stages.append(stage(width + skips.pop(), level))
+                width = widths[level]
+            self.up.append(stages)
+            self.upsample.append(Upsample(width) if level else nn.Identity())
+        self.norm_out = norm(width, groups)
+        self.conv_out = near_zero(nn.Conv2d(width, out_channels * space_to_depth**2, 3, padding=1))
+        init_weights(self, torch.Generator().manual_seed(seed))
+
+    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Evaluate the network.
+
+        x       (B, in_channels, H, W); H and W multiples of space_to_depth * 2 ** (levels - 1)
+        time    (B,) from 0, integer or real
+        labels  (B,) integers, needed if and only if the network has classes
+        """
+        embedding = self._embedding(time, labels, x.dtype)
+        h = self.conv_in(F.pixel_unshuffle(x, self.fold) if self.fold > 1 else x)
+        skips = [h]
+        for stages, downsample in zip(self.down, self.downsample, strict=True):
+            for stage in stages:  # type: ignore[attr-defined]
+                h = stage(h, embedding)
+                skips.append(h)
+            if isinstance(downsample, Downsample):
+                h = downsample(h)
+                skips.append(h)
+        h = self.middle_block(self.middle(h, embedding), embedding)
+        for stages, upsample in zip(self.up, self.upsample, strict=True):
+            for stage in stages:  # type: ignore[attr-defined]
+                h = stage(torch.cat([h, skips.pop()], dim=1), embedding)
+            h = upsample(h)
+        out = self.conv_out(F.silu(self.norm_out(h)))
+        return F.pixel_shuffle(out, self.fold) if self.fold > 1 else out
+
+    def _embedding(self, time: Tensor, labels: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """One vector for all blocks, activated once: silu(dense(silu(dense(sinusoids))) + label)."""
+        hidden = F.silu(self.time1(time_embedding(time, self.channels).to(dtype)))
+        embedding = self.time2(hidden)
+        if self.label is not None:
+            assert labels is not None, "a network with classes needs labels"
+            embedding = embedding + self.label(labels)
+        return F.silu(embedding)

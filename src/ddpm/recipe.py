@@ -1,0 +1,257 @@
+"""Recipes: everything a run is made of, in one frozen value that can be written down, compared and rebuilt.
+
+A recipe file holds only what differs from the defaults below, which are the paper's CIFAR-10 settings
+(Ho et al. 2020, App. B). What is left unset is taken from the data when a run starts.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from ddpm.errors import InputError
+from ddpm.geometry import Geometry, parse_size
+from ddpm.process import PREDICTIONS
+from ddpm.schedule import BETAS, VARIANCES
+
+ATTENTION_SIDE = 16
+
+
+def parse_count(value: object) -> object:
+    """Read "300k" or "2.5M" as a number of images; anything else is passed on."""
+    if isinstance(value, str):
+        text = value.strip().replace("_", "").replace(",", "")
+        scale = {"k": 10**3, "K": 10**3, "m": 10**6, "M": 10**6}.get(text[-1:], 1)
+        try:
+            number = float(text[:-1] if scale > 1 else text) * scale
+        except ValueError:
+            return value
+        return int(number) if number.is_integer() else value
+    return value
+
+
+Count = Annotated[int, BeforeValidator(parse_count), Field(ge=0)]
+Positive = Annotated[int, BeforeValidator(parse_count), Field(ge=1)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ImageTable(_Table):
+    """The images the network sees; what is unset comes from the data."""
+
+    channels: Annotated[int, Field(ge=1, le=4)] | None = None
+    height: Positive | None = None
+    width: Positive | None = None
+
+
+class NetworkTable(_Table):
+    """The U-Net, see networks.UNet; unset attention_levels means the first level of at most 16 pixels a side."""
+
+    channels: Positive = 128
+    multipliers: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 2, 2)
+    blocks: Positive = 2
+    attention_levels: tuple[Count, ...] | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    groups: Positive = 32
+    space_to_depth: Positive = 1
+    classes: Count | None = None
+
+
+class ProcessTable(_Table):
+    """The forward process and the variance of the reverse one."""
+
+    schedule: Literal[*BETAS] = "linear"  # type: ignore[valid-type]
+    steps: Positive = 1000
+    beta_start: Annotated[float, Field(gt=0, lt=1)] = 1e-4
+    beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    variance: Literal[*VARIANCES] = "large"  # type: ignore[valid-type]
+
+
+class ObjectiveTable(_Table):
+    """What the network learns to put out."""
+
+    prediction: Literal[*PREDICTIONS] = "eps"  # type: ignore[valid-type]
+
+
+class TrainingTable(_Table):
+    """How it learns; all intervals are counts of images seen."""
+
+    warmup_images: Count = 640_000
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    flip: bool = False
+    average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
+    average_ramp: bool = True
+    log_images: Positive = 6_400
+    sample_images: Positive = 500_000
+    checkpoint_images: Positive = 100_000
+
+
+class Recipe(_Table):
+    """A whole run: the data, the network, the process, the objective and the training."""
+
+    data: str | None = None
+    size: str | None = None
+    fit: Literal["crop", "resize"] = "crop"
+    train_images: Positive = 102_400_000
+    seed: int = 0
+    batch_size: Positive = 128
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    device: str = "auto"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    image: ImageTable = ImageTable()
+    network: NetworkTable = NetworkTable()
+    process: ProcessTable = ProcessTable()
+    objective: ObjectiveTable = ObjectiveTable()
+    training: TrainingTable = TrainingTable()
+
+    @property
+    def geometry(self) -> Geometry:
+        """The images' shape; an InputError if the recipe leaves some of it to data that has not been seen."""
+        image = self.image
+        if image.channels is None or image.height is None or image.width is None:
+            raise InputError(
+                "the recipe takes its geometry from the data: name it with --data, or "
+                "--set image.channels=, image.height= and image.width=."
+            )
+        return Geometry(image.channels, image.height, image.width)
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with the package."""
+    folder = resources.files("ddpm") / "recipes"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_recipe(name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a recipe and apply changes.
+
+    name     one of recipe_names(), or the path of a TOML file
+    changes  nested like the recipe: {"train_images": "300k", "network": {"channels": 64}}
+    """
+    table = _read(name)
+    return make_recipe(_merged(table, changes or {}), origin=f"recipe '{name}'")
+
+
+def make_recipe(table: Mapping[str, Any], *, origin: str = "recipe") -> Recipe:
+    """Check a table of settings; the InputError names the key, and the nearest valid one if it is unknown."""
+    try:
+        recipe = Recipe.model_validate(table)
+    except ValidationError as error:
+        raise InputError(f"{origin}: {_sentence(error)}") from None
+    _check_network(recipe)
+    if recipe.size is not None:
+        height, width = parse_size(recipe.size)
+        image = recipe.image.model_copy(update={"height": height, "width": width})
+        recipe = recipe.model_copy(update={"image": image})
+    _check_geometry(recipe)
+    return recipe
+
+
+def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """A recipe with some settings replaced, checked again."""
+    return make_recipe(_merged(recipe.model_dump(), changes))
+
+
+def resolve(recipe: Recipe, geometry: Geometry, classes: int) -> Recipe:
+    """Fill in what the recipe left to the data: geometry, classes (at least 2 count) and attention levels."""
+    unset = recipe.image.model_dump()
+    found = {"channels": geometry.channels, "height": geometry.height, "width": geometry.width}
+    image = {key: value if value is not None else found[key] for key, value in unset.items()}
+    for key, value in found.items():
+        if image[key] != value:
+            raise InputError(
+                f"the recipe is for images of {key} {image[key]}, the data has {value}; "
+                f"--size scales images, --set image.{key}={value} changes the recipe."
+            )
+    wanted = recipe.network.classes
+    if wanted and wanted != classes:
+        raise InputError(f"the recipe has network.classes = {wanted}, the data has {classes} classes.")
+    network: dict[str, Any] = {"classes": (classes if classes > 1 else 0) if wanted is None else wanted}
+    if recipe.network.attention_levels is None:
+        network["attention_levels"] = _attention_levels(recipe, min(geometry.size))
+    return changed(recipe, {"image": image, "network": network})
+
+
+def _attention_levels(recipe: Recipe, side: int) -> tuple[int, ...]:
+    """The first level of at most 16 pixels a side (Ho et al. 2020, App. B: attention at 16 x 16)."""
+    sides = [side // recipe.network.space_to_depth >> level for level in range(len(recipe.network.multipliers))]
+    return tuple(level for level, pixels in enumerate(sides) if pixels <= ATTENTION_SIDE)[:1]
+
+
+def _read(name: str) -> dict[str, Any]:
+    path = Path(name)
+    if path.suffix == ".toml":
+        if not path.is_file():
+            raise InputError(f"there is no recipe file '{name}'.")
+        text = path.read_text(encoding="utf-8")
+    elif name in recipe_names():
+        text = (resources.files("ddpm") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+    else:
+        names = recipe_names()
+        raise InputError(f"there is no recipe '{name}'{nearest(name, names)}; there are {', '.join(names)}.")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"recipe file '{name}' is not TOML: {error}.") from None
+
+
+def nearest(name: str, names: list[str]) -> str:
+    """A phrase that offers the closest of some names, or nothing."""
+    found = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f", did you mean '{found[0]}'?" if found else ""
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        below = merged.get(key)
+        merged[key] = _merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first complaint of a validation, in words."""
+    first = error.errors()[0]
+    where = [str(part) for part in first["loc"]]
+    if first["type"] == "extra_forbidden":
+        table: Any = Recipe
+        for part in where[:-1]:
+            table = table.model_fields[part].annotation
+        names = list(table.model_fields)
+        return f"there is no key '{'.'.join(where)}'{nearest(where[-1], names)}; valid here: {', '.join(names)}."
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return f"key '{'.'.join(where)}': {message} (it is {first['input']!r})."
+
+
+def _check_network(recipe: Recipe) -> None:
+    network = recipe.network
+    for multiplier in network.multipliers:
+        if network.channels * multiplier % network.groups:
+            raise InputError(
+                f"network.groups = {network.groups} does not divide the width {network.channels * multiplier} "
+                f"(network.channels x a multiplier); change one of them."
+            )
+    if any(level >= len(network.multipliers) for level in network.attention_levels or ()):
+        raise InputError(f"network.attention_levels count from 0 to {len(network.multipliers) - 1} here.")
+    if recipe.process.beta_start > recipe.process.beta_end:
+        raise InputError("process.beta_start must not exceed process.beta_end.")
+
+
+def _check_geometry(recipe: Recipe) -> None:
+    factor = recipe.network.space_to_depth * 2 ** (len(recipe.network.multipliers) - 1)
+    size = [side for side in (recipe.image.height, recipe.image.width) if side is not None]
+    if any(side % factor for side in size):
+        fits = "x".join(str(max(round(side / factor), 1) * factor) for side in size)
+        raise InputError(
+            f"images of {'x'.join(map(str, size))} do not divide by the {factor} that this network needs; "
+            f"--size {fits} would fit."
+        )

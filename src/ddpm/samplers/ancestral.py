@@ -1,0 +1,24 @@
+"""The paper's own sampler (Ho et al. 2020, Algorithm 2), on all levels or any subset of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ddpm.denoiser import Denoiser
+from ddpm.samplers.state import Noise, State
+from ddpm.schedule import Schedule
+
+
+@torch.no_grad()
+def ancestral(
+    denoiser: Denoiser, x: Tensor, *, chain: Schedule, noise: Noise, labels: Tensor | None = None
+) -> Iterator[State]:
+    """Walk the reverse chain, one network call a step; the last step adds no noise. See samplers.state.Sampler."""
+    for step in range(chain.steps, 0, -1):
+        start, level = int(chain.levels[step]), int(chain.levels[step - 1])
+        gaussian, x0 = denoiser.reverse(x, step, chain=chain, labels=labels)
+        x = gaussian.sample(noise(level)) if step > 1 else gaussian.mean
+        yield State(level, x, start, x0)

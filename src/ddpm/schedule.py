@@ -1,0 +1,144 @@
+"""Noise schedules: how much of the image is left at each level of the forward process (Ho et al. 2020, sec. 2).
+
+Level 0 is the clean image, level T almost pure noise. Everything follows from one float64 table,
+alpha_bar[0..T] = prod(1 - beta), with alpha_bar[0] = 1. A chain over a subset of the levels is a schedule too, with a
+posterior of its own: `Schedule.subset` is all that strided sampling needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddpm.errors import InputError
+
+Table = NDArray[np.float64]
+
+VARIANCES = ("large", "small")
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """The float64 tables of a chain of S steps, each indexed by step 0..S (index 0 is the clean image).
+
+    alpha_bar  (S + 1,) squared signal scale, 1 at index 0, strictly decreasing, above 0
+    levels     (S + 1,) integers, the level of the full process each index stands for
+    """
+
+    alpha_bar: Table
+    levels: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        a = self.alpha_bar
+        if len(a) < 2 or len(a) != len(self.levels) or a[0] != 1 or not (np.diff(a) < 0).all() or not a[-1] > 0:
+            raise InputError("a schedule's alpha_bar must fall strictly from 1 and stay above 0.")
+
+    @property
+    def steps(self) -> int:
+        """S, the number of steps of the chain; T for the full process."""
+        return len(self.alpha_bar) - 1
+
+    @cached_property
+    def beta(self) -> Table:
+        """Variance that one forward step adds, 1 - alpha_bar[i] / alpha_bar[i - 1]; 0 at index 0."""
+        return np.concatenate([[0.0], 1 - self.alpha_bar[1:] / self.alpha_bar[:-1]])
+
+    @cached_property
+    def snr(self) -> Table:
+        """Signal-to-noise ratio alpha_bar / (1 - alpha_bar); infinite at index 0."""
+        with np.errstate(divide="ignore"):
+            return self.alpha_bar / (1 - self.alpha_bar)
+
+    @cached_property
+    def posterior_x0(self) -> Table:
+        """Weight of x_0 in the mean of q(x_{i-1} | x_i, x_0) (eq. 7); index 0 unused (0)."""
+        a = self.alpha_bar
+        return np.concatenate([[0.0], np.sqrt(a[:-1]) * self.beta[1:] / (1 - a[1:])])
+
+    @cached_property
+    def posterior_xt(self) -> Table:
+        """Weight of x_i in the mean of q(x_{i-1} | x_i, x_0) (eq. 7); index 0 unused (0)."""
+        a = self.alpha_bar
+        return np.concatenate([[0.0], (1 - a[:-1]) * np.sqrt(1 - self.beta[1:]) / (1 - a[1:])])
+
+    @cached_property
+    def posterior_variance(self) -> Table:
+        """Variance of q(x_{i-1} | x_i, x_0) (eq. 7); 0 at indices 0 and 1."""
+        a = self.alpha_bar
+        return np.concatenate([[0.0], self.beta[1:] * (1 - a[:-1]) / (1 - a[1:])])
+
+    def log_variance(self, kind: str) -> Table:
+        """Log-variance of the reverse steps: "large" is beta, "small" the posterior variance (sec. 3.2).
+
+        The last reverse step (index 1) takes the posterior variance of index 2 under both, as the official code does;
+        a chain of one step has no index 2 and takes beta. Index 0 is unused (0).
+        """
+        if kind not in VARIANCES:
+            raise InputError(f"variance '{kind}' is none of {', '.join(VARIANCES)}.")
+        variance = self.beta if kind == "large" else self.posterior_variance
+        first = self.posterior_variance[2] if self.steps > 1 else self.beta[1]
+        return np.concatenate([[0.0], np.log([first, *variance[2:]])])
+
+    def subset(self, levels: Iterable[int]) -> Schedule:
+        """The chain over some of the levels (any order, level 0 implied), a process in its own right."""
+        chosen = np.unique([0, *levels])
+        if len(chosen) < 2 or chosen[0] < 0 or not np.isin(chosen, self.levels).all():
+            raise InputError(f"a chain needs at least one level, all of them between 1 and {self.levels[-1]}.")
+        index = np.searchsorted(self.levels, chosen)
+        return Schedule(self.alpha_bar[index], self.levels[index])
+
+    def strided(self, steps: int) -> Schedule:
+        """The chain over `steps` levels spread evenly from 1 to T, both ends included (T alone if steps is 1)."""
+        if not 1 <= steps <= self.steps:
+            raise InputError(f"{steps} steps do not fit a process of {self.steps}; 1 to {self.steps} would.")
+        if steps == 1:
+            return self.subset([int(self.levels[-1])])
+        return self.subset(self.levels[np.rint(np.linspace(1, self.steps, steps)).astype(int)].tolist())
+
+
+def _warmup(fraction: float) -> Callable[[int, float, float], Table]:
+    def betas(steps: int, start: float, end: float) -> Table:
+        beta = np.full(steps, end)
+        ramp = int(steps * fraction)
+        beta[:ramp] = np.linspace(start, end, ramp)
+        return beta
+
+    return betas
+
+
+def _cosine(steps: int, start: float, end: float) -> Table:
+    """Nichol & Dhariwal 2021, eq. 17, with beta capped at 0.999; takes no start and no end."""
+    angle = (np.arange(steps + 1) / steps + 0.008) / 1.008 * np.pi / 2
+    beta: Table = np.minimum(1 - np.cos(angle[1:]) ** 2 / np.cos(angle[:-1]) ** 2, 0.999)
+    return beta
+
+
+BETAS: dict[str, Callable[[int, float, float], Table]] = {
+    "linear": lambda steps, start, end: np.linspace(start, end, steps),
+    "quad": lambda steps, start, end: np.linspace(start**0.5, end**0.5, steps) ** 2,
+    "const": lambda steps, start, end: np.full(steps, end),
+    "warmup10": _warmup(0.1),
+    "warmup50": _warmup(0.5),
+    "cosine": _cosine,
+}
+
+
+def make_schedule(
+    name: str = "linear", *, steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02
+) -> Schedule:
+    """Build the full process from the variances beta_1..beta_T of its forward steps.
+
+    name      one of BETAS; "linear" with the defaults is the paper's
+    steps     T, at least 1
+    beta_...  in (0, 1), start <= end; cosine uses neither, const only the end
+    """
+    if name not in BETAS:
+        raise InputError(f"schedule '{name}' is none of {', '.join(BETAS)}.")
+    if steps < 1 or not 0 < beta_start <= beta_end < 1:
+        raise InputError("a schedule needs at least one step and 0 < beta_start <= beta_end < 1.")
+    beta = BETAS[name](steps, beta_start, beta_end)
+    return Schedule(np.concatenate([[1.0], np.cumprod(1 - beta)]), np.arange(steps + 1))

@@ -1,0 +1,24 @@
+"""Small helpers on tensors: float64 tables read at integer levels, and shapes that broadcast over images."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def gather(table: np.ndarray, index: Tensor, like: Tensor) -> Tensor:
+    """Read a float64 table at one index per image, ready to multiply images.
+
+    table    (T + 1,) float64
+    index    (B,) integers
+    like     (B, C, H, W); the result has its dtype and device, rounded once from float64
+    returns  (B, 1, 1, 1)
+    """
+    values = torch.from_numpy(table[index.cpu().numpy()])
+    return values.to(dtype=like.dtype).to(device=like.device, non_blocking=True).reshape(-1, *[1] * (like.ndim - 1))
+
+
+def mean_over_image(values: Tensor) -> Tensor:
+    """Average over everything but the batch: (B, C, H, W) -> (B,)."""
+    return values.flatten(1).mean(1)

@@ -1,0 +1,102 @@
+"""The run folder: recipe, metrics, sample grids and checkpoints in one visible place."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ddpm.data import ImageSet
+from ddpm.errors import DamagedFile, InputError
+from ddpm.recipe import Recipe, make_recipe
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths below one run, and the small files there."""
+
+    path: Path
+
+    @property
+    def recipe_file(self) -> Path:
+        """The full resolved recipe, and which data it met."""
+        return self.path / "recipe.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        """One JSON object a line: images, loss, learning_rate, images_per_second."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def loss_plot(self) -> Path:
+        """The loss curve."""
+        return self.path / "loss.png"
+
+    def sample_file(self, images_seen: int) -> Path:
+        """The sample grid drawn at this point."""
+        return self.path / "samples" / f"{images_seen:010d}.png"
+
+    def checkpoint(self, images_seen: int) -> Path:
+        """The checkpoint folder of this point."""
+        return self.path / "checkpoints" / f"{images_seen:010d}"
+
+    def begin(self, recipe: Recipe, images: ImageSet) -> None:
+        """Write the recipe, or check that it is the one this folder already holds; only train_images may grow."""
+        if self.recipe_file.is_file():
+            self._agree(recipe, images)
+        elif self.path.is_dir() and any(self.path.iterdir()):
+            raise InputError(f"'{self.path}' is not empty and holds no run; an empty or new folder would fit.")
+        table = {"recipe": recipe.model_dump(mode="json"), "data_fingerprint": images.fingerprint}
+        self.path.mkdir(parents=True, exist_ok=True)
+        temporary = self.recipe_file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, self.recipe_file)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl so far; a last line cut short by a crash is left out."""
+        if not self.metrics_file.is_file():
+            return []
+        lines = self.metrics_file.read_text(encoding="utf-8").split("\n")[:-1]
+        return [json.loads(line) for line in lines]
+
+    def append_metrics(self, line: Mapping[str, Any]) -> None:
+        """Add one line to metrics.jsonl."""
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def forget_after(self, images_seen: int) -> None:
+        """Drop metrics and grids of a future that was never saved."""
+        kept = [line for line in self.metrics() if line["images"] <= images_seen]
+        self.metrics_file.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        for grid in (self.path / "samples").glob("*.png"):
+            if int(grid.stem) > images_seen:
+                grid.unlink()
+
+    def _agree(self, recipe: Recipe, images: ImageSet) -> None:
+        try:
+            table = json.loads(self.recipe_file.read_text(encoding="utf-8"))
+            held = make_recipe(table["recipe"], origin=str(self.recipe_file))
+        except (ValueError, KeyError) as error:
+            raise DamagedFile(f"'{self.recipe_file}' is damaged: {error}.") from None
+        for key, (old, new) in _differences(held.model_dump(), recipe.model_dump()).items():
+            if key != "train_images":
+                raise InputError(
+                    f"'{self.path}' holds a run with {key} = {old}, not {new}; another --out starts a new run."
+                )
+            if new < old:
+                raise InputError(f"'{self.path}' holds a run with train_images = {old}; {new} would go back.")
+        if table.get("data_fingerprint") != images.fingerprint:
+            raise InputError(f"the data in '{images.name}' changed since '{self.path}' was begun; use another --out.")
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    found: dict[str, tuple[Any, Any]] = {}
+    for key, value in old.items():
+        if isinstance(value, Mapping):
+            found |= _differences(value, new[key], f"{prefix}{key}.")
+        elif value != new[key]:
+            found[f"{prefix}{key}"] = (value, new[key])
+    return found

@@ -1,0 +1,16 @@
+"""The changes of unit on the line from files to numbers: grey levels <-> [-1, 1] (Ho et al. 2020, sec. 3.3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def images_to_x(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Map uint8 grey levels 0..255 to x = level / 127.5 - 1 in [-1, 1]; any shape."""
+    return images.to(dtype) / 127.5 - 1
+
+
+def x_to_images(x: Tensor) -> Tensor:
+    """Map x in [-1, 1] to the nearest of 256 grey levels (uint8); values outside are clipped."""
+    return ((x.double() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

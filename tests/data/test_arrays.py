@@ -1,0 +1,165 @@
+"""Sources that are arrays, and the sets everybody has, give the images that were put into them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddpm.data import open_images
+from ddpm.data.arrays import IMAGE_KEYS, LABEL_KEYS
+from ddpm.errors import InputError
+from ddpm.geometry import Geometry
+
+PIXELS = np.random.default_rng(7).integers(0, 256, (6, 3, 9, 12), np.uint8)
+LABELS = np.array([2, 0, 1, 1, 0, 2])
+
+
+# ---- sets everybody has ---------------------------------------------------------------------------------------------
+
+
+def test_digits_are_1500_and_297_disjoint_images_of_17_levels():
+    train, test = open_images("digits"), open_images("digits:test")
+    assert (len(train), len(test)) == (1500, 297)
+    assert train.geometry == test.geometry == Geometry(1, 8, 8)
+    assert train.class_names == tuple("0123456789")
+    names = [images.item_name(k) for images in (train, test) for k in range(len(images))]
+    assert len(set(names)) == 1797
+    levels = [0, 16, 32, 48, 64, 80, 96, 112, 128, 143, 159, 175, 191, 207, 223, 239, 255]
+    assert np.unique(np.concatenate([train.array(), test.array()])).tolist() == levels
+    assert np.bincount(test.labels).min() >= 20  # both are drawn alike: no class is missing
+
+
+def test_digits_are_those_of_scikit_learn_in_the_frozen_order():
+    from sklearn.datasets import load_digits
+
+    bunch, order = load_digits(), np.random.RandomState(0).permutation(1797)
+    test = open_images("digits:test")
+    assert (np.round(test.array()[:, 0] * 16.0 / 255) == bunch.images[order[1500:]]).all()
+    assert (test.labels == bunch.target[order[1500:]]).all()
+
+
+def test_fashion_mnist_is_read_from_its_idx_files(data_root):
+    root = str(data_root / "fashion-mnist")
+    train, test = open_images(root), open_images(f"{root}:test")
+    assert (len(train), len(test)) == (60_000, 10_000)
+    assert train.geometry == Geometry(1, 28, 28)
+    assert np.bincount(train.labels).tolist() == [6000] * 10
+    raw = gzip.decompress((data_root / "fashion-mnist" / "t10k-images-idx3-ubyte.gz").read_bytes())
+    assert test.array([0, 9_999]).tobytes() == raw[16 : 16 + 784] + raw[-784:]
+
+
+def test_the_cifar_zip_is_read_with_slices(data_root):
+    path = data_root / "cifar10-first4000.zip"
+    train, test = open_images(f"{path}[0:3500]"), open_images(f"{path}[3500:4000]")
+    assert (len(train), len(test), train.geometry) == (3500, 500, Geometry(3, 32, 32))
+    assert train.fingerprint != test.fingerprint
+    with zipfile.ZipFile(path) as archive:
+        labels = dict(json.loads(archive.read("dataset.json"))["labels"])
+        with archive.open(test.item_name(17)) as file:
+            assert (test.read(17) == np.asarray(Image.open(file)).transpose(2, 0, 1)).all()
+    assert labels[test.item_name(17)] == test.labels[17]
+
+
+# ---- arrays ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("key", [*IMAGE_KEYS, "x_train", ".npy"])
+def test_arrays_come_back_as_they_were_saved(layout, key, tmp_path):
+    array = PIXELS if layout == "NCHW" else PIXELS.transpose(0, 2, 3, 1)
+    path = tmp_path / ("set.npy" if key == ".npy" else "set.npz")
+    np.save(path, array) if key == ".npy" else np.savez_compressed(path, **{key: array})
+    images = open_images(str(path))
+    assert images.geometry == Geometry(3, 9, 12)
+    assert (images.array() == PIXELS).all()
+    assert (images.array([4, -1]) == PIXELS[[4, 5]]).all()
+    assert (np.stack(list(images)) == PIXELS).all()
+    assert images.labels is None
+    assert images.class_names == ()
+
+
+@pytest.mark.parametrize("key", LABEL_KEYS)
+def test_labels_are_found_under_every_key_on_the_list(key, tmp_path):
+    np.savez(tmp_path / "set.npz", images=PIXELS, **{key: LABELS.astype(np.uint8)})
+    images = open_images(str(tmp_path / "set.npz"))
+    assert images.labels.dtype == np.int64
+    assert (images.labels == LABELS).all()
+    assert images.class_names == ("0", "1", "2")
+
+
+def test_an_image_read_is_the_callers_to_change(tmp_path):
+    np.save(tmp_path / "set.npy", PIXELS)
+    images = open_images(str(tmp_path / "set.npy"))
+    images.read(0)[:] = 0
+    images.array()[:] = 0
+    assert (images.read(0) == PIXELS[0]).all()
+    with pytest.raises(IndexError):
+        images.read(6)
+
+
+DOUBTFUL = {
+    "float": (np.zeros((5, 8, 8)), "holds float64; uint8"),
+    "small either way": (np.zeros((5, 3, 8, 4), np.uint8), "in one way only"),
+    "large either way": (np.zeros((5, 8, 8, 8), np.uint8), "in one way only"),
+    "one picture": (np.zeros((50, 80, 3), np.uint8), "in one way only"),
+    "flat": (np.zeros((5, 784), np.uint8), "in one way only"),
+    "empty": (np.zeros((0, 8, 8), np.uint8), "in one way only"),
+}
+
+
+@pytest.mark.parametrize("case", DOUBTFUL)
+def test_a_doubtful_array_is_refused(case, tmp_path):
+    array, sentence = DOUBTFUL[case]
+    np.save(tmp_path / "set.npy", array)
+    with pytest.raises(InputError, match=sentence):
+        open_images(str(tmp_path / "set.npy"))
+
+
+def test_objects_in_an_array_are_never_unpickled(tmp_path):
+    np.savez(tmp_path / "set.npz", images=np.array([{}, []], object))
+    with pytest.raises(InputError, match="holds Python objects"):
+        open_images(str(tmp_path / "set.npz"))
+
+
+def test_an_archive_without_images_lists_what_it_holds(tmp_path):
+    np.savez(tmp_path / "set.npz", pictures=PIXELS)
+    with pytest.raises(InputError, match=r"holds pictures; images are looked for under images, x, arr_0, data"):
+        open_images(str(tmp_path / "set.npz"))
+
+
+@pytest.mark.parametrize("labels", [LABELS[:5], LABELS - 1, LABELS + 0.5, np.eye(6, dtype=int), LABELS + 10**9])
+def test_labels_that_do_not_fit_are_refused(labels, tmp_path):
+    np.savez(tmp_path / "set.npz", images=PIXELS, labels=labels)
+    with pytest.raises(InputError, match="the labels in"):
+        open_images(str(tmp_path / "set.npz"))
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+@pytest.mark.parametrize("dot", ["-", "."])
+def test_idx_files_are_read_packed_or_not(ending, dot, tmp_path):
+    grey = PIXELS[:, 0]
+    for name, head, body in (("t10k-images", [3, 6, 9, 12], grey), ("t10k-labels", [1, 6], LABELS.astype(np.uint8))):
+        data = bytes([0, 0, 8, head[0]]) + np.array(head[1:], ">u4").tobytes() + body.tobytes()
+        path = tmp_path / f"{name}{dot}idx{head[0]}-ubyte{ending}"
+        path.write_bytes(gzip.compress(data) if ending else data)
+    images = open_images(f"{tmp_path}:test")
+    assert (images.array()[:, 0] == grey).all()
+    assert (images.labels == LABELS).all()
+
+
+def test_cifar_is_read_in_its_binary_version_and_not_unpickled(tmp_path):
+    planes = np.random.default_rng(1).integers(0, 256, (4, 3, 32, 32), np.uint8)
+    records = b"".join(bytes([k]) + image.tobytes() for k, image in enumerate(planes))
+    (tmp_path / "data_batch_1.bin").write_bytes(records)
+    (tmp_path / "batches.meta.txt").write_text("a b c d e f g h i j\n")
+    images = open_images(str(tmp_path))
+    assert (images.array() == planes).all()
+    assert (images.labels.tolist(), images.class_names) == ([0, 1, 2, 3], tuple("abcdefghij"))
+    (tmp_path / "data_batch_1.bin").rename(tmp_path / "data_batch_1")
+    with pytest.raises(InputError, match="the binary version would fit"):
+        open_images(str(tmp_path))
