@@ -20,7 +20,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 HOUSE = PROJECT / "src" / "ddpm"
 
 FLOORS = (
-    ("errors.py", "geometry.py", "units.py", "tensors.py", "gaussians.py", "seeding.py", "pictures.py"),
+    ("errors.py", "files.py", "geometry.py", "units.py", "tensors.py", "gaussians.py", "seeding.py", "pictures.py"),
     ("schedule.py", "networks/", "data/"),
     ("process.py", "denoiser.py"),
     ("objectives.py", "likelihood.py", "samplers/"),

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ddpm.errors import DamagedFile, InputError
+from ddpm.files import UNFINISHED
 from ddpm.model import Model, build_network, resolve_device
 from ddpm.recipe import Recipe, make_recipe
 
@@ -32,7 +33,6 @@ FORMAT = "ddpm checkpoint"
 FORMAT_VERSION = 1
 WEIGHTS = ("averaged", "raw")
 MODEL_FILE, CONFIG_FILE, TRAINING_FILE = "model.safetensors", "config.json", "training.pt"
-UNFINISHED = ".unfinished-"
 
 
 @dataclass(frozen=True)

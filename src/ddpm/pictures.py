@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
+
+from ddpm.files import whole_file
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 GAP_GREY = 128
@@ -44,18 +45,15 @@ def grid(pictures: Tensor, *, columns: int | None = None) -> Image.Image:
 
 def save_grid(pictures: Tensor, path: str | Path, *, columns: int | None = None) -> None:
     """Write uint8 pictures (B, C, H, W) as one image file; see grid."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".unfinished-{path.name}")
-    grid(pictures, columns=columns).save(temporary)
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        grid(pictures, columns=columns).save(temporary)
 
 
 def save_folder(pictures: Tensor, folder: str | Path, *, names: Sequence[int]) -> None:
     """Write each uint8 picture (B, C, H, W) as FOLDER/000017.png, named by the numbers given."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
     for picture, name in zip(pictures, names, strict=True):
-        to_pil(picture).save(Path(folder) / f"{name:06d}.png")
+        with whole_file(Path(folder) / f"{name:06d}.png") as temporary:
+            to_pil(picture).save(temporary)
 
 
 def _gap_colour(channels: int) -> tuple[int, ...] | int:

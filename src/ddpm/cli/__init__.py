@@ -7,9 +7,11 @@ Nothing here imports PyTorch before a command runs.
 from __future__ import annotations
 
 import sys
+import warnings
 
 import typer
 
+from ddpm.cli.console import say
 from ddpm.cli.convert import convert
 from ddpm.cli.data import data
 from ddpm.cli.evaluate import evaluate
@@ -41,11 +43,12 @@ def _options(version: bool = typer.Option(False, "--version", help="Print the ve
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    warnings.showwarning = lambda message, *_, **__: say(f"ddpm: {message}")
     try:
         app()
     except DdpmError as error:
-        print(f"ddpm: {error}", file=sys.stderr)
+        say(f"ddpm: {error}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("ddpm: stopped.", file=sys.stderr)
+        say("ddpm: stopped.")
         sys.exit(130)

@@ -72,5 +72,7 @@ def _save_npz(pictures: Tensor, seeds: list[int], out: Path) -> None:
     """arr_0: uint8 (B, H, W, C), the layout other tools read; seeds: int64 (B,)."""
     import numpy as np
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(out, arr_0=pictures.permute(0, 2, 3, 1).numpy(), seeds=np.array(seeds))
+    from ddpm.files import whole_file
+
+    with whole_file(out) as temporary:
+        np.savez_compressed(temporary, arr_0=pictures.permute(0, 2, 3, 1).numpy(), seeds=np.array(seeds))

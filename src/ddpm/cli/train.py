@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ddpm.cli.console import duration, parse_changes, print_result, progress_bar, say, toml_lines
+from ddpm.cli.console import duration, parse_changes, progress_bar, say, toml_lines
 
 if TYPE_CHECKING:
     from ddpm.recipe import Recipe
@@ -24,7 +24,6 @@ def train(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; repeatable.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the recipe and what it will cost.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON.")] = False,
 ) -> None:
     """Train a model; the same command again resumes, a larger train_images continues."""
     from ddpm import api
@@ -35,7 +34,7 @@ def train(
     given = {"data": data, "size": size, "fit": fit}
     chosen = load_recipe(recipe, changes | {key: value for key, value in given.items() if value is not None})
     if dry_run:
-        _dry_run(chosen, as_json=as_json)
+        print("\n".join(_dry_run(chosen)))
         return
     folder = Path(out or f"runs/{Path(recipe).stem}")
     with progress_bar("Training", chosen.train_images) as bar:
@@ -56,23 +55,15 @@ def _note(progress: Progress) -> str:
     return f"loss {progress.loss:.4f}  {speed:,.0f} images/s  {left} left"
 
 
-def _dry_run(recipe: Recipe, *, as_json: bool) -> None:
-    """Print the resolved recipe and its cost."""
+def _dry_run(recipe: Recipe) -> list[str]:
+    """The resolved recipe and its cost, as lines."""
     from ddpm import api
     from ddpm.training import estimate
 
     resolved = api.resolve_recipe(recipe)
     cost = estimate(resolved)
-    table: dict[str, Any] = {"recipe": resolved.model_dump(mode="json")}
-    table["estimate"] = {
-        "parameters": cost.parameters,
-        "multiply_adds_per_image": cost.macs,
-        "memory_bytes": cost.memory,
-        "images_per_second": cost.images_per_second,
-        "seconds": cost.seconds,
-    }
-    lines = [
-        *toml_lines(table["recipe"]),
+    return [
+        *toml_lines(resolved.model_dump(mode="json")),
         "",
         f"parameters           {cost.parameters:,}",
         f"multiply-adds        {cost.macs:,} a network call on one image ({2 * cost.macs / 1e9:.3g} GFLOP)",
@@ -80,4 +71,3 @@ def _dry_run(recipe: Recipe, *, as_json: bool) -> None:
         f"speed                about {cost.images_per_second:,.3g} images/s on this machine as it is now",
         f"time                 about {duration(cost.seconds)} for {recipe.train_images:,} images",
     ]
-    print_result(table, lines, as_json=as_json)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from ddpm.data import ImageSet
 from ddpm.errors import DamagedFile, InputError
+from ddpm.files import whole_file
 from ddpm.recipe import Recipe, make_recipe
 
 
@@ -50,10 +50,8 @@ class RunFolder:
         elif self.path.is_dir() and any(self.path.iterdir()):
             raise InputError(f"'{self.path}' is not empty and holds no run; an empty or new folder would fit.")
         table = {"recipe": recipe.model_dump(mode="json"), "data_fingerprint": images.fingerprint}
-        self.path.mkdir(parents=True, exist_ok=True)
-        temporary = self.recipe_file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, self.recipe_file)
+        with whole_file(self.recipe_file) as temporary:
+            temporary.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl so far; a last line cut short by a crash is left out."""
@@ -70,7 +68,8 @@ class RunFolder:
     def forget_after(self, images_seen: int) -> None:
         """Drop metrics and grids of a future that was never saved."""
         kept = [line for line in self.metrics() if line["images"] <= images_seen]
-        self.metrics_file.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        with whole_file(self.metrics_file) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         for grid in (self.path / "samples").glob("*.png"):
             if int(grid.stem) > images_seen:
                 grid.unlink()

@@ -1,0 +1,71 @@
+"""From a diffusers DDPM folder to a checkpoint of ours: the same function, or a refusal (never one for the other).
+
+This is how the published CIFAR-10, LSUN and CelebA-HQ models come in. Only JSON and tensors are read; diffusers need
+not be installed. What its options mean is in unet2d.py and scheduler.py, its
+tensors in weights.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ddpm.checkpoint import write_checkpoint
+from ddpm.convert import scheduler, unet2d
+from ddpm.convert.folder import Folder, find_folder, read_json, read_tensors
+from ddpm.convert.options import Options
+from ddpm.convert.weights import translated
+from ddpm.errors import InputError
+from ddpm.model import build_network
+from ddpm.recipe import Recipe, make_recipe
+
+
+def convert(
+    src: str | Path, dst: str | Path, *, size: str | None = None, say: Callable[[str], None] = lambda sentence: None
+) -> Path:
+    """Turn a diffusers DDPM folder into a checkpoint, in float32 (as diffusers itself loads it).
+
+    src      a pipeline's folder, or its UNet2DModel's alone
+    dst      the checkpoint to write; must not exist
+    size     "H" or "HxW" of the images, for a network that leaves it open
+    say      called with sentences worth showing
+    returns  dst
+
+    The weights become the averaged ones, which are what is published.
+    """
+    target = _free(Path(dst))
+    folder = find_folder(Path(src))
+    recipe = _recipe(folder, size, say)
+    expected = build_network(recipe).state_dict()
+    tensors = translated(read_tensors(folder.weights), expected, folder.weights)
+    weights = {"averaged": {name: tensor.float() for name, tensor in tensors.items()}}
+    names = tuple(str(number) for number in range(recipe.network.classes or 0))
+    write_checkpoint(target, recipe=recipe, weights=weights, class_names=names)
+    return target
+
+
+def _recipe(folder: Folder, size: str | None, say: Callable[[str], None]) -> Recipe:
+    """The whole model as a recipe; how it was trained is not known and stays at the defaults."""
+    given = read_json(folder.config)
+    name = given.get("_class_name")
+    if name != unet2d.CLASS:
+        raise InputError(f"'{folder.config}' has _class_name = {json.dumps(name)}; {unet2d.CLASS} would fit.")
+    tables: dict[str, Any] = unet2d.network_tables(Options(folder.config, given, unet2d.DEFAULTS, unet2d.IGNORED), size)
+    if folder.scheduler is None:
+        say(f"'{folder.config.parent}' has no scheduler_config.json; the paper's process is assumed.")
+    else:
+        options = Options(folder.scheduler, read_json(folder.scheduler), scheduler.DEFAULTS, scheduler.IGNORED)
+        tables |= scheduler.process_tables(options, say)
+    return make_recipe(tables, origin=f"'{folder.config.parent}'")
+
+
+def _free(dst: Path) -> Path:
+    """A path that can be written to."""
+    if dst.exists():
+        raise InputError(f"'{dst}' exists already; name a folder that does not.")
+    blocked = next((parent for parent in dst.parents if parent.exists() and not parent.is_dir()), None)
+    if blocked is not None:
+        raise InputError(f"'{blocked}' is a file; '{dst}' cannot be a folder below it.")
+    return dst

@@ -1,0 +1,94 @@
+"""Where things lie in a diffusers folder, and reading them without running anything that is in them.
+
+    PIPELINE/  model_index.json  unet/{config.json, weights}  scheduler/scheduler_config.json
+    UNET/      config.json  weights  [scheduler_config.json]      the scheduler may also lie in ../scheduler/
+
+The first is what diffusers writes, the second also how the oldest published models lie on the hub (with their
+model_index.json beside). The weights are diffusion_pytorch_model.safetensors or .bin.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ddpm.errors import DamagedFile, InputError
+
+UNET_FOLDERS = ("unet_ema", "unet", ".")  # a training checkpoint of diffusers has both; the averaged ones are published
+CONFIG, INDEX, SCHEDULER = "config.json", "model_index.json", "scheduler_config.json"
+WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+PIPELINES = ("DDPMPipeline", "DDIMPipeline", "PNDMPipeline")
+UNPICKLING = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The files of one model.
+
+    config     of its network
+    weights    of its network
+    scheduler  of its process, None if there is none
+    """
+
+    config: Path
+    weights: Path
+    scheduler: Path | None
+
+
+def find_folder(src: Path) -> Folder:
+    """Find a model's files; an InputError says what is missing, or that the pipeline is another kind of model."""
+    if not src.is_dir():
+        raise InputError(f"there is no folder '{src}'; a diffusers DDPM folder would fit.")
+    unet = next((src / name for name in UNET_FOLDERS if (src / name / CONFIG).is_file()), None)
+    if unet is None:
+        raise InputError(f"'{src}' is not a diffusers DDPM folder: it holds neither unet/{CONFIG} nor {CONFIG}.")
+    for folder in {unet, unet.parent} if unet.name.startswith("unet") else {unet}:
+        _check_pipeline(folder / INDEX)
+    weights = next((unet / name for name in WEIGHTS if (unet / name).is_file()), None)
+    if weights is None:
+        raise InputError(f"'{unet}' holds no weights; {' or '.join(WEIGHTS)} would fit.")
+    places = (unet / SCHEDULER, unet / "scheduler" / SCHEDULER, unet.resolve().parent / "scheduler" / SCHEDULER)
+    return Folder(unet / CONFIG, weights, next((path for path in places if path.is_file()), None))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file that holds one JSON object."""
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise DamagedFile(f"'{path}' is cut short or damaged: it is not JSON.") from None
+    if not isinstance(table, dict):
+        raise DamagedFile(f"'{path}' is damaged: it is not a JSON object.")
+    return table
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read named tensors from a .safetensors or .bin file, on the CPU."""
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load(path.read_bytes())
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except safetensors.SafetensorError:
+        raise DamagedFile(f"'{path}' is cut short or damaged: it is not a safetensors file.") from None
+    except UNPICKLING:
+        raise DamagedFile(f"'{path}' is cut short, damaged, or holds more than tensors; only those are read.") from None
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise InputError(f"'{path}' does not hold named tensors; the weights that diffusers wrote would fit.")
+    return state
+
+
+def _check_pipeline(index: Path) -> None:
+    """A pipeline of another kind uses its U-Net otherwise, on latents for example."""
+    if not index.is_file():
+        return
+    name = read_json(index).get("_class_name")
+    if name not in PIPELINES:
+        raise InputError(f"'{index}' has _class_name = {json.dumps(name)}; {', '.join(PIPELINES)} would fit.")

@@ -1,0 +1,213 @@
+"""Samplers against networks whose chains can be solved: the oracle, silence, and the optimal linear network.
+
+Every sampler of SAMPLERS is held to what all must do; the variances of check 12 are the ancestral one's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ddpm.denoiser import Denoiser
+from ddpm.process import PREDICTIONS, Process
+from ddpm.samplers import SAMPLERS, State, ancestral
+from ddpm.schedule import VARIANCES, Schedule, make_schedule
+
+T = 1000
+SCHEDULE = make_schedule()
+ALPHA_BAR = np.concatenate([[1.0], np.cumprod(1 - np.linspace(1e-4, 0.02, T))])
+
+EVERY_SAMPLER = pytest.mark.parametrize("sampler", SAMPLERS)
+EVERY_VARIANCE = pytest.mark.parametrize("variance", VARIANCES)
+CHAINS = {"all": SCHEDULE, "50": SCHEDULE.strided(50), "2": SCHEDULE.strided(2), "1": SCHEDULE.strided(1)}
+CHAINS["without level 1"] = SCHEDULE.subset([40, 41, 333, 1000])
+
+Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+def build(network: Network, **options) -> Denoiser:
+    return Denoiser(network, Process(SCHEDULE), dtype=torch.float64, **options)
+
+
+def entry(table: np.ndarray, time: Tensor) -> Tensor:
+    """The table at the level that a network's time (from 0) stands for."""
+    return torch.from_numpy(table[time.numpy() + 1]).reshape(-1, 1, 1, 1)
+
+
+def oracle(x0: Tensor, prediction: str) -> Network:
+    """The network that knows the picture: it says whatever means x0 (eqs. 4, 7)."""
+    before = np.concatenate([[1.0], ALPHA_BAR[:-1]])
+
+    def network(x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        a, b = entry(ALPHA_BAR, time), entry(before, time)
+        eps = (x - a.sqrt() * x0) / (1 - a).sqrt()
+        mean = (b.sqrt() * (1 - a / b) * x0 + (a / b).sqrt() * (1 - b) * x) / (1 - a)
+        return {"eps": eps, "x0": x0.expand_as(x), "v": a.sqrt() * eps - (1 - a).sqrt() * x0, "mean": mean}[prediction]
+
+    return network
+
+
+def optimal(variance: float) -> Network:
+    """The best eps-network for data N(0, variance): E[eps | x_t] = sqrt(1 - A) x / (A variance + 1 - A)."""
+
+    def network(x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        a = entry(ALPHA_BAR, time)
+        return (1 - a).sqrt() * x / (a * variance + 1 - a)
+
+    return network
+
+
+def silent(x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+    return torch.zeros_like(x)
+
+
+def seeded(seed: int, shape: tuple[int, ...]) -> Callable[[int], Tensor]:
+    return lambda level: torch.from_numpy(np.random.default_rng([seed, level]).standard_normal(shape))
+
+
+def states(sampler: str, denoiser: Denoiser, chain: Schedule, seed: int, shape=(3, 2, 2, 5)) -> list[State]:
+    noise = seeded(seed, shape)
+    return list(SAMPLERS[sampler](denoiser, noise(int(chain.levels[-1])), chain=chain, noise=noise))
+
+
+# ---- every sampler --------------------------------------------------------------------------------------------------
+
+
+@EVERY_SAMPLER
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@EVERY_VARIANCE
+@pytest.mark.parametrize("chain", CHAINS)
+def test_a_network_that_knows_the_picture_ends_every_chain_exactly_there(sampler, prediction, variance, chain):
+    """Whatever the noise: three images, each with its own. The last step starts at level 1 (or 40, or T), where
+    solving for x0 amplifies rounding by 1.0001 (or 2, or 157): 1e-11 leaves room for a hundredfold."""
+    x0 = torch.from_numpy(np.random.default_rng(5).uniform(-1, 1, (3, 2, 2, 5)))
+    denoiser = build(oracle(x0, prediction), prediction=prediction, variance=variance)
+    last = states(sampler, denoiser, CHAINS[chain], seed=0)[-1]
+    assert last.level == 0
+    assert (last.x - x0).abs().max() < 1e-11
+
+
+@EVERY_SAMPLER
+@pytest.mark.parametrize("chain", CHAINS)
+def test_states_walk_the_chains_levels_down_to_zero_one_network_call_each(sampler, chain):
+    asked: list[int] = []
+
+    def network(x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        assert labels is not None
+        assert labels.tolist() == [4, 1, 2]
+        asked.extend({*time.tolist()})
+        return torch.zeros_like(x)
+
+    levels, noise = CHAINS[chain].levels.tolist(), seeded(0, (3, 1, 2, 2))
+    walk = SAMPLERS[sampler](build(network), noise(T), chain=CHAINS[chain], noise=noise, labels=torch.tensor([4, 1, 2]))
+    seen = [(state.start, state.level) for state in walk]
+    assert seen == list(zip(levels[:0:-1], levels[-2::-1], strict=True))
+    if sampler == "ancestral":
+        assert asked == [level - 1 for level in levels[:0:-1]]
+
+
+@EVERY_SAMPLER
+def test_the_same_noise_gives_the_same_states_bit_for_bit_and_other_noise_others(sampler):
+    denoiser, chain = build(optimal(0.25), clip=False), CHAINS["50"]
+    first, again, other = (states(sampler, denoiser, chain, seed)[-1].x for seed in (7, 7, 8))
+    assert torch.equal(first, again)
+    assert (first - other).abs().min() > 0
+
+
+@EVERY_SAMPLER
+def test_every_picture_ends_in_range_when_images_are_clipped(sampler):
+    """Even with a network that talks nonsense."""
+    denoiser = build(lambda x, time, labels: 3 * torch.sin(50 * x))
+    for chain in CHAINS.values():
+        last = states(sampler, denoiser, chain, 3)[-1]
+        assert last.x.abs().max() <= 1
+        assert torch.equal(last.x, last.x0)
+
+
+@EVERY_SAMPLER
+def test_samplers_build_no_graph(sampler):
+    weight = torch.ones((), dtype=torch.float64, requires_grad=True)
+    for state in states(sampler, build(lambda x, time, labels: weight * x), CHAINS["2"], 0):
+        assert not state.x.requires_grad
+        assert not state.x0.requires_grad
+
+
+# ---- the ancestral sampler ------------------------------------------------------------------------------------------
+
+
+def test_a_silent_network_without_noise_and_clipping_undoes_the_shrinking():
+    """Each step divides by sqrt(1 - beta), together by sqrt(A_T): 157.41045725150062."""
+    start = torch.tensor([1.0, -0.3], dtype=torch.float64).reshape(2, 1, 1, 1)
+    walk = ancestral(build(silent, clip=False), start, chain=SCHEDULE, noise=lambda level: torch.zeros_like(start))
+    last = [state.x for state in walk][-1]
+    assert (last / start).flatten().tolist() == pytest.approx([157.41045725150062] * 2, rel=1e-9)
+
+
+@EVERY_VARIANCE
+@pytest.mark.parametrize("chain", ["all", "50"])
+def test_the_noise_of_a_step_has_the_standard_deviation_of_the_chain(variance, chain):
+    """x = mean + sigma z, sigma^2 being beta or the posterior variance; the last step, from level 1, adds nothing."""
+    chain, zero, one = CHAINS[chain], torch.zeros(1, 1, 1, 1).double(), torch.ones(1, 1, 1, 1).double()
+    levels = chain.levels.tolist()
+    for step in range(1, chain.steps + 1, 7 if chain.steps > 50 else 1):
+        s, t = levels[step - 1], levels[step]
+        one_step = Schedule(ALPHA_BAR[[0, s, t]] if s else ALPHA_BAR[[0, t]], np.array([0, s, t] if s else [0, t]))
+        noise = {level: one if level == s else zero for level in (0, s)}
+        state = next(ancestral(build(silent, variance=variance), zero, chain=one_step, noise=noise.__getitem__))
+        beta = 1 - ALPHA_BAR[t] / ALPHA_BAR[s]
+        expected = beta if variance == "large" else beta * (1 - ALPHA_BAR[s]) / (1 - ALPHA_BAR[t])
+        assert state.x.item() == pytest.approx(math.sqrt(expected) if s else 0.0, rel=1e-9)
+
+
+EXACT = [
+    (1.0, "large", 0.999899999999999),
+    (1.0, "small", 0.9910673763528224),
+    (0.25, "large", 0.2507520750075313),
+    (0.25, "small", 0.24612521136044788),
+    (0.01, "large", 0.01015373821159755),
+    (0.01, "small", 0.009275856377615342),
+]
+
+
+def output_variance(variance_of_data: float, chain: Schedule, **options) -> float:
+    """The variance of the last state when x_T and all noise are N(0, 1) and the network is the optimal linear one.
+
+    The chain is linear in its sources of randomness, so one run of it over a batch of unit impulses, each in another
+    source, reads off all coefficients: the variance is the sum of their squares. No random number is drawn.
+    """
+    sources = {level: k for k, level in enumerate(chain.levels.tolist()[:0:-1])}
+
+    def impulse(level: int) -> Tensor:
+        x = torch.zeros(len(sources), 1, 1, 1, dtype=torch.float64)
+        x[sources[level]] = 1
+        return x
+
+    walk = ancestral(build(optimal(variance_of_data), clip=False, **options), impulse(T), chain=chain, noise=impulse)
+    return float(([state.x for state in walk][-1] ** 2).sum())
+
+
+@pytest.mark.parametrize(("data", "variance", "expected"), EXACT)
+def test_variance_of_samples_of_gaussian_data_is_the_exact_one(data: float, variance: str, expected: float):
+    assert {kind for _, kind, _ in EXACT} == set(VARIANCES)
+    assert output_variance(data, SCHEDULE, variance=variance) == pytest.approx(expected, rel=1e-9)
+
+
+@EVERY_VARIANCE
+@pytest.mark.parametrize("data", [1.0, 0.25])
+@pytest.mark.parametrize("chain", ["50", "without level 1"])
+def test_variance_of_samples_of_a_strided_chain_follows_the_linear_recursion(data: float, variance: str, chain: str):
+    """v <- k^2 v + sigma^2 by hand: x0 = sqrt(A) data x / (A data + 1 - A), k x = the mean of q(x_s | x_t, x0)."""
+    levels, v = CHAINS[chain].levels.tolist(), 1.0
+    for s, t in zip(levels[-2::-1], levels[:0:-1], strict=True):
+        here, a = ALPHA_BAR[s], ALPHA_BAR[t]
+        rest = a / here
+        x0 = math.sqrt(a) * data / (a * data + 1 - a)
+        k = (math.sqrt(here) * (1 - rest) * x0 + math.sqrt(rest) * (1 - here)) / (1 - a)
+        sigma2 = (1 - rest) if variance == "large" else (1 - rest) * (1 - here) / (1 - a)
+        v = k * k * v + (sigma2 if s else 0.0)
+    assert output_variance(data, CHAINS[chain], variance=variance) == pytest.approx(v, rel=1e-9)
