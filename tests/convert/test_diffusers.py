@@ -47,7 +47,8 @@ OF_ALL_KINDS: dict[str, dict[str, Any]] = {
     "odd base width": TINY | {"block_out_channels": (15, 45), "norm_num_groups": 5},
     "one group": TINY | {"norm_num_groups": 1},
     "a channel a group": TINY | {"norm_num_groups": 16},
-    "narrowing": TINY | {"block_out_channels": (16, 64, 16), "down_block_types": ("DownBlock2D",) * 3}
+    "narrowing": TINY
+    | {"block_out_channels": (16, 64, 16), "down_block_types": ("DownBlock2D",) * 3}
     | {"up_block_types": ("UpBlock2D",) * 3},
     "one level": TINY
     | {"block_out_channels": (16,), "down_block_types": ("AttnDownBlock2D",), "up_block_types": ("AttnUpBlock2D",)},
@@ -328,7 +329,10 @@ FIRST_TIMES = [999, 11]  # ten steps each: at 999-990 and at 11-2
 @pytest.mark.parametrize("first", FIRST_TIMES)
 @pytest.mark.parametrize("variance", ["fixed_large", "fixed_small"])
 def test_ten_steps_of_the_sampler_are_the_same(variance: str, first: int, small: tuple[UNet2DModel, Model]):
-    """Within what its float32 tables cost: at 11-2 its beta = 1 - A_t / A_{t-1} is off by up to 5e-4 of itself."""
+    """Within what its float32 tables cost: at 11-2 its beta = 1 - A_t / A_{t-1} is off by up to 5e-4 of itself.
+
+    That is 7e-5 of root mean square over the picture and 1.1e-4 at the worst pixel; on float64 tables nothing is left.
+    """
     theirs, ours = small
     ours = replace(ours, recipe=changed(ours.recipe, {"process": {"variance": VARIANCES[variance]}}))
     scheduler = DDPMScheduler(variance_type=variance)
