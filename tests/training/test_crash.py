@@ -1,0 +1,267 @@
+"""A run that dies at any moment, between any two writes, goes on from its newest whole checkpoint to the same end."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+if not hasattr(os, "fork"):
+    pytest.skip("SIGKILL and fork are needed", allow_module_level=True)
+
+from crashing import (
+    AFTER,
+    BEFORE,
+    HALF,
+    contents,
+    differences,
+    finished,
+    metrics,
+    nursery,
+    saved,
+    snapshot,
+    start_console,
+    train_command,
+    unfinished,
+)
+
+import ddpm
+
+BATCH, INTERVAL = 12, 24
+# Checkpoints at 24, 48 and 72; the third one prunes the first. The grid at 72 is drawn before the checkpoint.
+SHORT = {
+    "train_images": 72,
+    "batch_size": BATCH,
+    "training": {"log_images": BATCH, "checkpoint_images": INTERVAL, "sample_images": 72, "warmup_images": 30},
+}
+OLD, NEW = 48, 72
+
+
+@dataclass
+class Crash:
+    """One place to die, and what was wrong afterwards."""
+
+    what: str
+    phase: str
+    problems: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"killed {self.phase} '{self.what}': {'; '.join(self.problems)}"
+
+
+def events_of(run: Path, cwd: Path, **changes: object) -> list[tuple[str, bool]]:
+    """What a run does to its files, in order, and whether each of it can be cut in half."""
+    record = cwd / "events"
+    record.unlink(missing_ok=True)
+    ended = nursery().run(train_command(run.name, **changes), cwd=cwd, record=record)
+    assert ended.code == 0, ended.err
+    return [tuple(json.loads(line)) for line in record.read_text(encoding="utf-8").splitlines()]
+
+
+def problems_on_disk(run: Path, allowed: set[int]) -> list[str]:
+    """Whether everything under a checkpoint's name is a whole one, and the newest is one of those allowed."""
+    found = []
+    for folder in saved(run):
+        try:
+            assert ddpm.load(folder, weights="raw").images_seen == int(folder.name)
+            contents(folder)
+        except Exception as error:  # whatever it is, it is told
+            found.append(f"{folder.name} cannot be read: {error!r}")
+    newest = int(saved(run)[-1].name) if saved(run) else 0
+    if newest not in allowed:
+        found.append(f"the newest checkpoint is {newest}, not one of {allowed}")
+    foreign = [path.name for path in (run / "checkpoints").glob("*") if path not in saved(run)]
+    return found + [f"{name} looks finished" for name in foreign if not name.startswith(".unfinished-")]
+
+
+def problems_of_resuming(run: Path, reference: Path, changes: dict[str, object]) -> list[str]:
+    """Whether the same command goes on from the newest checkpoint to the end of an uninterrupted run."""
+    newest = int(saved(run)[-1].name) if saved(run) else None
+    ended = nursery().run(train_command(run.name, **changes), cwd=run.parent)
+    if ended.code != 0:
+        return [f"resuming ended with {ended.code}: {ended.err.strip().splitlines()[-1]}"]
+    found = differences(run, reference)
+    if ended.resumed_at != newest:
+        found.append(f"it resumed at {ended.resumed_at}, not {newest}")
+    if unfinished(run):
+        found.append(f"it left {unfinished(run)}")
+    return found
+
+
+def kill_at_every_event(base: Path | None, folder: Path, reference: Path, *, end: str | None = None) -> list[Crash]:
+    """Continue a copy of `base` (or start anew) again and again, and die at each event in turn, up to the event `end`.
+
+    A place that leaves the same files as an earlier one is not resumed a second time: the next process could not tell.
+    """
+    run = folder / "run"
+
+    def begin() -> None:
+        shutil.rmtree(run, ignore_errors=True)
+        if base is not None:
+            shutil.copytree(base, run)
+
+    begin()
+    events = events_of(run, folder, **SHORT)
+    if end is not None:
+        events = events[: 1 + next(k for k, (what, _) in enumerate(events) if what.startswith(end))]
+    crashes: list[Crash] = []
+    known: dict[str, list[str]] = {}
+    for k, (what, half) in enumerate(events):
+        for phase in (BEFORE, HALF, AFTER) if half else (BEFORE, AFTER):
+            begin()
+            killed = nursery().run(train_command(run.name, **SHORT), cwd=folder, die=(k, phase))
+            assert killed.code == -signal.SIGKILL, f"{what} {phase}: {killed}"
+            state = json.dumps(snapshot(run) if run.exists() else {})
+            if state not in known:
+                allowed = {OLD, NEW} if base is not None else {0, INTERVAL}
+                known[state] = problems_on_disk(run, allowed) + problems_of_resuming(run, reference, SHORT)
+            crashes.append(Crash(what, phase, known[state]))
+    return crashes
+
+
+@pytest.fixture(scope="module")
+def reference() -> Path:
+    return nursery().reference(**SHORT)
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that died after its second checkpoint."""
+    folder = tmp_path_factory.mktemp("two")
+    events = events_of(folder / "whole", folder, **SHORT)
+    third = next(k for k, (what, _) in enumerate(events) if f".unfinished-{NEW:010d}" in what)
+    killed = nursery().run(train_command("base", **SHORT), cwd=folder, die=(third - 1, BEFORE))
+    assert killed.code == -signal.SIGKILL
+    assert [int(path.name) for path in saved(folder / "base")] == [INTERVAL, OLD]
+    return folder / "base"
+
+
+@pytest.fixture(scope="module")
+def third_checkpoint(two_checkpoints: Path, reference: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Crash]:
+    """Every place to die in a process that resumes, writes its third checkpoint, removes the first, and ends."""
+    return kill_at_every_event(two_checkpoints, tmp_path_factory.mktemp("third"), reference)
+
+
+@pytest.fixture(scope="module")
+def first_checkpoint(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Crash]:
+    """Every place to die between an empty folder and the first log line."""
+    return kill_at_every_event(None, tmp_path_factory.mktemp("first"), reference, end="append")
+
+
+def told(crashes: list[Crash], *parts: str, other: bool = False) -> list[str]:
+    """The crashes with problems whose event names one of these parts, or none of them."""
+    chosen = [crash for crash in crashes if any(part in crash.what for part in parts) != other]
+    assert chosen, "nothing of this kind was met"
+    return [str(crash) for crash in chosen if crash.problems]
+
+
+# Removals inside a folder name the file only, so what belongs to a checkpoint is told by its files' names too.
+CHECKPOINT = ("checkpoints", "model.safetensors", "training.pt", "config.json")
+
+
+def test_death_at_every_write_sync_and_rename_of_a_checkpoint_leaves_the_old_or_the_new_one_and_resumes_exactly(
+    third_checkpoint: list[Crash],
+):
+    assert told(third_checkpoint, *CHECKPOINT) == []
+
+
+def test_the_enumeration_meets_every_kind_of_event_in_a_checkpoint(third_checkpoint: list[Crash]):
+    """Guards the test above against a driver that sees less than there is."""
+    met = {(crash.what.split()[0], crash.phase) for crash in third_checkpoint if told_of_checkpoint(crash)}
+    whole = {"mkdir", "fsync", "rename", "unlink", "rmdir"}
+    assert met == {(name, phase) for name in whole for phase in (BEFORE, AFTER)} | {
+        (name, phase) for name in ("save_file", "save", "write_text") for phase in (BEFORE, HALF, AFTER)
+    }
+    synced = {crash.what for crash in third_checkpoint if crash.what.startswith("fsync")}
+    assert len(synced) == 5  # three files, their folder, the folder above
+
+
+def told_of_checkpoint(crash: Crash) -> bool:
+    return any(part in crash.what for part in CHECKPOINT)
+
+
+def test_death_while_recipe_metrics_or_loss_plot_are_written_is_survived(third_checkpoint: list[Crash]):
+    assert told(third_checkpoint, "recipe.json", "metrics.jsonl", "loss.png") == []
+
+
+def test_death_while_a_grid_is_drawn_is_survived(third_checkpoint: list[Crash]):
+    assert told(third_checkpoint, "samples") == []
+
+
+def test_death_in_the_first_moments_leaves_a_folder_that_the_same_command_takes(first_checkpoint: list[Crash]):
+    assert told(first_checkpoint, "") == []
+
+
+# ---- at moments that nobody chose -----------------------------------------------------------------------------------
+
+LONG = {"training": {"log_images": BATCH}}  # checkpoints at 72, 132, 192; the end at 252
+
+
+def kill_somewhere(run: Path, dice: random.Random, *, first: int) -> int:
+    """Start the run, kill it a random while after a random log line; the images it had logged by then."""
+    target = dice.randrange(first, 228, BATCH)
+    child = nursery().start(train_command(run.name, **LONG), cwd=run.parent, pace=0.003)
+    child.wait_until(lambda: "Training:" in child.said())  # what an earlier process logged is gone by now
+    child.wait_until(lambda: bool(metrics(run)) and metrics(run)[-1]["images"] >= target)
+    time.sleep(dice.uniform(0, 0.03))
+    child.send(signal.SIGKILL)
+    assert child.end().code == -signal.SIGKILL
+    return int(metrics(run)[-1]["images"])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_killed_at_a_random_moment_it_loses_at_most_one_interval_and_ends_bit_equal(seed: int, tmp_path: Path):
+    run = tmp_path / "run"
+    logged = kill_somewhere(run, random.Random(seed), first=84)
+    ended = nursery().run(train_command("run", **LONG), cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    assert ended.resumed_at is not None
+    assert 0 < ended.resumed_at <= logged + BATCH
+    # A checkpoint follows the log line of its batch, so the batch in hand is lost on top of an interval at most.
+    assert logged - ended.resumed_at <= 64 + BATCH
+    assert differences(run, nursery().reference(**LONG)) == []
+    assert unfinished(run) == []
+
+
+def test_a_run_killed_again_and_again_ends_bit_equal(tmp_path: Path):
+    run, dice = tmp_path / "run", random.Random(17)
+    reached = [kill_somewhere(run, dice, first=first) for first in (12, 96, 108, 200)]
+    assert reached[-1] >= 200
+    ended = nursery().run(train_command("run", **LONG), cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    assert (ended.resumed_at or 0) >= 132
+    assert differences(run, nursery().reference(**LONG)) == []
+
+
+def test_killed_before_its_first_checkpoint_it_starts_again_and_ends_bit_equal(tmp_path: Path):
+    run = tmp_path / "run"
+    child = nursery().start(train_command("run", **LONG), cwd=tmp_path, pace=0.05)
+    child.wait_until(lambda: len(metrics(run)) >= 2)
+    child.send(signal.SIGKILL)
+    assert child.end().code == -signal.SIGKILL
+    assert saved(run) == []
+    ended = nursery().run(train_command("run", **LONG), cwd=tmp_path)
+    assert (ended.code, ended.resumed_at) == (0, None), ended.err
+    assert differences(run, nursery().reference(**LONG)) == []
+
+
+def test_the_installed_command_killed_and_started_again_ends_bit_equal(tmp_path: Path):
+    """Nothing forked here: two processes as a user starts them."""
+    run, command = tmp_path / "run", train_command("run", **LONG)
+    process = start_console(command, tmp_path)
+    while not saved(run):
+        assert process.poll() is None, finished(process)
+        time.sleep(0.002)
+    process.kill()
+    assert finished(process).code == -signal.SIGKILL
+    ended = finished(start_console(command, tmp_path))
+    assert ended.code == 0, ended.err
+    assert (ended.resumed_at or 0) > 0
+    assert differences(run, nursery().reference(**LONG)) == []

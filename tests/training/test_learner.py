@@ -1,0 +1,299 @@
+"""The learner's bookkeeping: rates, clipping, averages, randomness, and going on as if never stopped (check 22)."""
+
+from __future__ import annotations
+
+import io
+import math
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from ddpm.data import Batch
+from ddpm.geometry import Geometry
+from ddpm.recipe import Recipe, load_recipe, resolve
+from ddpm.training.learner import Learner, learning_rate, moving_average
+
+CPU = torch.device("cpu")
+SMALL = {
+    "batch_size": 4,
+    "image": {"channels": 1, "height": 4, "width": 6},
+    "network": {
+        "channels": 8,
+        "multipliers": [1, 2],
+        "blocks": 1,
+        "groups": 4,
+        "dropout": 0.2,
+        "attention_levels": [1],
+    },
+    "training": {"warmup_images": 8},
+}
+
+
+def small(**changes) -> Recipe:
+    """The paper's recipe with a small network on small images, its warm-up two batches long."""
+    table = {key: (SMALL.get(key, {}) | value if isinstance(value, dict) else value) for key, value in changes.items()}
+    return resolve(load_recipe("cifar10", SMALL | table), Geometry(1, 4, 6), table.get("network", {}).get("classes", 0))
+
+
+def batch(number: int, size: int = 4, classes: int = 0) -> Batch:
+    rng = np.random.default_rng(number)
+    levels = torch.from_numpy(rng.integers(0, 256, (size, 1, 4, 6), np.uint8))
+    labels = torch.from_numpy(rng.integers(0, classes, size)) if classes else None
+    return Batch(levels, labels, number * size, np.arange(size))
+
+
+def speaking(learner: Learner, scale: float = 1.0) -> Learner:
+    """Redraw the weights so that gradients are large: the network starts as almost zero."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in learner.network.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=scale)
+    return learner
+
+
+def watched(learner: Learner) -> list[tuple[list[Tensor], list[Tensor], float]]:
+    """(gradients as backward left them, gradients as the optimiser got them, rate) of each step from now on."""
+    seen: list[tuple[list[Tensor], list[Tensor], float]] = []
+    raw: dict[nn.Parameter, Tensor] = {}
+    parameters = list(learner.network.parameters())
+    for parameter in parameters:
+        parameter.register_post_accumulate_grad_hook(lambda p: raw.__setitem__(p, p.grad.clone()))
+
+    def note(optimiser: torch.optim.Optimizer, args: object, kwargs: object) -> None:
+        used = [p.grad.clone() for p in parameters]
+        seen.append(([raw[p] for p in parameters], used, optimiser.param_groups[0]["lr"]))
+
+    learner.optimiser.register_step_pre_hook(note)
+    return seen
+
+
+def norm(tensors: list[Tensor]) -> float:
+    return math.sqrt(sum(float((tensor.double() ** 2).sum()) for tensor in tensors))
+
+
+def weights_of(learner: Learner) -> dict[str, Tensor]:
+    return {f"{kind}.{name}": value.clone() for kind, part in learner.weights().items() for name, value in part.items()}
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+# ---- rate and gradients ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("step", "rate"), [(0, 0), (1, 4e-8), (2500, 1e-4), (5000, 2e-4), (5001, 2e-4), (10**6, 2e-4)])
+def test_the_rate_of_the_cifar10_recipe_rises_over_five_thousand_steps(step: int, rate: float):
+    assert learning_rate(load_recipe("cifar10"), 128 * step) == pytest.approx(rate, rel=1e-12, abs=0)
+
+
+@pytest.mark.parametrize(("name", "rate"), [("lsun-bedroom-256", 2e-5), ("lsun-bedroom-256-large", 2e-5)])
+def test_the_rate_of_the_large_images_recipes_rises_over_as_many_steps_of_their_batch(name: str, rate: float):
+    recipe = load_recipe(name)
+    found = [learning_rate(recipe, recipe.batch_size * step) for step in (0, 2500, 5000, 9000)]
+    assert found == pytest.approx([0, rate / 2, rate, rate], rel=1e-12, abs=0)
+
+
+def test_without_a_warm_up_the_rate_is_constant():
+    assert learning_rate(small(training={"warmup_images": 0}), 0) == 2e-4
+
+
+def test_each_step_is_taken_at_the_rate_of_the_images_seen_before_it():
+    learner = Learner(small(training={"warmup_images": 16}), CPU)
+    seen = watched(learner)
+    for number in range(6):
+        learner.step(batch(number))
+    assert [rate for _, _, rate in seen] == pytest.approx([0, 5e-5, 1e-4, 1.5e-4, 2e-4, 2e-4], abs=1e-19)
+    assert learner.images_seen == 24
+
+
+def test_the_first_step_moves_no_weight_because_its_rate_is_zero():
+    learner = Learner(small(), CPU)
+    before = weights_of(learner)
+    learner.step(batch(0))
+    assert equal(before, weights_of(learner))
+    learner.step(batch(1))
+    assert not equal(before, weights_of(learner))
+
+
+def test_gradients_longer_than_one_are_shortened_to_one_and_keep_their_direction():
+    """PyTorch divides by norm + 1e-6; float32 norms are good to 1e-6."""
+    learner = speaking(Learner(small(), CPU))
+    seen = watched(learner)
+    for number in range(3):
+        learner.step(batch(number))
+    for raw, used, _ in seen:
+        assert norm(raw) > 2
+        assert 1 - 1e-5 < norm(used) <= 1 + 1e-6
+        for before, after in zip(raw, used, strict=True):
+            assert torch.allclose(after, before / norm(raw), rtol=1e-5, atol=1e-9)
+
+
+def test_gradients_shorter_than_the_limit_are_left_alone():
+    learner = speaking(Learner(small(training={"clip_norm": 1e6}), CPU))
+    seen = watched(learner)
+    learner.step(batch(0))
+    (raw, used, _), *_ = seen
+    assert all(torch.equal(before, after) for before, after in zip(raw, used, strict=True))
+
+
+def test_the_optimiser_is_adam_with_the_papers_constants():
+    """Kingma & Ba 2015, algorithm 1, written out in float64 on the gradients that the optimiser was given.
+
+    Six float32 steps of at most 2e-4 each: a rounding of 6e-8 times weights of size 3 each step.
+    """
+    learner = speaking(Learner(small(), CPU))
+    parameters, seen = list(learner.network.parameters()), watched(learner)
+    w = [p.detach().double().clone() for p in parameters]
+    m, v = ([torch.zeros_like(x) for x in w] for _ in range(2))
+    for n in range(1, 7):
+        learner.step(batch(n))
+        _, gradients, rate = seen[-1]
+        for k, g in enumerate(gradients):
+            g = g.double()
+            m[k] = 0.9 * m[k] + 0.1 * g
+            v[k] = 0.999 * v[k] + 0.001 * g**2
+            w[k] -= rate * (m[k] / (1 - 0.9**n)) / ((v[k] / (1 - 0.999**n)).sqrt() + 1e-8)
+    assert max((found - p.double()).abs().max().item() for found, p in zip(w, parameters, strict=True)) < 2e-6
+
+
+# ---- averages -------------------------------------------------------------------------------------------------------
+
+
+def averaged(start: float, target: float, updates: int, *, decay: float = 0.9999, ramp: bool = False) -> list[float]:
+    """The average of one float64 weight: `start` at the first step, which is copied, `target` ever after."""
+    weight = nn.Linear(1, 1, bias=False, dtype=torch.float64)
+    averages = AveragedModel(weight, multi_avg_fn=moving_average(decay, ramp=ramp))
+    path = []
+    with torch.no_grad():
+        for n in range(updates + 1):
+            weight.weight.fill_(target if n else start)
+            averages.update_parameters(weight)
+            path.append(averages.module.weight.item())
+    return path
+
+
+def test_average_of_a_constant_target_forgets_its_start_at_the_decay():
+    path = averaged(-3.0, 2.0, 5000)
+    expected = [2 + (-3 - 2) * 0.9999**n for n in range(5001)]
+    assert path == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("decay", [0.9999, 0.5])
+def test_the_ramp_averages_short_runs_over_less(decay: float):
+    """d_n = min(decay, (1 + n) / (10 + n)) at update n = 1, 2, ...; the start's share is their product."""
+    path, share = averaged(1.0, 0.0, 300, decay=decay, ramp=True), 1.0
+    for n in range(1, 301):
+        share *= min(decay, (1 + n) / (10 + n))
+        assert path[n] == pytest.approx(share, rel=1e-9)
+
+
+def test_after_the_first_step_averages_equal_weights_exactly():
+    learner = speaking(Learner(small(training={"warmup_images": 0}), CPU))
+    learner.step(batch(0))
+    weights = learner.weights()
+    assert equal(weights["averaged"], weights["raw"])
+    learner.step(batch(1))
+    assert not equal(weights["averaged"], weights["raw"])
+
+
+@pytest.mark.parametrize("ramp", [False, True])
+def test_averages_follow_the_weights_of_every_step(ramp: bool):
+    """The recursion in float64 over the weights as they were; the learner's own runs in float32."""
+    recipe = small(training={"average_ramp": ramp, "average_decay": 0.9, "warmup_images": 0}, learning_rate=1e-2)
+    learner, expected = Learner(recipe, CPU), {}
+    for n in range(8):
+        learner.step(batch(n))
+        d = 0.0 if n == 0 else min(0.9, (1 + n) / (10 + n)) if ramp else 0.9
+        for name, value in learner.network.state_dict().items():
+            expected[name] = d * expected.get(name, 0) + (1 - d) * value.double()
+    found = learner.weights()["averaged"]
+    assert max((expected[name] - found[name]).abs().max().item() for name in found) < 1e-6
+
+
+# ---- randomness -----------------------------------------------------------------------------------------------------
+
+
+def test_two_learners_take_the_same_steps_bit_for_bit_and_leave_global_randomness_alone():
+    """Dropout included; whatever PyTorch's and NumPy's own generators hold."""
+    learners = []
+    for global_seed in (1, 2):
+        learner = speaking(Learner(small(), CPU))
+        torch.manual_seed(global_seed)
+        np.random.seed(global_seed)
+        before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
+        for number in range(4):
+            learner.step(batch(number))
+        assert torch.equal(torch.get_rng_state(), before)
+        assert (np.random.get_state()[1] == numpy_before).all()
+        learners.append(learner)
+    assert equal(*map(weights_of, learners))
+    assert learners[0].take_loss() == learners[1].take_loss()
+
+
+def losses_at(seed: int, images_seen: int) -> float:
+    learner = speaking(Learner(small(), CPU))
+    learner.recipe = small(seed=seed)
+    learner.images_seen = images_seen
+    learner.step(batch(0))
+    return learner.take_loss()
+
+
+def test_randomness_is_a_function_of_the_seed_and_the_images_seen():
+    """The same weights and images: levels, noise and dropout differ with either, and repeat with both."""
+    assert losses_at(0, 40) == losses_at(0, 40)
+    assert len({losses_at(0, 40), losses_at(0, 44), losses_at(1, 40), losses_at(1, 44)}) == 4
+
+
+def test_dropout_differs_from_step_to_step():
+    """Same weights, images, levels and noise (those of step 0), with and without dropout."""
+    still, dropping = (speaking(Learner(small(network={"dropout": p}), CPU)) for p in (0.0, 0.5))
+    for learner in (still, dropping):
+        learner.step(batch(0))
+    assert still.take_loss() != dropping.take_loss()
+
+
+def test_losses_are_averaged_over_images_until_they_are_taken():
+    learner = Learner(small(), CPU)
+    learner.step(batch(0, size=4))
+    first = learner.take_loss()
+    learner.step(batch(1, size=4))
+    learner.step(batch(2, size=2))
+    assert learner.loss_images == 6
+    assert first == pytest.approx(1, abs=4 * (2 / 96) ** 0.5)  # near-zero start: the mean of 96 squared normals
+    assert learner.take_loss() == pytest.approx(1, abs=4 * (2 / 144) ** 0.5)
+    assert learner.finite()
+    learner.loss_sum += math.nan
+    assert not learner.finite()
+
+
+# ---- going on -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+@pytest.mark.parametrize("stop", [0, 1, 3])
+def test_a_learner_restored_midway_ends_bit_equal_to_one_that_never_stopped(stop: int, classes: int):
+    """Weights, averages, optimiser, loss and count, through torch.save and weights_only=True."""
+    recipe = small(network={"classes": classes}, training={"average_ramp": True})
+    whole, first = (Learner(recipe, CPU) for _ in range(2))
+    for number in range(stop):
+        first.step(batch(number, classes=classes))
+    file = io.BytesIO()
+    torch.save({"weights": first.weights(), "state": first.state()}, file)
+    file.seek(0)
+    found = torch.load(file, weights_only=True)
+    second = speaking(Learner(recipe, CPU))  # must forget all it was
+    second.restore(found["weights"], found["state"])
+    for number in range(6):
+        whole.step(batch(number, classes=classes))
+        if number >= stop:
+            second.step(batch(number, classes=classes))
+    assert equal(weights_of(whole), weights_of(second))
+    ours, theirs = deepcopy(whole.state()), second.state()
+    moments, other = ours.pop("optimiser")["state"], theirs.pop("optimiser")["state"]
+    assert ours == theirs
+    assert all(torch.equal(moments[k][name], other[k][name]) for k in moments for name in moments[k])
