@@ -16,6 +16,10 @@ class Geometry:
     height: int
     width: int
 
+    def __post_init__(self) -> None:
+        if self.channels not in range(1, 5) or self.height < 1 or self.width < 1:
+            raise InputError(f"images of {self} are not possible; 1 to 4 channels and at least one pixel would fit.")
+
     @property
     def size(self) -> tuple[int, int]:
         """(height, width)."""

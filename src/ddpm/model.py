@@ -69,6 +69,8 @@ class Model:
         batch_size  pictures drawn at a time; it changes none of them
         on_step     called after every step of a batch with the number of pictures in it
         """
+        if not seeds or batch_size < 1:
+            raise InputError(f"{len(seeds)} seeds in batches of {batch_size} make no picture; one of each would.")
         parts = [seeds[start : start + batch_size] for start in range(0, len(seeds), batch_size)]
         return torch.cat([self._last_of(self._states(part, sampling, on_step)) for part in parts])
 

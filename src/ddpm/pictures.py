@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from ddpm.errors import InputError
 from ddpm.files import whole_file
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
@@ -30,6 +31,8 @@ def grid(pictures: Tensor, *, columns: int | None = None) -> Image.Image:
     columns   per row; the square root of B if not given
     """
     count, channels, height, width = pictures.shape
+    if count == 0:
+        raise InputError("there are no pictures to show.")
     columns = min(columns or math.ceil(math.sqrt(count)), count)
     rows = math.ceil(count / columns)
     scale = max(1, TARGET_SIDE // (columns * width))
@@ -44,7 +47,9 @@ def grid(pictures: Tensor, *, columns: int | None = None) -> Image.Image:
 
 
 def save_grid(pictures: Tensor, path: str | Path, *, columns: int | None = None) -> None:
-    """Write uint8 pictures (B, C, H, W) as one image file; see grid."""
+    """Write uint8 pictures (B, C, H, W) as one PNG; see grid."""
+    if Path(path).suffix.lower() != ".png":
+        raise InputError(f"a grid is a PNG, '{path}' is not; a name that ends in .png would fit.")
     with whole_file(path) as temporary:
         grid(pictures, columns=columns).save(temporary)
 

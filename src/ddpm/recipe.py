@@ -7,8 +7,10 @@ A recipe file holds only what differs from the defaults below, which are the pap
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping
+from decimal import Decimal
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,19 +27,18 @@ ATTENTION_SIDE = 16
 
 def parse_count(value: object) -> object:
     """Read "300k" or "2.5M" as a number of images; anything else is passed on."""
-    if isinstance(value, str):
-        text = value.strip().replace("_", "").replace(",", "")
-        scale = {"k": 10**3, "K": 10**3, "m": 10**6, "M": 10**6}.get(text[-1:], 1)
-        try:
-            number = float(text[:-1] if scale > 1 else text) * scale
-        except ValueError:
-            return value
-        return int(number) if number.is_integer() else value
-    return value
+    pattern = r"\s*(\d[\d_]*|\d{1,3}(?:,\d{3})+|\d+\.\d+)\s*([kKmM]?)\s*"
+    match = re.fullmatch(pattern, value) if isinstance(value, str) else None
+    if match is None:
+        return value
+    number = Decimal(re.sub("[_,]", "", match[1])) * {"": 1, "k": 10**3, "m": 10**6}[match[2].lower()]
+    return int(number) if number == int(number) else value
 
 
-Count = Annotated[int, BeforeValidator(parse_count), Field(ge=0)]
-Positive = Annotated[int, BeforeValidator(parse_count), Field(ge=1)]
+Count = Annotated[int, BeforeValidator(parse_count), Field(strict=True, ge=0)]
+Positive = Annotated[int, BeforeValidator(parse_count), Field(strict=True, ge=1)]
+Rate = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(strict=True, ge=0, lt=1)]
 
 
 class _Table(BaseModel):
@@ -47,7 +48,7 @@ class _Table(BaseModel):
 class ImageTable(_Table):
     """The images the network sees; what is unset comes from the data."""
 
-    channels: Annotated[int, Field(ge=1, le=4)] | None = None
+    channels: Annotated[int, Field(strict=True, ge=1, le=4)] | None = None
     height: Positive | None = None
     width: Positive | None = None
 
@@ -59,7 +60,7 @@ class NetworkTable(_Table):
     multipliers: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 2, 2)
     blocks: Positive = 2
     attention_levels: tuple[Count, ...] | None = None
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Share = 0.0
     groups: Positive = 32
     space_to_depth: Positive = 1
     classes: Count | None = None
@@ -70,8 +71,8 @@ class ProcessTable(_Table):
 
     schedule: Literal[*BETAS] = "linear"  # type: ignore[valid-type]
     steps: Positive = 1000
-    beta_start: Annotated[float, Field(gt=0, lt=1)] = 1e-4
-    beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    beta_start: Annotated[Rate, Field(lt=1)] = 1e-4
+    beta_end: Annotated[Rate, Field(lt=1)] = 0.02
     variance: Literal[*VARIANCES] = "large"  # type: ignore[valid-type]
 
 
@@ -85,10 +86,10 @@ class TrainingTable(_Table):
     """How it learns; all intervals are counts of images seen."""
 
     warmup_images: Count = 640_000
-    clip_norm: Annotated[float, Field(gt=0)] = 1.0
-    flip: bool = False
-    average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
-    average_ramp: bool = True
+    clip_norm: Rate = 1.0
+    flip: Annotated[bool, Field(strict=True)] = False
+    average_decay: Share = 0.9999
+    average_ramp: Annotated[bool, Field(strict=True)] = True
     log_images: Positive = 6_400
     sample_images: Positive = 500_000
     checkpoint_images: Positive = 100_000
@@ -101,9 +102,9 @@ class Recipe(_Table):
     size: str | None = None
     fit: Literal["crop", "resize"] = "crop"
     train_images: Positive = 102_400_000
-    seed: int = 0
+    seed: Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)] = 0
     batch_size: Positive = 128
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    learning_rate: Rate = 2e-4
     device: str = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
     on_bad_image: Literal["stop", "skip"] = "stop"
@@ -192,7 +193,10 @@ def _read(name: str) -> dict[str, Any]:
     if path.suffix == ".toml":
         if not path.is_file():
             raise InputError(f"there is no recipe file '{name}'.")
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise InputError(f"recipe file '{name}' is not UTF-8 text.") from None
     elif name in recipe_names():
         text = (resources.files("ddpm") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
     else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,8 @@ class Schedule:
         a = self.alpha_bar
         if len(a) < 2 or len(a) != len(self.levels) or a[0] != 1 or not (np.diff(a) < 0).all() or not a[-1] > 0:
             raise InputError("a schedule's alpha_bar must fall strictly from 1 and stay above 0.")
+        object.__setattr__(self, "alpha_bar", _read_only(a.astype(np.float64)))
+        object.__setattr__(self, "levels", _read_only(self.levels.astype(np.int64)))
 
     @property
     def steps(self) -> int:
@@ -45,31 +48,31 @@ class Schedule:
     @cached_property
     def beta(self) -> Table:
         """Variance that one forward step adds, 1 - alpha_bar[i] / alpha_bar[i - 1]; 0 at index 0."""
-        return np.concatenate([[0.0], 1 - self.alpha_bar[1:] / self.alpha_bar[:-1]])
+        return _read_only(np.concatenate([[0.0], 1 - self.alpha_bar[1:] / self.alpha_bar[:-1]]))
 
     @cached_property
     def snr(self) -> Table:
         """Signal-to-noise ratio alpha_bar / (1 - alpha_bar); infinite at index 0."""
         with np.errstate(divide="ignore"):
-            return self.alpha_bar / (1 - self.alpha_bar)
+            return _read_only(self.alpha_bar / (1 - self.alpha_bar))
 
     @cached_property
     def posterior_x0(self) -> Table:
         """Weight of x_0 in the mean of q(x_{i-1} | x_i, x_0) (eq. 7); index 0 unused (0)."""
         a = self.alpha_bar
-        return np.concatenate([[0.0], np.sqrt(a[:-1]) * self.beta[1:] / (1 - a[1:])])
+        return _read_only(np.concatenate([[0.0], np.sqrt(a[:-1]) * self.beta[1:] / (1 - a[1:])]))
 
     @cached_property
     def posterior_xt(self) -> Table:
         """Weight of x_i in the mean of q(x_{i-1} | x_i, x_0) (eq. 7); index 0 unused (0)."""
         a = self.alpha_bar
-        return np.concatenate([[0.0], (1 - a[:-1]) * np.sqrt(1 - self.beta[1:]) / (1 - a[1:])])
+        return _read_only(np.concatenate([[0.0], (1 - a[:-1]) * np.sqrt(1 - self.beta[1:]) / (1 - a[1:])]))
 
     @cached_property
     def posterior_variance(self) -> Table:
         """Variance of q(x_{i-1} | x_i, x_0) (eq. 7); 0 at indices 0 and 1."""
         a = self.alpha_bar
-        return np.concatenate([[0.0], self.beta[1:] * (1 - a[:-1]) / (1 - a[1:])])
+        return _read_only(np.concatenate([[0.0], self.beta[1:] * (1 - a[:-1]) / (1 - a[1:])]))
 
     def log_variance(self, kind: str) -> Table:
         """Log-variance of the reverse steps: "large" is beta, "small" the posterior variance (sec. 3.2).
@@ -98,6 +101,15 @@ class Schedule:
         if steps == 1:
             return self.subset([int(self.levels[-1])])
         return self.subset(self.levels[np.rint(np.linspace(1, self.steps, steps)).astype(int)].tolist())
+
+
+Array = TypeVar("Array", bound=NDArray[Any])
+
+
+def _read_only(array: Array) -> Array:
+    """Have NumPy refuse writes: a schedule is a value."""
+    array.setflags(write=False)
+    return array
 
 
 def _warmup(fraction: float) -> Callable[[int, float, float], Table]:

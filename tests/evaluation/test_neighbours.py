@@ -94,7 +94,7 @@ def test_held_out_images_that_were_trained_on_are_refused():
 
 
 def test_copies_are_found_out_even_where_held_out_images_repeat_training_images():
-    """Data sets hold duplicates: with 2 % of the held-out at distance 0 the first percentile is 0, as are all copies."""
+    """Sets hold duplicates: with 2 % of the held-out at distance 0 the first percentile is 0, like every copy."""
     training = images(2, 300)
     held_out = np.concatenate([training[:4], images(3, 196)])
     assert neighbour_report(training[50:90], training, held_out).copies == 1

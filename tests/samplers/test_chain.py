@@ -163,6 +163,7 @@ def test_noise_of_a_whole_chain_is_standard_normal_and_uncorrelated():
     assert abs((z**3).mean()) < 4 * (15 / n) ** 0.5
     assert abs((z**4).mean() - 3) < 4 * (96 / n) ** 0.5
     assert abs((z[1:] * z[:-1]).mean()) < 4 / n**0.5
+    assert abs(z @ z.T / 256 - np.diag((z**2).mean(1))).max() < 6 / 16, "no two levels share their noise"
     assert abs((z[:, 1:] * z[:, :-1]).mean()) < 4 / n**0.5
     assert abs(np.mean(np.sort(z.ravel())[int(0.975 * n)] - 1.959964)) < 4 * (0.975 * 0.025 / n) ** 0.5 / 0.0584
 

@@ -328,20 +328,23 @@ class Events:
 
     def event(self, what: str, half: bool, target: Any, act: Callable[[], Any]) -> Any:
         mine, self.seen = self.seen == self.number, self.seen + 1
-        if self.record:
-            os.write(self.record, (json.dumps([what, half]) + "\n").encode())
         time.sleep(self.pace)
         if mine and self.phase == BEFORE:
             os.kill(os.getpid(), signal.SIGKILL)
         size = os.path.getsize(target) if mine and half and os.path.exists(target) else 0
+        done = False
         try:
-            return act()
+            result = act()
+            done = True
+            return result
         finally:
             if mine and self.phase == HALF:
                 now = os.path.getsize(target)
                 os.truncate(target, (size + now) // 2 if what.startswith("append") else now // 2)
             if mine:
                 os.kill(os.getpid(), signal.SIGKILL)
+            if self.record:
+                os.write(self.record, (json.dumps([what, half, done]) + "\n").encode())
 
     def watch(self) -> None:
         """Wrap all that puts something on the disk."""

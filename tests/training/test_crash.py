@@ -34,14 +34,16 @@ from crashing import (
 
 import ddpm
 
-BATCH, INTERVAL = 12, 24
-# Checkpoints at 24, 48 and 72; the third one prunes the first. The grid at 72 is drawn before the checkpoint.
+BATCH = 12
+# Checkpoints at 12, 24 and 36; the third one prunes the first. The last grid is drawn before the last checkpoint.
 SHORT = {
-    "train_images": 72,
-    "batch_size": BATCH,
-    "training": {"log_images": BATCH, "checkpoint_images": INTERVAL, "sample_images": 72, "warmup_images": 30},
+    "train_images": 36,
+    "process": {"steps": 2},
+    "training": {"log_images": 12, "checkpoint_images": 12, "sample_images": 36, "warmup_images": 30},
 }
-OLD, NEW = 48, 72
+FIRST, OLD, NEW = 12, 24, 36
+# When to die, by whether the event changed anything and whether it can be caught half way.
+PHASES = {(True, True): (BEFORE, HALF, AFTER), (True, False): (BEFORE, AFTER), (False, True): (), (False, False): ()}
 
 
 @dataclass
@@ -56,29 +58,53 @@ class Crash:
         return f"killed {self.phase} '{self.what}': {'; '.join(self.problems)}"
 
 
-def events_of(run: Path, cwd: Path, **changes: object) -> list[tuple[str, bool]]:
-    """What a run does to its files, in order, and whether each of it can be cut in half."""
+@dataclass(frozen=True)
+class Event:
+    """Something that a run did to its files.
+
+    half  whether it can be caught half way
+    done  whether it changed anything: not, say, making a folder that is there
+    """
+
+    what: str
+    half: bool
+    done: bool
+
+
+def events_of(run: Path, cwd: Path, **changes: object) -> list[Event]:
+    """What a run does to its files, in order."""
     record = cwd / "events"
     record.unlink(missing_ok=True)
     ended = nursery().run(train_command(run.name, **changes), cwd=cwd, record=record)
     assert ended.code == 0, ended.err
-    return [tuple(json.loads(line)) for line in record.read_text(encoding="utf-8").splitlines()]
+    return [Event(*json.loads(line)) for line in record.read_text(encoding="utf-8").splitlines()]
 
 
 def problems_on_disk(run: Path, allowed: set[int]) -> list[str]:
     """Whether everything under a checkpoint's name is a whole one, and the newest is one of those allowed."""
-    found = []
-    for folder in saved(run):
-        try:
-            assert ddpm.load(folder, weights="raw").images_seen == int(folder.name)
-            contents(folder)
-        except Exception as error:  # whatever it is, it is told
-            found.append(f"{folder.name} cannot be read: {error!r}")
+    hashes = snapshot(run / "checkpoints")
+    found = [problem for folder in saved(run) for problem in problems_of(folder, hashes)]
     newest = int(saved(run)[-1].name) if saved(run) else 0
     if newest not in allowed:
         found.append(f"the newest checkpoint is {newest}, not one of {allowed}")
     foreign = [path.name for path in (run / "checkpoints").glob("*") if path not in saved(run)]
     return found + [f"{name} looks finished" for name in foreign if not name.startswith(".unfinished-")]
+
+
+sound: set[str] = set()  # checkpoints that were read before, by the hashes of their files
+
+
+def problems_of(checkpoint: Path, hashes: dict[str, str]) -> list[str]:
+    """Whether a checkpoint can be read, for sampling and for continuing."""
+    this = json.dumps([(name, told) for name, told in hashes.items() if name.startswith(checkpoint.name)])
+    try:
+        if this not in sound:
+            assert ddpm.load(checkpoint, weights="raw").images_seen == int(checkpoint.name)
+            contents(checkpoint)
+        sound.add(this)
+    except Exception as error:  # whatever it is, it is told
+        return [f"{checkpoint.name} cannot be read: {error!r}"]
+    return []
 
 
 def problems_of_resuming(run: Path, reference: Path, changes: dict[str, object]) -> list[str]:
@@ -110,19 +136,19 @@ def kill_at_every_event(base: Path | None, folder: Path, reference: Path, *, end
     begin()
     events = events_of(run, folder, **SHORT)
     if end is not None:
-        events = events[: 1 + next(k for k, (what, _) in enumerate(events) if what.startswith(end))]
+        events = events[: 1 + next(k for k, event in enumerate(events) if event.what.startswith(end))]
     crashes: list[Crash] = []
     known: dict[str, list[str]] = {}
-    for k, (what, half) in enumerate(events):
-        for phase in (BEFORE, HALF, AFTER) if half else (BEFORE, AFTER):
+    for k, event in enumerate(events):
+        for phase in PHASES[event.done, event.half]:
             begin()
             killed = nursery().run(train_command(run.name, **SHORT), cwd=folder, die=(k, phase))
-            assert killed.code == -signal.SIGKILL, f"{what} {phase}: {killed}"
+            assert killed.code == -signal.SIGKILL, f"{phase} {event}: {killed}"
             state = json.dumps(snapshot(run) if run.exists() else {})
             if state not in known:
-                allowed = {OLD, NEW} if base is not None else {0, INTERVAL}
+                allowed = {OLD, NEW} if base is not None else {0, FIRST}
                 known[state] = problems_on_disk(run, allowed) + problems_of_resuming(run, reference, SHORT)
-            crashes.append(Crash(what, phase, known[state]))
+            crashes.append(Crash(event.what, phase, known[state]))
     return crashes
 
 
@@ -136,10 +162,10 @@ def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that died after its second checkpoint."""
     folder = tmp_path_factory.mktemp("two")
     events = events_of(folder / "whole", folder, **SHORT)
-    third = next(k for k, (what, _) in enumerate(events) if f".unfinished-{NEW:010d}" in what)
+    third = next(k for k, event in enumerate(events) if f"checkpoints/.unfinished-{NEW:010d}" in event.what)
     killed = nursery().run(train_command("base", **SHORT), cwd=folder, die=(third - 1, BEFORE))
     assert killed.code == -signal.SIGKILL
-    assert [int(path.name) for path in saved(folder / "base")] == [INTERVAL, OLD]
+    assert [int(path.name) for path in saved(folder / "base")] == [FIRST, OLD]
     return folder / "base"
 
 

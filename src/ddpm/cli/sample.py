@@ -22,7 +22,7 @@ def sample(
     sampler: Annotated[str, typer.Option(help="ancestral is the paper's.")] = "ancestral",
     steps: Annotated[int | None, typer.Option(help="Network calls: levels spread evenly; all if not given.")] = None,
     class_name: Annotated[str | None, typer.Option("--class", help="Draw only this class (name or number).")] = None,
-    variance: Annotated[str | None, typer.Option(help="Of the reverse steps: large or small (cleaner with few steps).")] = None,
+    variance: Annotated[str | None, typer.Option(help="Of reverse steps: large, or small (cleaner with few).")] = None,
     weights: Annotated[str, typer.Option(help="averaged or raw.")] = "averaged",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures drawn at a time; it changes none of them.")] = 64,

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ddpm.errors import InputError
+
 METRICS = ("neighbours",)
 FIRST_PERCENTILE = 1.0
 
@@ -20,7 +22,7 @@ class NeighbourReport:
     samples, held_out, training  how many images of each
     median, held_out_median      median distance to the nearest training image
     ratio                        median / held_out_median; far below 1 means copies
-    copies                       share of samples nearer than the held-out images' first percentile (0.01 is ideal)
+    copies                       share of samples no farther than the held-out images' first percentile (0.01 is ideal)
     """
 
     samples: int
@@ -60,7 +62,9 @@ def neighbour_report(
     near = nearest_neighbours(samples, training)[0][:, 0]
     usual = nearest_neighbours(held_out, training)[0][:, 0]
     median, held_out_median = float(np.median(near)), float(np.median(usual))
-    copies = float((near < np.percentile(usual, FIRST_PERCENTILE)).mean())
+    if held_out_median == 0:
+        raise InputError("most of the held-out images are training images; images the model never saw would fit.")
+    copies = float((near <= np.percentile(usual, FIRST_PERCENTILE)).mean())
     return NeighbourReport(
         len(samples), len(held_out), len(training), median, held_out_median, median / held_out_median, copies
     )
