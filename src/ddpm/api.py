@@ -12,7 +12,7 @@ from ddpm.checkpoint import load_model as load
 from ddpm.convert import convert
 from ddpm.data import ImageSet, open_images
 from ddpm.data import inspect_source as inspect
-from ddpm.errors import InputError
+from ddpm.errors import InputError, MixedSizes
 from ddpm.evaluation import nearest_neighbours
 from ddpm.geometry import parse_size
 from ddpm.model import Model
@@ -65,10 +65,25 @@ def recipe_images(recipe: Recipe, *, split: str | None = "train") -> ImageSet:
     )
 
 
-def model_images(model: Model, src: str | None = None, *, split: str | None = "train") -> ImageSet:
-    """Images as a model was trained to see them, sized by its rule: its own training images unless `src` is given."""
-    recipe = model.recipe if src is None else changed(model.recipe, {"data": src})
-    return recipe_images(recipe, split=split)
+def training_images(model: Model, src: str | None = None) -> ImageSet:
+    """The images a model was trained on, where its recipe says they are, or at `src`."""
+    if src is None and model.recipe.data is None:
+        raise InputError(f"'{model.source}' names no training images: name them with --training-data.")
+    try:
+        return model_images(model, src or str(model.recipe.data), split="train")
+    except InputError as error:
+        raise InputError(f"the training images (--training-data names others) cannot be used: {error}") from None
+
+
+def model_images(model: Model, src: str, *, split: str | None = None) -> ImageSet:
+    """Images as a model was trained to see them, sized by its rule; they must have its geometry then."""
+    try:
+        found = recipe_images(changed(model.recipe, {"data": src}), split=split)
+    except MixedSizes:
+        raise InputError(f"the images in '{src}' differ in size, those of the model are {model.geometry}.") from None
+    if found.geometry != model.geometry:
+        raise InputError(f"the images in '{src}' are {found.geometry}, those of the model {model.geometry}.")
+    return found
 
 
 def train(
@@ -119,9 +134,8 @@ def sample(
 
 
 def resolve_recipe(recipe: Recipe) -> Recipe:
-    """Fill in what a recipe leaves to the data: from its geometry if it has one, else from its data."""
-    known = recipe.data is None or None not in recipe.image.model_dump().values()
-    if known:
+    """Fill in what a recipe leaves to its data; one that names none must fix its geometry."""
+    if recipe.data is None:
         return resolve(recipe, recipe.geometry, recipe.network.classes or 0)
     found = recipe_images(recipe)
     return resolve(recipe, found.geometry, len(found.class_names))

@@ -56,7 +56,7 @@ class Config:
             "sha256": dict(self.sha256),
             "recipe": self.recipe.model_dump(mode="json"),
         }
-        return json.dumps(table, indent=2) + "\n"
+        return json.dumps(signed(table), indent=2) + "\n"
 
 
 def write_checkpoint(
@@ -121,18 +121,16 @@ def read_config(folder: Path) -> Config:
         raise DamagedFile(f"'{path}' is cut short or damaged: it is not JSON.") from None
     if not isinstance(table, dict) or table.get("format") != FORMAT:
         raise InputError(f"'{path}' is not the configuration of a ddpm checkpoint; `ddpm convert` reads other layouts.")
-    if table.get("format_version") != FORMAT_VERSION:
+    version = table.get("format_version")
+    if type(version) is int and version > FORMAT_VERSION:
         raise InputError(
-            f"'{path}' has format version {table.get('format_version')}, this ddpm reads {FORMAT_VERSION}; "
-            "a newer ddpm would fit."
+            f"'{path}' has format version {version}, this ddpm reads {FORMAT_VERSION}; a newer ddpm would fit."
         )
-    try:
-        recipe = make_recipe(table["recipe"], origin=str(path))
-        return Config(
-            recipe, tuple(table["class_names"]), table["images_seen"], table["data_fingerprint"], dict(table["sha256"])
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise DamagedFile(f"'{path}' is damaged: {error}.") from None
+    check_signed(table, path)
+    recipe = make_recipe(table["recipe"], origin=f"'{path}'")
+    return Config(
+        recipe, tuple(table["class_names"]), table["images_seen"], table["data_fingerprint"], table["sha256"]
+    )
 
 
 def read_weights(folder: Path, config: Config, kind: str) -> dict[str, Tensor]:
@@ -179,6 +177,22 @@ def prune(run: Path, keep: int = 2) -> None:
         os.rename(folder, folder.with_name(f"{UNFINISHED}{folder.name}"))
     for leftover in (run / "checkpoints").glob(f"{UNFINISHED}*"):
         shutil.rmtree(leftover)
+
+
+def signed(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A table for JSON with the SHA-256 of its own content, so that a flipped bit in it is noticed."""
+    return {**table, "own_sha256": _own_sha256(table)}
+
+
+def check_signed(table: object, path: Path) -> None:
+    """Raise DamagedFile unless the table read from `path` is one that `signed` made."""
+    if not isinstance(table, dict) or table.get("own_sha256") != _own_sha256(table):
+        raise DamagedFile(f"'{path}' is damaged or was edited: its content does not have the SHA-256 it names.")
+
+
+def _own_sha256(table: Mapping[str, Any]) -> str:
+    content = {key: value for key, value in table.items() if key != "own_sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _checked(path: Path, config: Config) -> Path:

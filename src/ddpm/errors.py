@@ -16,6 +16,10 @@ class InputError(DdpmError, ValueError):
     exit_code = 2
 
 
+class MixedSizes(InputError):
+    """Images of one source differ in size, and nobody said to what size they should be brought."""
+
+
 class DamagedFile(DdpmError):
     """A file that was ours is cut short or altered; the sentence names it."""
 

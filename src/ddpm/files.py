@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ddpm.errors import InputError
+
 UNFINISHED = ".unfinished-"
 
 
@@ -24,3 +26,17 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_output(path: str | Path, *, folder: bool) -> Path:
+    """Refuse a path that cannot become a file (or a folder), before any work is done for it."""
+    if not str(path):
+        raise InputError("an empty path names nothing to write to; a path below a folder would fit.")
+    path = Path(path)
+    above = next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None)
+    if above is not None:
+        raise InputError(f"'{above}' is a file, so '{path}' cannot be written; a path below a folder would fit.")
+    if path.exists() and path.is_dir() != folder:
+        kinds = ("a folder", "a file") if path.is_dir() else ("a file", "a folder")
+        raise InputError(f"'{path}' is {kinds[0]}, not {kinds[1]}; another path would fit.")
+    return path

@@ -17,7 +17,6 @@ from ddpm.networks import UNet
 from ddpm.process import Process
 from ddpm.recipe import Recipe
 from ddpm.samplers import PAPER, Sampling, State, progressive, run_chain
-from ddpm.schedule import make_schedule
 from ddpm.seeding import generator
 from ddpm.units import x_to_images
 
@@ -55,6 +54,12 @@ class Model:
     def denoiser(self) -> Denoiser:
         """The network with its output's meaning."""
         return build_denoiser(self.recipe, self.network)
+
+    def check(self, sampling: Sampling) -> None:
+        """Raise InputError if this model cannot draw so; cheap."""
+        self.labels([0], sampling.class_name)
+        if sampling.steps is not None:
+            self.recipe.process.make_schedule().strided(sampling.steps)
 
     def draw(
         self,
@@ -144,10 +149,9 @@ def build_network(recipe: Recipe) -> UNet:
 
 def build_denoiser(recipe: Recipe, network: UNet) -> Denoiser:
     """Give a network's output its meaning."""
-    table = recipe.process
-    schedule = make_schedule(table.schedule, steps=table.steps, beta_start=table.beta_start, beta_end=table.beta_end)
+    process = Process(recipe.process.make_schedule())
     dtype = next(network.parameters()).dtype
-    return Denoiser(network, Process(schedule), recipe.objective.prediction, table.variance, dtype=dtype)
+    return Denoiser(network, process, recipe.objective.prediction, recipe.process.variance, dtype=dtype)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -156,7 +160,7 @@ def resolve_device(name: str) -> torch.device:
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError):
         raise InputError(f"there is no device '{name}' here; auto or cpu would fit.") from None
     return device

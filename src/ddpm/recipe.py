@@ -20,7 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ddpm.errors import InputError
 from ddpm.geometry import Geometry, parse_size
 from ddpm.process import PREDICTIONS
-from ddpm.schedule import BETAS, VARIANCES
+from ddpm.schedule import BETAS, VARIANCES, Schedule, make_schedule
 
 ATTENTION_SIDE = 16
 
@@ -75,6 +75,10 @@ class ProcessTable(_Table):
     beta_end: Annotated[Rate, Field(lt=1)] = 0.02
     variance: Literal[*VARIANCES] = "large"  # type: ignore[valid-type]
 
+    def make_schedule(self) -> Schedule:
+        """The float64 tables of this process."""
+        return make_schedule(self.schedule, steps=self.steps, beta_start=self.beta_start, beta_end=self.beta_end)
+
 
 class ObjectiveTable(_Table):
     """What the network learns to put out."""
@@ -99,7 +103,7 @@ class Recipe(_Table):
     """A whole run: the data, the network, the process, the objective and the training."""
 
     data: str | None = None
-    size: str | None = None
+    size: Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)] | None = None
     fit: Literal["crop", "resize"] = "crop"
     train_images: Positive = 102_400_000
     seed: Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)] = 0
@@ -232,8 +236,15 @@ def _sentence(error: ValidationError) -> str:
             table = table.model_fields[part].annotation
         names = list(table.model_fields)
         return f"there is no key '{'.'.join(where)}'{nearest(where[-1], names)}; valid here: {', '.join(names)}."
-    message = first["msg"][0].lower() + first["msg"][1:]
+    message = WORDS.get(first["type"], first["msg"][0].lower() + first["msg"][1:])
     return f"key '{'.'.join(where)}': {message} (it is {first['input']!r})."
+
+
+WORDS = {
+    "model_type": "this is a table of keys",
+    "tuple_type": "input should be a list",
+    "too_short": "the list needs at least one entry",
+}
 
 
 def _check_network(recipe: Recipe) -> None:
@@ -246,8 +257,11 @@ def _check_network(recipe: Recipe) -> None:
             )
     if any(level >= len(network.multipliers) for level in network.attention_levels or ()):
         raise InputError(f"network.attention_levels count from 0 to {len(network.multipliers) - 1} here.")
-    if recipe.process.beta_start > recipe.process.beta_end:
-        raise InputError("process.beta_start must not exceed process.beta_end.")
+    try:
+        recipe.process.make_schedule()
+    except InputError as error:
+        keys = "process.schedule, process.steps, process.beta_start and process.beta_end"
+        raise InputError(f"{keys} do not fit together: {error}") from None
 
 
 def _check_geometry(recipe: Recipe) -> None:

@@ -111,7 +111,7 @@ class Child:
             if time.monotonic() > deadline:
                 self.send(signal.SIGKILL)
                 raise AssertionError(f"it did not end within {PATIENCE:.0f} s")
-            time.sleep(0.002)
+            time.sleep(0.01)
         assert self.code is not None
         return Ended(self.code, self.said(".out"), self.said(".err"))
 
@@ -153,13 +153,15 @@ class Nursery:
         *,
         cwd: Path,
         die: tuple[int, str] | None = None,
+        die_of: int = signal.SIGKILL,
         record: Path | None = None,
         pace: float = 0.0,
         file_bytes: int | None = None,
     ) -> Child:
         """Run `ddpm` with these arguments.
 
-        die         (number of an event, counted from 0; BEFORE, HALF or AFTER): SIGKILL there
+        die         (number of an event, counted from 0; BEFORE, HALF or AFTER): the process gets a signal there
+        die_of      which signal
         record      a file that gets a line for each event
         pace        seconds to sleep before each event, for who wants to meet it on its way
         file_bytes  no file may grow beyond: writing fails as on a full disk
@@ -167,7 +169,13 @@ class Nursery:
         self.started += 1
         streams = self.folder / f"{self.started}.streams"
         order = {"argv": list(command), "cwd": str(cwd), "streams": str(streams)}
-        order |= {"die": die, "record": record and str(record), "pace": pace, "file_bytes": file_bytes}
+        order |= {
+            "die": die,
+            "die_of": int(die_of),
+            "record": record and str(record),
+            "pace": pace,
+            "file_bytes": file_bytes,
+        }
         return Child(self, self.ask(order), streams)
 
     def run(self, command: Sequence[str], *, cwd: Path, **how: Any) -> Ended:
@@ -269,13 +277,16 @@ def contents(checkpoint: Path) -> dict[str, Any]:
     return flat({"weights": load_file(checkpoint / "model.safetensors"), "training": training, "config": told})
 
 
+_contents_of_reference = functools.cache(contents)
+
+
 def differences(run: Path, other: Path) -> list[str]:
-    """What is not the same, bit for bit, at the end of two runs; nothing if they are equal."""
+    """What is not the same, bit for bit, at the end of two runs; `other` is a reference, which does not change."""
     found = []
     newest, theirs = (saved(path)[-1:] for path in (run, other))
     if [path.name for path in newest] != [path.name for path in theirs] or not newest:
         return [f"the newest checkpoints are {newest} and {theirs}"]
-    mine, others = contents(newest[0]), contents(theirs[0])
+    mine, others = contents(newest[0]), _contents_of_reference(theirs[0])
     found += [f"{name} differs" for name in sorted(mine.keys() | others.keys()) if mine.get(name) != others.get(name)]
     if losses(run) != losses(other):
         found.append(f"the metrics differ: {losses(run)} and {losses(other)}")
@@ -293,6 +304,7 @@ class Events:
 
     def __init__(self, order: dict[str, Any]) -> None:
         self.number, self.phase = order["die"] or (-1, BEFORE)
+        self.signal = order["die_of"]
         self.pace = order["pace"]
         self.record = order["record"] and os.open(order["record"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self.seen = 0
@@ -330,7 +342,7 @@ class Events:
         mine, self.seen = self.seen == self.number, self.seen + 1
         time.sleep(self.pace)
         if mine and self.phase == BEFORE:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.signal)
         size = os.path.getsize(target) if mine and half and os.path.exists(target) else 0
         done = False
         try:
@@ -342,7 +354,7 @@ class Events:
                 now = os.path.getsize(target)
                 os.truncate(target, (size + now) // 2 if what.startswith("append") else now // 2)
             if mine:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), self.signal)
             if self.record:
                 os.write(self.record, (json.dumps([what, half, done]) + "\n").encode())
 

@@ -38,6 +38,7 @@ BATCH = 12
 # Checkpoints at 12, 24 and 36; the third one prunes the first. The last grid is drawn before the last checkpoint.
 SHORT = {
     "train_images": 36,
+    "network": {"channels": 4, "groups": 2, "multipliers": [1]},
     "process": {"steps": 2},
     "training": {"log_images": 12, "checkpoint_images": 12, "sample_images": 36, "warmup_images": 30},
 }
@@ -279,7 +280,7 @@ def test_killed_before_its_first_checkpoint_it_starts_again_and_ends_bit_equal(t
 
 
 def test_the_installed_command_killed_and_started_again_ends_bit_equal(tmp_path: Path):
-    """Nothing forked here: two processes as a user starts them."""
+    """Killed is a process that nobody forked; the one after it reads what any process reads."""
     run, command = tmp_path / "run", train_command("run", **LONG)
     process = start_console(command, tmp_path)
     while not saved(run):
@@ -287,7 +288,7 @@ def test_the_installed_command_killed_and_started_again_ends_bit_equal(tmp_path:
         time.sleep(0.002)
     process.kill()
     assert finished(process).code == -signal.SIGKILL
-    ended = finished(start_console(command, tmp_path))
+    ended = nursery().run(command, cwd=tmp_path)
     assert ended.code == 0, ended.err
     assert (ended.resumed_at or 0) > 0
     assert differences(run, nursery().reference(**LONG)) == []

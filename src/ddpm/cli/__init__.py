@@ -20,6 +20,8 @@ from ddpm.cli.show import show
 from ddpm.cli.train import train
 from ddpm.errors import DdpmError
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="ddpm",
     help="Denoising diffusion models: train on your own images, sample, look inside.",
@@ -49,6 +51,7 @@ def main() -> None:
     except DdpmError as error:
         say(f"ddpm: {error}")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        say("ddpm: stopped.")
-        sys.exit(130)
+    except SystemExit as leaving:
+        if leaving.code == INTERRUPTED:  # Typer turns Ctrl-C into this code without a word
+            say("ddpm: stopped.")
+        raise

@@ -33,6 +33,12 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86_400:,.0f} days"
 
 
+def giga(amount: float) -> str:
+    """A number of units in thousands of millions, three digits or whole: 0.058, 12.4, 1,117."""
+    value = amount / 1e9
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def parse_changes(settings: Sequence[str]) -> dict[str, Any]:
     """Read KEY=VALUE settings, dotted keys and TOML values (bare words are strings), as a nested table."""
     table: dict[str, Any] = {}
@@ -111,4 +117,4 @@ def toml_lines(table: dict[str, Any]) -> list[str]:
 def _toml(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return f'"{value}"' if isinstance(value, str) else str(value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else str(value)

@@ -26,28 +26,34 @@ def evaluate(
     samples: Annotated[int, typer.Option(min=1, help="How many pictures to draw, seeds 0 and up.")] = 256,
     steps: Annotated[int | None, typer.Option(help="Network calls a picture; all levels if not given.")] = None,
     training_data: Annotated[str | None, typer.Option(help="The training images, if they moved since.")] = None,
-    keep: Annotated[Path | None, typer.Option(help="Write neighbours.png to this folder.")] = None,
+    keep: Annotated[str | None, typer.Option(help="Write neighbours.png to this folder.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure a model: are its pictures copies of the training images?"""
     import ddpm
     from ddpm import api
-    from ddpm.evaluation import METRICS, neighbour_report
+    from ddpm.evaluation import METRICS, neighbour_report, require_held_out
+    from ddpm.files import check_output
     from ddpm.samplers import Sampling
 
     for name in metric:
         if name not in METRICS:
             raise InputError(f"there is no metric '{name}'; there is {', '.join(METRICS)}.")
+    if keep is not None:
+        check_output(keep, folder=True)
     model = ddpm.load(run, device=device)
-    training = api.model_images(model, training_data).array()
-    held_out = api.model_images(model, data, split=None).array()
+    model.check(Sampling(steps=steps))
+    training = api.training_images(model, training_data).array()
+    held_out = api.model_images(model, data).array()
+    require_held_out(held_out, training)
     with progress_bar("Sampling", samples * (steps or model.recipe.process.steps)) as bar:
         pictures = model.draw(range(samples), Sampling(steps=steps), on_step=counted(bar))
     report = neighbour_report(pictures.numpy(), training, held_out)
     if keep is not None:
-        _save(pictures[:SHOWN], training, keep / "neighbours.png")
-        say(f"{keep / 'neighbours.png'}: left a picture, then its {NEAREST} nearest training images.")
+        path = Path(keep) / "neighbours.png"
+        _save(pictures[:SHOWN], training, path)
+        say(f"{path}: left a picture, then its {NEAREST} nearest training images.")
     lines = [
         f"{report.samples} samples of {model.source}, {report.held_out} held-out and {report.training} training images",
         f"median distance to the nearest training image: samples {report.median:.1f}, held-out "

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def sample(
     run: Annotated[str, typer.Argument(help="A run folder or a checkpoint.")],
-    out: Annotated[Path, typer.Option(help="A .png is a grid, a .npz an array, anything else a folder of PNGs.")],
+    out: Annotated[str, typer.Option(help="A .png is a grid, a .npz an array, no suffix a folder of PNGs.")],
     seeds: Annotated[str, typer.Option(help="One picture a seed: 7, 0-63 or 1,5,10-19.")] = "0-63",
     sampler: Annotated[str, typer.Option(help="ancestral is the paper's.")] = "ancestral",
     steps: Annotated[int | None, typer.Option(help="Network calls: levels spread evenly; all if not given.")] = None,
@@ -36,22 +36,34 @@ def sample(
     from ddpm.seeding import parse_seeds
 
     numbers = parse_seeds(seeds)
-    if out.suffix not in (".png", ".npz", ""):
-        raise InputError(f"--out '{out}' is no kind of output; a .png, a .npz or a folder would fit.")
-    if progressive and out.suffix != ".png":
-        raise InputError("--progressive makes one picture: --out must be a .png.")
-    model = ddpm.load(run, weights=weights, device=device)
-    per_picture = steps or model.recipe.process.steps
-    say(f"{len(numbers)} pictures, {sampler}, {per_picture} network calls each, {weights} weights of {model.source}.")
     how = Sampling(sampler, steps, variance, class_name)
+    _check(out, progressive=progressive)
+    model = ddpm.load(run, weights=weights, device=device)
+    model.check(how)
+    per_picture = steps or model.recipe.process.steps
+    say(f"Drawing by {sampler}, {per_picture} network calls a picture, {weights} weights of {model.source}.")
     with progress_bar("Sampling", len(numbers) * per_picture) as bar:
         advance = counted(bar)
         if progressive:
             pictures = model.draw_progressively(numbers, how, on_step=advance)
         else:
             pictures = model.draw(numbers, how, batch_size=batch_size, on_step=advance)
-    _write(pictures, numbers, out)
-    print(f"{len(numbers)} pictures in {out}")
+    _write(pictures, numbers, Path(out))
+    print(f"{len(numbers)} {'picture' if len(numbers) == 1 else 'pictures'} in {out}")
+
+
+def _check(out: str, *, progressive: bool) -> None:
+    """Refuse an output that cannot be written, before anything is drawn."""
+    from ddpm.files import check_output
+
+    kind = Path(out).suffix.lower()
+    if not out or kind not in (".png", ".npz", ""):
+        raise InputError(f"--out '{out}' is no kind of output; a .png, a .npz or a folder would fit.")
+    if progressive and kind != ".png":
+        raise InputError("--progressive makes one picture: --out must be a .png.")
+    if kind and out.endswith(("/", "\\")):
+        raise InputError(f"--out '{out}' is a folder by its end and a file by its name; leave one out.")
+    check_output(out, folder=not kind)
 
 
 def _write(pictures: Tensor, seeds: list[int], out: Path) -> None:
@@ -60,9 +72,9 @@ def _write(pictures: Tensor, seeds: list[int], out: Path) -> None:
 
     if pictures.ndim == 5:
         save_grid(pictures.flatten(0, 1), out, columns=pictures.shape[1])
-    elif out.suffix == ".png":
+    elif out.suffix.lower() == ".png":
         save_grid(pictures, out)
-    elif out.suffix == ".npz":
+    elif out.suffix.lower() == ".npz":
         _save_npz(pictures, seeds, out)
     else:
         save_folder(pictures, out, names=seeds)
@@ -74,5 +86,5 @@ def _save_npz(pictures: Tensor, seeds: list[int], out: Path) -> None:
 
     from ddpm.files import whole_file
 
-    with whole_file(out) as temporary:
-        np.savez_compressed(temporary, arr_0=pictures.permute(0, 2, 3, 1).numpy(), seeds=np.array(seeds))
+    with whole_file(out) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, arr_0=pictures.permute(0, 2, 3, 1).numpy(), seeds=np.array(seeds))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ddpm.cli.console import duration, parse_changes, progress_bar, say, toml_lines
+from ddpm.cli.console import duration, giga, parse_changes, progress_bar, say, toml_lines
 
 if TYPE_CHECKING:
     from ddpm.recipe import Recipe
@@ -28,6 +28,7 @@ def train(
     """Train a model; the same command again resumes, a larger train_images continues."""
     from ddpm import api
     from ddpm.checkpoint import find_checkpoint
+    from ddpm.files import check_output
     from ddpm.recipe import load_recipe
 
     changes = parse_changes(settings or [])
@@ -36,7 +37,7 @@ def train(
     if dry_run:
         print("\n".join(_dry_run(chosen)))
         return
-    folder = Path(out or f"runs/{Path(recipe).stem}")
+    folder = check_output(f"runs/{Path(recipe).stem}" if out is None else out, folder=True)
     with progress_bar("Training", chosen.train_images) as bar:
         api.train(chosen, out=folder, say=say, on_progress=lambda progress: bar(progress.images, _note(progress)))
     newest = find_checkpoint(folder)
@@ -44,7 +45,7 @@ def train(
         f"Trained on {int(newest.name):,} images. In {folder}:\n"
         f"  checkpoints/{newest.name}  the model\n"
         f"  samples/{newest.name}.png  16 pictures it drew\n"
-        "  loss.png, metrics.jsonl, recipe.json"
+        f"  {', '.join(entry.name for entry in sorted(folder.iterdir()) if entry.is_file())}"
     )
 
 
@@ -66,8 +67,8 @@ def _dry_run(recipe: Recipe) -> list[str]:
         *toml_lines(resolved.model_dump(mode="json")),
         "",
         f"parameters           {cost.parameters:,}",
-        f"multiply-adds        {cost.macs:,} a network call on one image ({2 * cost.macs / 1e9:.3g} GFLOP)",
-        f"memory               about {cost.memory / 1e9:.2g} GB for a batch of {recipe.batch_size}",
+        f"multiply-adds        {cost.macs:,} a network call on one image ({giga(2 * cost.macs)} GFLOP)",
+        f"memory               about {giga(cost.memory)} GB for a batch of {recipe.batch_size}",
         f"speed                about {cost.images_per_second:,.3g} images/s on this machine as it is now",
         f"time                 about {duration(cost.seconds)} for {recipe.train_images:,} images",
     ]

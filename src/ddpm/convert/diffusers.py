@@ -18,6 +18,7 @@ from ddpm.convert.folder import Folder, find_folder, read_json, read_tensors
 from ddpm.convert.options import Options
 from ddpm.convert.weights import translated
 from ddpm.errors import InputError
+from ddpm.files import check_output
 from ddpm.model import build_network
 from ddpm.recipe import Recipe, make_recipe
 
@@ -35,7 +36,9 @@ def convert(
 
     The weights become the averaged ones, which are what is published.
     """
-    target = _free(Path(dst))
+    target = check_output(dst, folder=True)
+    if target.exists():
+        raise InputError(f"'{dst}' exists already; name a folder that does not.")
     folder = find_folder(Path(src))
     recipe = _recipe(folder, size, say)
     expected = build_network(recipe).state_dict()
@@ -59,13 +62,3 @@ def _recipe(folder: Folder, size: str | None, say: Callable[[str], None]) -> Rec
         options = Options(folder.scheduler, read_json(folder.scheduler), scheduler.DEFAULTS, scheduler.IGNORED)
         tables |= scheduler.process_tables(options, say)
     return make_recipe(tables, origin=f"'{folder.config.parent}'")
-
-
-def _free(dst: Path) -> Path:
-    """A path that can be written to."""
-    if dst.exists():
-        raise InputError(f"'{dst}' exists already; name a folder that does not.")
-    blocked = next((parent for parent in dst.parents if parent.exists() and not parent.is_dir()), None)
-    if blocked is not None:
-        raise InputError(f"'{blocked}' is a file; '{dst}' cannot be a folder below it.")
-    return dst

@@ -15,7 +15,7 @@ from ddpm.data.grammar import choose_split, cut, find_source, parse_source
 from ddpm.data.items import ArrayItems, Items, Labels, Part
 from ddpm.data.scan import Look, common_channels, in_threads, scan, some, suggested_size
 from ddpm.data.sizing import FITS, fitted, has_alpha, has_colour
-from ddpm.errors import InputError
+from ddpm.errors import InputError, MixedSizes
 from ddpm.geometry import Geometry
 
 ON_BAD_IMAGE = ("stop", "skip")
@@ -132,13 +132,14 @@ def _without_bad(part: Part, looks: list[Look], src: str, on_bad_image: str) -> 
     bad = [f"{seen.name} ({seen.problem})" for seen in looks if seen.problem]
     if not bad:
         return part, looks
-    found = f"{len(bad)} of {len(looks)} images in '{src}' cannot be read: {some(bad)}"
+    count = f"{len(bad)} of {len(looks)} images in '{src}'"
+    found = f"{count} cannot be read: {some(bad)}"
     if on_bad_image == "stop":
         raise InputError(f'{found}; repair or remove them, or set on_bad_image = "skip" to leave them out.')
     good = [index for index, seen in enumerate(looks) if not seen.problem]
     if not good:
         raise InputError(f"{found}; none is left.")
-    warnings.warn(f"left out {found}.", stacklevel=3)
+    warnings.warn(f"left out {count}, which cannot be read: {some(bad)}.", stacklevel=3)
     return part.select(good), [looks[index] for index in good]
 
 
@@ -147,7 +148,7 @@ def _geometry(looks: Sequence[Look], src: str, size: tuple[int, int] | None, cha
     if size is None and other is not None:
         sizes = " and ".join(f"{seen.name} is {seen.size[0]}x{seen.size[1]}" for seen in (looks[0], other))
         fits = f"give one size, such as --size {suggested_size(looks)}, to crop or resize them"
-        raise InputError(f"the images in '{src}' differ in size: {sizes} (height x width); {fits}.")
+        raise MixedSizes(f"the images in '{src}' differ in size: {sizes} (height x width); {fits}.")
     if channels is not None:
         _check_nothing_lost(looks, src, channels)
     return Geometry(channels or common_channels(looks), *(size or looks[0].size))

@@ -61,9 +61,13 @@ def train(
     SIGINT and SIGTERM end the step in hand and save; then KeyboardInterrupt or SystemExit is raised.
     """
     run = RunFolder(Path(folder))
-    run.begin(recipe, images)
+    run.check(recipe, images)
     learner = Learner(recipe, resolve_device(recipe.device))
-    _resume(learner, run, say)
+    _restore(learner, run, say)
+    run.begin(recipe, images)
+    run.forget_after(learner.images_seen)
+    if learner.images_seen >= recipe.train_images:
+        say(f"'{run.path}' is complete: it has seen {learner.images_seen:,} images; a larger train_images continues.")
     meter = _Meter(learner.images_seen, recipe.train_images, on_progress)
     stream = batches(
         images, seed=recipe.seed, position=learner.images_seen, batch_size=recipe.batch_size, flip=recipe.training.flip
@@ -89,7 +93,8 @@ def train(
         raise KeyboardInterrupt if stopped[0] == signal.SIGINT else SystemExit(128 + stopped[0])
 
 
-def _resume(learner: Learner, run: RunFolder, say: Callable[[str], None]) -> None:
+def _restore(learner: Learner, run: RunFolder, say: Callable[[str], None]) -> None:
+    """Go back to the newest checkpoint, if there is one."""
     prune(run.path)
     found = checkpoints(run.path)
     if found:
@@ -97,7 +102,6 @@ def _resume(learner: Learner, run: RunFolder, say: Callable[[str], None]) -> Non
         weights = {kind: read_weights(found[-1], config, kind) for kind in learner.weights()}
         learner.restore(weights, read_training(found[-1], config))
         say(f"Resuming at {learner.images_seen:,} images: weights, averages, optimiser and position from {found[-1]}.")
-    run.forget_after(learner.images_seen)
 
 
 def _passed(before: int, now: int, every: int) -> bool:

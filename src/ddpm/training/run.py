@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ddpm.checkpoint import check_signed, signed
 from ddpm.data import ImageSet
-from ddpm.errors import DamagedFile, InputError
-from ddpm.files import whole_file
+from ddpm.errors import InputError
+from ddpm.files import check_output, whole_file
 from ddpm.recipe import Recipe, make_recipe
+
+METRICS = {"images", "loss", "learning_rate", "images_per_second"}
 
 
 @dataclass(frozen=True)
@@ -43,22 +46,29 @@ class RunFolder:
         """The checkpoint folder of this point."""
         return self.path / "checkpoints" / f"{images_seen:010d}"
 
-    def begin(self, recipe: Recipe, images: ImageSet) -> None:
-        """Write the recipe, or check that it is the one this folder already holds; only train_images may grow."""
+    def check(self, recipe: Recipe, images: ImageSet) -> None:
+        """Refuse a folder that holds another run. Nothing is written.
+
+        Only train_images may differ, and grow; data may be spelled otherwise if its fingerprint is the same.
+        """
+        check_output(self.path, folder=True)
         if self.recipe_file.is_file():
             self._agree(recipe, images)
         elif self.path.is_dir() and any(self.path.iterdir()):
             raise InputError(f"'{self.path}' is not empty and holds no run; an empty or new folder would fit.")
+
+    def begin(self, recipe: Recipe, images: ImageSet) -> None:
+        """Write recipe.json."""
         table = {"recipe": recipe.model_dump(mode="json"), "data_fingerprint": images.fingerprint}
         with whole_file(self.recipe_file) as temporary:
-            temporary.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(signed(table), indent=2) + "\n", encoding="utf-8")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl so far; a last line cut short by a crash is left out."""
+        """The lines of metrics.jsonl so far; what a crash or an edit left unreadable is left out."""
         if not self.metrics_file.is_file():
             return []
-        lines = self.metrics_file.read_text(encoding="utf-8").split("\n")[:-1]
-        return [json.loads(line) for line in lines]
+        lines = self.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines()
+        return [line for line in map(_json, lines) if isinstance(line, dict) and line.keys() >= METRICS]
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one line to metrics.jsonl."""
@@ -71,24 +81,29 @@ class RunFolder:
         with whole_file(self.metrics_file) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         for grid in (self.path / "samples").glob("*.png"):
-            if int(grid.stem) > images_seen:
+            if grid.stem.isdecimal() and int(grid.stem) > images_seen:
                 grid.unlink()
 
     def _agree(self, recipe: Recipe, images: ImageSet) -> None:
-        try:
-            table = json.loads(self.recipe_file.read_text(encoding="utf-8"))
-            held = make_recipe(table["recipe"], origin=str(self.recipe_file))
-        except (ValueError, KeyError) as error:
-            raise DamagedFile(f"'{self.recipe_file}' is damaged: {error}.") from None
+        table: Any = _json(self.recipe_file.read_text(encoding="utf-8", errors="replace"))
+        check_signed(table, self.recipe_file)
+        held = make_recipe(table["recipe"], origin=f"'{self.recipe_file}'")
         for key, (old, new) in _differences(held.model_dump(), recipe.model_dump()).items():
-            if key != "train_images":
+            if key == "train_images" and new < old:
+                raise InputError(f"'{self.path}' holds a run with train_images = {old}; {new} would go back.")
+            if key != "train_images" and not (key == "data" and table["data_fingerprint"] == images.fingerprint):
                 raise InputError(
                     f"'{self.path}' holds a run with {key} = {old}, not {new}; another --out starts a new run."
                 )
-            if new < old:
-                raise InputError(f"'{self.path}' holds a run with train_images = {old}; {new} would go back.")
-        if table.get("data_fingerprint") != images.fingerprint:
+        if table["data_fingerprint"] != images.fingerprint:
             raise InputError(f"the data in '{images.name}' changed since '{self.path}' was begun; use another --out.")
+
+
+def _json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:

@@ -1,0 +1,212 @@
+"""A run that was stopped and started again is, bit for bit, the run that never was."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+if not hasattr(os, "fork"):
+    pytest.skip("signals and fork are needed", allow_module_level=True)
+
+from crashing import (
+    BEFORE,
+    PATIENCE,
+    contents,
+    differences,
+    finished,
+    losses,
+    metrics,
+    nursery,
+    saved,
+    snapshot,
+    start_console,
+    train_command,
+    unfinished,
+)
+
+import ddpm
+
+# Every random source at once, and none but order, levels and noise, with the other kind of average.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "classes, dropout and flips": {},
+    "without classes, dropout and flips": {
+        "network": {"classes": 0, "dropout": 0.0},
+        "objective": {"prediction": "v"},
+        "training": {"flip": False, "average_ramp": False, "average_decay": 0.9},
+    },
+}
+# One log line a step, so that a test sees how far a process is.
+WATCHED = {"training": {"log_images": 12}}
+
+
+def train(run: Path, **changes: Any) -> Any:
+    """Train to the end in one process."""
+    ended = nursery().run(train_command(run.name, **changes), cwd=run.parent)
+    assert ended.code == 0, ended.err
+    return ended
+
+
+# ---- stopped by its own end -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_resumed_run_equals_uninterrupted_run(variant: str, tmp_path: Path):
+    run, changes = tmp_path / "run", VARIANTS[variant]
+    train(run, **changes | {"train_images": 100})
+    assert int(saved(run)[-1].name) == 108  # the batch in hand ends whole
+    ended = train(run, **changes)
+    assert ended.resumed_at == 108
+    assert differences(run, nursery().reference(**changes)) == []
+
+
+def test_the_comparison_sees_another_seed_another_length_and_one_changed_bit(tmp_path: Path):
+    """Guards every test that says `differences(...) == []`."""
+    reference = nursery().reference()
+    run = tmp_path / "run"
+    train(run, seed=6)
+    found = differences(run, reference)
+    for part in ("/weights/averaged/", "/weights/raw/", "/training/optimiser/state/"):
+        assert any(line.startswith(part) for line in found)
+    assert any(line.startswith("the metrics differ") for line in found)
+    assert "the last grids differ" in found
+    one = contents(saved(reference)[-1])
+    names = {name.split("/")[1] for name in one}
+    assert names == {"weights", "training", "config"}
+    assert one["/config/class_names/9"] == "9"
+
+
+def test_a_run_continued_in_many_short_pieces_equals_one_long_run(tmp_path: Path):
+    """Each piece ends off every interval, so log lines and checkpoints must not move."""
+    run = tmp_path / "run"
+    for images in (1, 65, 131, 200, 250):
+        train(run, train_images=images)
+    assert differences(run, nursery().reference()) == []
+
+
+def test_epochs_order_flips_and_levels_do_not_repeat_after_resuming(tmp_path: Path):
+    """A loss measured after resuming equals none measured before: positions go on, they do not start over."""
+    run = tmp_path / "run"
+    train(run, **WATCHED, train_images=96)
+    train(run, **WATCHED, train_images=192)
+    seen = [loss for _, loss, _ in losses(run)]
+    assert len(set(seen)) == len(seen) == 16
+
+
+# ---- stopped by a signal --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "images"),
+    [(signal.SIGINT, 24), (signal.SIGTERM, 120)],
+    ids=["Ctrl-C before the first checkpoint", "SIGTERM after it"],
+)
+def test_stopped_by_a_signal_it_saves_and_goes_on_to_the_same_end(number: signal.Signals, images: int, tmp_path: Path):
+    run, command = tmp_path / "run", train_command("run", **WATCHED)
+    child = nursery().start(command, cwd=tmp_path, pace=0.01)
+    child.wait_until(lambda: bool(metrics(run)) and metrics(run)[-1]["images"] >= images)
+    child.send(number)
+    stopped = child.end()
+    assert stopped.code == 128 + number, stopped.err
+    assert "Traceback" not in stopped.err
+    said = [line for line in stopped.err.splitlines() if not line.startswith("Training:")]
+    assert len(said) == 1, said  # one sentence
+    assert "Stopped at" in said[0]
+    assert unfinished(run) == []
+    reached = int(saved(run)[-1].name)
+    assert images <= reached < 250
+    assert f"{reached:,} images" in said[0]
+    assert ddpm.load(run).images_seen == reached
+    ended = train(run, **WATCHED)
+    assert ended.resumed_at == reached  # nothing is lost
+    assert differences(run, nursery().reference(**WATCHED)) == []
+
+
+def test_a_second_ctrl_c_while_saving_leaves_the_run_usable(tmp_path: Path):
+    run, command = tmp_path / "run", train_command("run", **WATCHED)
+    child = nursery().start(command, cwd=tmp_path, pace=0.05)
+    child.wait_until(lambda: len(metrics(run)) >= 8)
+    child.send(signal.SIGINT)
+    # The checkpoint of this moment is being written: its name belongs to no interval.
+    child.wait_until(lambda: any(name.endswith("config.json") for name in unfinished(run)))
+    child.send(signal.SIGINT)
+    stopped = child.end()
+    assert stopped.code == 130, stopped.err
+    assert "Traceback" not in stopped.err
+    assert ddpm.load(run).images_seen > 0
+    assert (train(run, **WATCHED).resumed_at or 0) > 0
+    assert differences(run, nursery().reference(**WATCHED)) == []
+
+
+def test_the_installed_command_stopped_by_ctrl_c_leaves_with_130_and_goes_on(tmp_path: Path):
+    """Nothing forked here: two processes as a user starts them."""
+    run, command = tmp_path / "run", train_command("run", **WATCHED)
+    process = start_console(command, tmp_path)
+    deadline = time.monotonic() + PATIENCE
+    while not metrics(run):
+        assert process.poll() is None, finished(process)
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    stopped = finished(process)
+    assert stopped.code == 130, stopped.err
+    assert [line for line in stopped.err.splitlines() if not line.startswith(("Training:", "Stopped at"))] == []
+    assert 0 < ddpm.load(run).images_seen < 250
+    ended = finished(start_console(command, tmp_path))
+    assert ended.code == 0, ended.err
+    assert ended.resumed_at == int(stopped.err.split("Stopped at ")[1].split(" ")[0])
+    assert differences(run, nursery().reference(**WATCHED)) == []
+
+
+@pytest.mark.parametrize("event", [0, 1, -1], ids=["making the folder", "writing the recipe", "drawing the loss"])
+def test_ctrl_c_outside_the_loop_is_130_and_one_sentence_as_well(event: int, tmp_path: Path):
+    """Before the first step and after the last one nothing waits for the end of a step."""
+    run, record, changes = tmp_path / "run", tmp_path / "events", {"train_images": 30}
+    assert nursery().run(train_command("counted", **changes), cwd=tmp_path, record=record).code == 0
+    number = range(len(record.read_text(encoding="utf-8").splitlines()))[event]
+    stopped = nursery().run(
+        train_command("run", **changes), cwd=tmp_path, die=(number, BEFORE), die_of=signal.SIGINT, record=record
+    )
+    assert stopped.code == 130, stopped
+    assert "Traceback" not in stopped.err
+    assert len([line for line in stopped.err.splitlines() if not line.startswith("Training:")]) == 1, stopped
+    assert train(run, **changes).code == 0
+    assert differences(run, nursery().reference(**changes)) == []
+
+
+def test_a_stopped_run_holds_every_log_line_of_the_images_it_has_seen(tmp_path: Path):
+    run = tmp_path / "run"
+    child = nursery().start(train_command("run", **WATCHED), cwd=tmp_path, pace=0.01)
+    child.wait_until(lambda: len(metrics(run)) >= 5)
+    child.send(signal.SIGTERM)
+    assert child.end().code == 143
+    reached = int(saved(run)[-1].name)
+    expected = [line for line in losses(nursery().reference(**WATCHED)) if line[0] <= reached]
+    assert losses(run) == expected
+
+
+# ---- what does not change -------------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_started_again_does_nothing_and_says_so(tmp_path: Path):
+    run = tmp_path / "run"
+    train(run)
+    before = snapshot(run)
+    ended = train(run)
+    assert snapshot(run) == before
+    told = (ended.out + ended.err).lower()
+    assert any(word in told for word in ("already", "complete", "finished", "nothing")), told
+
+
+def test_pieces_of_a_run_record_the_recipe_they_were_trained_by(tmp_path: Path):
+    run = tmp_path / "run"
+    train(run, train_images=100)
+    train(run, train_images=150)
+    held = json.loads((run / "recipe.json").read_text(encoding="utf-8"))["recipe"]["train_images"]
+    told = json.loads((saved(run)[-1] / "config.json").read_text(encoding="utf-8"))["recipe"]["train_images"]
+    assert held == told == 150
