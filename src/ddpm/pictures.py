@@ -48,7 +48,7 @@ def grid(pictures: Tensor, *, columns: int | None = None) -> Image.Image:
 
 def save_grid(pictures: Tensor, path: str | Path, *, columns: int | None = None) -> None:
     """Write uint8 pictures (B, C, H, W) as one PNG; see grid."""
-    if Path(path).suffix.lower() != ".png":
+    if Path(path).suffix != ".png":
         raise InputError(f"a grid is a PNG, '{path}' is not; a name that ends in .png would fit.")
     with whole_file(path) as temporary:
         grid(pictures, columns=columns).save(temporary)

@@ -56,7 +56,7 @@ def _check(out: str, *, progressive: bool) -> None:
     """Refuse an output that cannot be written, before anything is drawn."""
     from ddpm.files import check_output
 
-    kind = Path(out).suffix.lower()
+    kind = Path(out).suffix
     if not out or kind not in (".png", ".npz", ""):
         raise InputError(f"--out '{out}' is no kind of output; a .png, a .npz or a folder would fit.")
     if progressive and kind != ".png":
@@ -72,9 +72,9 @@ def _write(pictures: Tensor, seeds: list[int], out: Path) -> None:
 
     if pictures.ndim == 5:
         save_grid(pictures.flatten(0, 1), out, columns=pictures.shape[1])
-    elif out.suffix.lower() == ".png":
+    elif out.suffix == ".png":
         save_grid(pictures, out)
-    elif out.suffix.lower() == ".npz":
+    elif out.suffix == ".npz":
         _save_npz(pictures, seeds, out)
     else:
         save_folder(pictures, out, names=seeds)
@@ -86,5 +86,5 @@ def _save_npz(pictures: Tensor, seeds: list[int], out: Path) -> None:
 
     from ddpm.files import whole_file
 
-    with whole_file(out) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, arr_0=pictures.permute(0, 2, 3, 1).numpy(), seeds=np.array(seeds))
+    with whole_file(out) as temporary:
+        np.savez_compressed(temporary, arr_0=pictures.permute(0, 2, 3, 1).numpy(), seeds=np.array(seeds))
