@@ -397,7 +397,7 @@ def test_a_training_state_that_would_run_code_is_refused_and_does_not_run(
     """Its hash is right: whoever writes such a file writes the hash as well."""
     marker = tmp_path / "it ran"
     if form == "a bare pickle":
-        monkeypatch.setattr(torch, "save", lambda state, path: Path(path).write_bytes(pickle.dumps(state)))
+        monkeypatch.setattr(torch, "save", lambda state, file: file.write(pickle.dumps(state)))
     folder = write(tmp_path / "theirs", training={"images_seen": Malicious(marker)})
     with pytest.raises(Exception) as refusal:  # noqa: PT011  that nothing runs comes before how it is said
         read_all(folder)

@@ -11,8 +11,10 @@ unpickled with code execution.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -78,23 +80,33 @@ def write_checkpoint(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     flat = {f"{kind}/{name}": tensor.contiguous() for kind, state in weights.items() for name, tensor in state.items()}
-    safetensors.torch.save_file(flat, temporary / MODEL_FILE)
-    if training is not None:
-        torch.save(dict(training), temporary / TRAINING_FILE)
-    hashes = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
-    config = Config(recipe, class_names, images_seen, data_fingerprint, hashes)
-    (temporary / CONFIG_FILE).write_text(config.as_json(), encoding="utf-8")
-    for file in temporary.iterdir():
-        _sync(file)
-    _sync(temporary)
-    os.rename(temporary, folder)
-    _sync(folder.parent)
+    try:
+        (temporary / MODEL_FILE).write_bytes(safetensors.torch.save(flat))
+        if training is not None:
+            _write_training(training, temporary / TRAINING_FILE)
+        hashes = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
+        config = Config(recipe, class_names, images_seen, data_fingerprint, hashes)
+        (temporary / CONFIG_FILE).write_text(config.as_json(), encoding="utf-8")
+        for file in temporary.iterdir():
+            _sync(file)
+        _sync(temporary)
+        os.rename(temporary, folder)
+        _sync(folder.parent)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise InputError(f"'{folder}' could not be written: {error.strerror or error}.") from None
+
+
+def _write_training(training: Mapping[str, Any], path: Path) -> None:
+    """Through memory, because PyTorch's own writer hides the operating system's reason when it fails."""
+    buffer = io.BytesIO()
+    torch.save(dict(training), buffer)
+    path.write_bytes(buffer.getbuffer())
 
 
 def checkpoints(run: Path) -> list[Path]:
     """The finished checkpoints of a run folder, oldest first."""
-    folder = run / "checkpoints"
-    found = [entry for entry in folder.iterdir() if entry.name.isdecimal()] if folder.is_dir() else []
+    found = [entry for entry in (run / "checkpoints").glob("*") if entry.name.isdecimal() and entry.is_dir()]
     return sorted(found, key=lambda entry: int(entry.name))
 
 
@@ -149,7 +161,10 @@ def read_training(folder: Path, config: Config) -> dict[str, Any]:
     if TRAINING_FILE not in config.sha256:
         raise InputError(f"'{folder}' holds no training state: it can be sampled from, not continued.")
     path = _checked(folder / TRAINING_FILE, config)
-    return cast(dict[str, Any], torch.load(path, map_location="cpu", weights_only=True))
+    try:
+        return cast(dict[str, Any], torch.load(path, map_location="cpu", weights_only=True))
+    except (pickle.UnpicklingError, RuntimeError):
+        raise DamagedFile(f"'{path}' is no training state of ours: it holds more than tensors and numbers.") from None
 
 
 def load_model(path: str | Path, *, weights: str = "averaged", device: str = "auto") -> Model:

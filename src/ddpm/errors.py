@@ -20,6 +20,12 @@ class MixedSizes(InputError):
     """Images of one source differ in size, and nobody said to what size they should be brought."""
 
 
+class Stopped(DdpmError):
+    """Ctrl-C was heard and nothing is lost; the sentence says how to go on."""
+
+    exit_code = 130
+
+
 class DamagedFile(DdpmError):
     """A file that was ours is cut short or altered; the sentence names it."""
 

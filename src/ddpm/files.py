@@ -19,11 +19,14 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     Missing folders above `path` are made; the temporary name keeps the suffix.
     """
     path = Path(path)
+    check_output(path, folder=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(UNFINISHED + path.name)
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"'{path}' could not be written: {error.strerror or error}.") from None
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -108,7 +108,7 @@ class Recipe(_Table):
     train_images: Positive = 102_400_000
     seed: Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)] = 0
     batch_size: Positive = 128
-    learning_rate: Rate = 2e-4
+    learning_rate: Annotated[Rate, Field(le=1e38)] = 2e-4
     device: str = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
     on_bad_image: Literal["stop", "skip"] = "stop"

@@ -116,7 +116,7 @@ def test_stopped_by_a_signal_it_saves_and_goes_on_to_the_same_end(number: signal
     assert "Traceback" not in stopped.err
     said = [line for line in stopped.err.splitlines() if not line.startswith("Training:")]
     assert len(said) == 1, said  # one sentence
-    assert "Stopped at" in said[0]
+    assert "stopped at" in said[0]
     assert unfinished(run) == []
     reached = int(saved(run)[-1].name)
     assert images <= reached < 250
@@ -155,11 +155,11 @@ def test_the_installed_command_stopped_by_ctrl_c_leaves_with_130_and_goes_on(tmp
     process.send_signal(signal.SIGINT)
     stopped = finished(process)
     assert stopped.code == 130, stopped.err
-    assert [line for line in stopped.err.splitlines() if not line.startswith(("Training:", "Stopped at"))] == []
+    assert [line for line in stopped.err.splitlines() if not line.startswith(("Training:", "ddpm: stopped at"))] == []
     assert 0 < ddpm.load(run).images_seen < 250
     ended = finished(start_console(command, tmp_path))
     assert ended.code == 0, ended.err
-    assert ended.resumed_at == int(stopped.err.split("Stopped at ")[1].split(" ")[0])
+    assert ended.resumed_at == int(stopped.err.split("stopped at ")[1].split(" ")[0])
     assert differences(run, nursery().reference(**WATCHED)) == []
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ddpm.cli.console import duration, giga, parse_changes, progress_bar, say, toml_lines
+from ddpm.errors import Stopped
 
 if TYPE_CHECKING:
     from ddpm.recipe import Recipe
@@ -38,8 +39,11 @@ def train(
         print("\n".join(_dry_run(chosen)))
         return
     folder = check_output(f"runs/{Path(recipe).stem}" if out is None else out, folder=True)
-    with progress_bar("Training", chosen.train_images) as bar:
-        api.train(chosen, out=folder, say=say, on_progress=lambda progress: bar(progress.images, _note(progress)))
+    try:
+        with progress_bar("Training", chosen.train_images) as bar:
+            api.train(chosen, out=folder, say=say, on_progress=lambda progress: bar(progress.images, _note(progress)))
+    except KeyboardInterrupt as stop:
+        raise Stopped(str(stop) or "stopped.") from None
     newest = find_checkpoint(folder)
     print(
         f"Trained on {int(newest.name):,} images. In {folder}:\n"

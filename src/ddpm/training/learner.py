@@ -83,9 +83,10 @@ class Learner:
         self.loss_images = 0
         return mean
 
-    def finite(self) -> bool:
-        """Whether all losses since take_loss were numbers."""
-        return bool(torch.isfinite(self.loss_sum))
+    def finite(self, *, weights: bool) -> bool:
+        """Whether all losses since take_loss were numbers, and perhaps whether all weights are."""
+        values = [self.loss_sum, *(self.network.parameters() if weights else ())]
+        return all(bool(torch.isfinite(value).all()) for value in values)
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """State dicts by name, as checkpoints hold them."""

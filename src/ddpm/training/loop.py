@@ -63,8 +63,20 @@ def train(
     run = RunFolder(Path(folder))
     run.check(recipe, images)
     learner = Learner(recipe, resolve_device(recipe.device))
-    _restore(learner, run, say)
-    run.begin(recipe, images)
+    with run.lock():
+        _restore(learner, run, say)
+        run.begin(recipe, images)
+        _train(learner, run, images, on_progress, say)
+
+
+def _train(
+    learner: Learner,
+    run: RunFolder,
+    images: ImageSet,
+    on_progress: Callable[[Progress], None],
+    say: Callable[[str], None],
+) -> None:
+    recipe = learner.recipe
     run.forget_after(learner.images_seen)
     if learner.images_seen >= recipe.train_images:
         say(f"'{run.path}' is complete: it has seen {learner.images_seen:,} images; a larger train_images continues.")
@@ -89,8 +101,11 @@ def train(
         _draw(learner, run)
     plot_loss(run.metrics(), run.loss_plot)
     if stopped:
-        say(f"Stopped at {learner.images_seen:,} images and saved; the same call goes on from there.")
-        raise KeyboardInterrupt if stopped[0] == signal.SIGINT else SystemExit(128 + stopped[0])
+        sentence = f"stopped at {learner.images_seen:,} images and saved; the same call goes on from there."
+        if stopped[0] == signal.SIGINT:
+            raise KeyboardInterrupt(sentence)
+        say(sentence)
+        raise SystemExit(128 + stopped[0])
 
 
 def _restore(learner: Learner, run: RunFolder, say: Callable[[str], None]) -> None:
@@ -131,8 +146,8 @@ def _draw(learner: Learner, run: RunFolder) -> None:
 
 
 def _save(learner: Learner, run: RunFolder, images: ImageSet) -> None:
-    """Write a checkpoint unless this point already has one; a run whose loss is not a number is not saved."""
-    _require_finite(learner)
+    """Write a checkpoint unless this point already has one; weights that are no numbers are not saved."""
+    _require_finite(learner, weights=True)
     folder = run.checkpoint(learner.images_seen)
     if folder.exists():
         return
@@ -148,11 +163,11 @@ def _save(learner: Learner, run: RunFolder, images: ImageSet) -> None:
     prune(run.path)
 
 
-def _require_finite(learner: Learner) -> None:
-    if not learner.finite():
+def _require_finite(learner: Learner, *, weights: bool = False) -> None:
+    if not learner.finite(weights=weights):
         raise InputError(
-            f"the loss is no longer a number at {learner.images_seen:,} images; a lower learning_rate or "
-            'precision = "float32" would help, the last checkpoint is kept.'
+            f"the loss or the weights are no longer numbers at {learner.images_seen:,} images; a new --out with a "
+            'lower learning_rate or precision = "float32" would help, the last checkpoint is kept.'
         )
 
 

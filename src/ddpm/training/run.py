@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from ddpm.checkpoint import check_signed, signed
 from ddpm.data import ImageSet
@@ -54,8 +58,18 @@ class RunFolder:
         check_output(self.path, folder=True)
         if self.recipe_file.is_file():
             self._agree(recipe, images)
-        elif self.path.is_dir() and any(self.path.iterdir()):
+        elif self.path.is_dir() and any(not entry.name.startswith(".") for entry in self.path.iterdir()):
             raise InputError(f"'{self.path}' is not empty and holds no run; an empty or new folder would fit.")
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep a second process out; the operating system lets go of the lock however this one ends."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.path / ".lock", blocking=False):
+                yield
+        except Timeout:
+            raise InputError(f"another process is training in '{self.path}'; another --out would fit.") from None
 
     def begin(self, recipe: Recipe, images: ImageSet) -> None:
         """Write recipe.json."""
@@ -81,7 +95,7 @@ class RunFolder:
         with whole_file(self.metrics_file) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         for grid in (self.path / "samples").glob("*.png"):
-            if grid.stem.isdecimal() and int(grid.stem) > images_seen:
+            if re.fullmatch(r"\d{10}", grid.stem) and int(grid.stem) > images_seen:
                 grid.unlink()
 
     def _agree(self, recipe: Recipe, images: ImageSet) -> None:
