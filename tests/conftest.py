@@ -30,9 +30,11 @@ def one_torch_thread() -> None:
 def data_root() -> Path:
     """The folder of real data sets (DDPM_TEST_DATA; default: shared/data beside the project).
 
-    It skips only where the folder does not exist: a file missing inside it is a failure.
+    It skips only where nobody named a folder and the default is not there: a file missing inside it is a failure.
     """
-    root = Path(os.environ.get("DDPM_TEST_DATA") or PROJECT.parent / "shared" / "data")
+    named = os.environ.get("DDPM_TEST_DATA")
+    root = Path(named or PROJECT.parent / "shared" / "data")
+    assert root.is_dir() or not named, f"DDPM_TEST_DATA names {root}, which is no folder"
     if not root.is_dir():
         pytest.skip(f"no real data: the folder {root} does not exist (DDPM_TEST_DATA names another)")
     return root

@@ -91,7 +91,7 @@ def test_recipe_takes_nested_changes_and_leaves_the_rest():
     assert changed.network.channels == 32
     assert changed.network.multipliers == usual.network.multipliers
     assert changed.process == usual.process
-    with pytest.raises(InputError, match=r"did you mean 'channels'"):
+    with pytest.raises(InputError, match=r"did you mean 'network\.channels'"):
         ddpm.recipe("digits", network={"chanels": 32})
     with pytest.raises(ValueError, match=r"no recipe 'digit', did you mean 'digits'"):
         ddpm.recipe("digit")

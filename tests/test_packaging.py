@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +20,8 @@ import pytest
 PROJECT = Path(__file__).resolve().parents[1]
 SOURCE = PROJECT / "src"
 RECIPES = sorted(file.relative_to(SOURCE).as_posix() for file in SOURCE.glob("ddpm/recipes/*.toml"))
-VERSION = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+TABLE = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+VERSION = TABLE["version"]
 SCRIPTS = "Scripts" if os.name == "nt" else "bin"
 
 # Nothing of the caller's environment may lead an installed ddpm back to the checkout.
@@ -282,3 +285,18 @@ def test_make_clean_leaves_runs_alone(checkout: Path):
     assert make(checkout, "clean").returncode == 0
     assert all(path.exists() for path in kept)
     assert not any(path.exists() for path in [*gone, checkout / ".venv"])
+
+
+def test_every_package_that_is_imported_is_a_declared_dependency() -> None:
+    """The wheel test above borrows this environment's packages; an empty one would find a missing name."""
+    declared = {re.split(r"[<>=\[ ]", line)[0].replace("-", "_").lower() for line in TABLE["dependencies"]}
+    names = {"PIL": "pillow", "sklearn": "scikit_learn"}
+    imported = set()
+    for file in (PROJECT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            imported |= {module.split(".")[0] for module in modules}
+    outside = {names.get(name, name) for name in imported - sys.stdlib_module_names - {"ddpm"}}
+    assert outside <= declared
+    assert declared <= outside

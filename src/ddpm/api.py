@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -70,9 +71,12 @@ def training_images(model: Model, src: str | None = None) -> ImageSet:
     if src is None and model.recipe.data is None:
         raise InputError(f"'{model.source}' names no training images: name them with --training-data.")
     try:
-        return model_images(model, src or str(model.recipe.data), split="train")
+        found = model_images(model, src or str(model.recipe.data), split="train")
     except InputError as error:
         raise InputError(f"the training images (--training-data names others) cannot be used: {error}") from None
+    if model.data_fingerprint not in ("", found.fingerprint):
+        warnings.warn(f"'{found.name}' is not the very data that '{model.source}' was trained on.", stacklevel=2)
+    return found
 
 
 def model_images(model: Model, src: str, *, split: str | None = None) -> ImageSet:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from ddpm.errors import DamagedFile, InputError
-from ddpm.files import UNFINISHED
+from ddpm.files import UNFINISHED, sync
 from ddpm.model import Model, build_network, resolve_device
 from ddpm.recipe import Recipe, make_recipe
 
@@ -78,9 +78,9 @@ def write_checkpoint(
     """
     temporary = folder.parent / f"{UNFINISHED}{folder.name}"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     flat = {f"{kind}/{name}": tensor.contiguous() for kind, state in weights.items() for name, tensor in state.items()}
     try:
+        temporary.mkdir(parents=True)
         (temporary / MODEL_FILE).write_bytes(safetensors.torch.save(flat))
         if training is not None:
             _write_training(training, temporary / TRAINING_FILE)
@@ -88,10 +88,10 @@ def write_checkpoint(
         config = Config(recipe, class_names, images_seen, data_fingerprint, hashes)
         (temporary / CONFIG_FILE).write_text(config.as_json(), encoding="utf-8")
         for file in temporary.iterdir():
-            _sync(file)
-        _sync(temporary)
+            sync(file)
+        sync(temporary)
         os.rename(temporary, folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise InputError(f"'{folder}' could not be written: {error.strerror or error}.") from None
@@ -148,12 +148,12 @@ def read_config(folder: Path) -> Config:
 def read_weights(folder: Path, config: Config, kind: str) -> dict[str, Tensor]:
     """A network's state dict from a checkpoint, on the CPU, its hash checked."""
     path = _checked(folder / MODEL_FILE, config)
-    state = safetensors.torch.load_file(path)
-    chosen = {name.removeprefix(f"{kind}/"): tensor for name, tensor in state.items() if name.startswith(f"{kind}/")}
-    if not chosen:
-        held = ", ".join(sorted({name.split("/")[0] for name in state}))
-        raise InputError(f"'{path}' holds no {kind} weights, only {held}.")
-    return chosen
+    with safetensors.safe_open(path, framework="pt") as file:
+        names = [name for name in file.keys() if name.startswith(f"{kind}/")]  # noqa: SIM118  it is no dictionary
+        if not names:
+            held = ", ".join(sorted({name.split("/")[0] for name in file.keys()}))  # noqa: SIM118
+            raise InputError(f"'{path}' holds no {kind} weights, only {held}.")
+        return {name.removeprefix(f"{kind}/"): file.get_tensor(name) for name in names}
 
 
 def read_training(folder: Path, config: Config) -> dict[str, Any]:
@@ -183,7 +183,15 @@ def load_model(path: str | Path, *, weights: str = "averaged", device: str = "au
     except RuntimeError:
         raise DamagedFile(f"the weights in '{folder / MODEL_FILE}' do not fit the recipe beside them.") from None
     network = network.to(resolve_device(device)).eval().requires_grad_(False)
-    return Model(config.recipe, network, config.class_names, config.images_seen, weights, str(folder))
+    return Model(
+        config.recipe,
+        network,
+        config.class_names,
+        images_seen=config.images_seen,
+        data_fingerprint=config.data_fingerprint,
+        weights=weights,
+        source=str(folder),
+    )
 
 
 def prune(run: Path, keep: int = 2) -> None:
@@ -221,14 +229,3 @@ def _checked(path: Path, config: Config) -> Path:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Have the operating system put a file or a folder's entries on the disk."""
-    if path.is_dir() and os.name == "nt":
-        return
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -22,7 +22,7 @@ class Network(Protocol):
     """Any module that maps images, times and perhaps classes to images."""
 
     def __call__(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W), time (B,) from 0, labels (B,) integers -> (B, C, H, W)."""
+        """x (B, C, H, W), time (B,) from 0 on the CPU, labels (B,) integers -> (B, C, H, W)."""
         ...
 
 
@@ -54,8 +54,7 @@ class Denoiser:
 
     def output(self, xt: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The network's raw output at levels t (B,) in 1..T, in the dtype of xt."""
-        time = (t - 1).to(xt.device, non_blocking=True)
-        return self.network(xt.to(self.dtype), time, labels).to(xt.dtype)
+        return self.network(xt.to(self.dtype), t - 1, labels).to(xt.dtype)
 
     def x0(self, xt: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The clean image predicted from xt at levels t (B,) in 1..T."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ddpm.errors import InputError
@@ -20,15 +20,28 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     check_output(path, folder=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(UNFINISHED + path.name)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        sync(temporary)
         os.replace(temporary, path)
     except OSError as error:
         raise InputError(f"'{path}' could not be written: {error.strerror or error}.") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Have the operating system put a file, or the entries of a folder, on the disk."""
+    if path.is_dir() and os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def check_output(path: str | Path, *, folder: bool) -> Path:

@@ -31,6 +31,7 @@ class Model:
     images_seen  in training
     weights      which weights the network holds, "averaged" or "raw"
     source       the folder it was read from
+    data_fingerprint  of the training images, "" if unknown
     """
 
     recipe: Recipe
@@ -39,6 +40,7 @@ class Model:
     images_seen: int
     weights: str
     source: str
+    data_fingerprint: str = ""
 
     @property
     def geometry(self) -> Geometry:
@@ -61,6 +63,23 @@ class Model:
         if sampling.steps is not None:
             self.recipe.process.make_schedule().strided(sampling.steps)
 
+    def draw_batches(
+        self,
+        seeds: Sequence[int],
+        sampling: Sampling = PAPER,
+        *,
+        batch_size: int = 64,
+        on_step: Callable[[int], None] = lambda pictures: None,
+    ) -> Iterator[tuple[Sequence[int], Tensor]]:
+        """Draw one picture per seed, a batch at a time: its seeds, and uint8 (B, C, H, W) on the CPU.
+
+        batch_size  pictures drawn at a time; it changes none of them
+        on_step     called after every step of a batch with the number of pictures in it
+        """
+        for part in _parts(seeds, batch_size):
+            (last,) = collections.deque(self._states(part, sampling, on_step), maxlen=1)
+            yield part, x_to_images(last.x)
+
     def draw(
         self,
         seeds: Sequence[int],
@@ -69,15 +88,9 @@ class Model:
         batch_size: int = 64,
         on_step: Callable[[int], None] = lambda pictures: None,
     ) -> Tensor:
-        """Draw one picture per seed: uint8 (B, C, H, W) on the CPU.
-
-        batch_size  pictures drawn at a time; it changes none of them
-        on_step     called after every step of a batch with the number of pictures in it
-        """
-        if not seeds or batch_size < 1:
-            raise InputError(f"{len(seeds)} seeds in batches of {batch_size} make no picture; one of each would.")
-        parts = [seeds[start : start + batch_size] for start in range(0, len(seeds), batch_size)]
-        return torch.cat([self._last_of(self._states(part, sampling, on_step)) for part in parts])
+        """Draw one picture per seed: uint8 (B, C, H, W) on the CPU. Options as in draw_batches."""
+        batches = self.draw_batches(seeds, sampling, batch_size=batch_size, on_step=on_step)
+        return torch.cat([pictures for _, pictures in batches])
 
     def draw_progressively(
         self,
@@ -85,32 +98,37 @@ class Model:
         sampling: Sampling = PAPER,
         *,
         slots: int = 20,
+        batch_size: int = 64,
         on_step: Callable[[int], None] = lambda pictures: None,
     ) -> Tensor:
-        """The clean pictures predicted along the chain (Ho et al. 2020, Fig. 6).
+        """The clean pictures predicted along the chain (Ho et al. 2020, Fig. 6). Options as in draw_batches.
 
         slots    stretches of equally many levels; each gives the last prediction made in it
         returns  uint8 (B, up to slots, C, H, W) on the CPU, noisiest first, the finished picture last
         """
         every = math.ceil(self.recipe.process.steps / slots)
-        found = progressive(self._states(seeds, sampling, on_step), every=every)
-        return torch.stack([x_to_images(x0).cpu() for x0 in reversed(found)], dim=1)
+        rows = []
+        for part in _parts(seeds, batch_size):
+            found = progressive(self._states(part, sampling, on_step), every=every)
+            rows.append(torch.stack([x_to_images(x0) for x0 in reversed(found)], dim=1))
+        return torch.cat(rows)
 
     def _states(self, seeds: Sequence[int], sampling: Sampling, on_step: Callable[[int], None]) -> Iterator[State]:
         labels = self.labels(seeds, sampling.class_name)
-        for state in run_chain(self.denoiser, self.geometry, seeds, sampling, labels=labels, device=self.device):
-            on_step(len(seeds))
-            yield state
-
-    @staticmethod
-    def _last_of(states: Iterator[State]) -> Tensor:
-        (last,) = collections.deque(states, maxlen=1)
-        return x_to_images(last.x).cpu()
+        try:
+            for state in run_chain(self.denoiser, self.geometry, seeds, sampling, labels=labels, device=self.device):
+                on_step(len(seeds))
+                yield state
+        except torch.OutOfMemoryError:
+            raise InputError(
+                f"{len(seeds)} pictures at a time are too many for the memory of {self.device}; "
+                "a smaller batch size would fit."
+            ) from None
 
     def labels(self, seeds: Sequence[int], name: str | None = None) -> Tensor | None:
         """Class labels for pictures of these seeds: all of one class, or drawn from each seed.
 
-        name     a class name or its number; None draws uniformly, a function of the seed alone
+        name     a class name, or its number where no name is one; None draws uniformly, a function of the seed alone
         returns  int64 (B,) on the model's device, None if the model takes no classes
         """
         classes = self.recipe.network.classes
@@ -122,28 +140,36 @@ class Model:
             drawn = [int(generator("class", seed).integers(classes)) for seed in seeds]
             return torch.tensor(drawn, device=self.device)
         names = list(self.class_names)
-        if name not in names and not (name.isdecimal() and int(name) < classes):
+        numbered = not any(known.isdecimal() for known in names) and name.isdecimal() and int(name) < classes
+        if name not in names and not numbered:
             raise InputError(f"the model in '{self.source}' knows no class '{name}'; it knows {', '.join(names)}.")
         label = names.index(name) if name in names else int(name)
         return torch.full((len(seeds),), label, device=self.device)
 
 
+def _parts(seeds: Sequence[int], batch_size: int) -> list[Sequence[int]]:
+    if not seeds or batch_size < 1:
+        raise InputError(f"{len(seeds)} seeds in batches of {batch_size} make no picture; one of each would.")
+    return [seeds[start : start + batch_size] for start in range(0, len(seeds), batch_size)]
+
+
 def build_network(recipe: Recipe) -> UNet:
     """A resolved recipe's network, with initial weights drawn from its seed, laid out for the fastest convolutions."""
     network, channels = recipe.network, recipe.geometry.channels
-    unet: UNet = UNet(
-        channels,
-        channels,
-        channels=network.channels,
-        multipliers=network.multipliers,
-        blocks=network.blocks,
-        attention_levels=network.attention_levels or (),
-        dropout=network.dropout,
-        classes=network.classes or None,
-        groups=network.groups,
-        space_to_depth=network.space_to_depth,
-        seed=recipe.seed,
-    )
+    with torch.random.fork_rng(devices=[]):  # PyTorch's layers draw weights of their own first
+        unet: UNet = UNet(
+            channels,
+            channels,
+            channels=network.channels,
+            multipliers=network.multipliers,
+            blocks=network.blocks,
+            attention_levels=network.attention_levels or (),
+            dropout=network.dropout,
+            classes=network.classes or None,
+            groups=network.groups,
+            space_to_depth=network.space_to_depth,
+            seed=recipe.seed,
+        )
     return unet.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
 
 

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from ddpm.errors import InputError
 from ddpm.files import whole_file
+from ddpm.geometry import Geometry
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 GAP_GREY = 128
 TARGET_SIDE = 640
+MOST_PIXELS = 100_000_000
 
 
 def to_pil(image: Tensor) -> Image.Image:
@@ -44,6 +46,12 @@ def grid(pictures: Tensor, *, columns: int | None = None) -> Image.Image:
         large = to_pil(picture).resize((width * scale, height * scale), Image.Resampling.NEAREST)
         paper.paste(large, (gap + k % columns * cell_width, gap + k // columns * cell_height))
     return paper
+
+
+def check_grid(count: int, geometry: Geometry) -> None:
+    """Refuse a grid so large that no viewer shows it."""
+    if count * geometry.height * geometry.width > MOST_PIXELS:
+        raise InputError(f"{count:,} pictures of {geometry} are too many for one grid; a folder would fit.")
 
 
 def save_grid(pictures: Tensor, path: str | Path, *, columns: int | None = None) -> None:

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from ddpm.data import FITS, ON_BAD_IMAGE
 from ddpm.errors import InputError
 from ddpm.geometry import Geometry, parse_size
 from ddpm.process import PREDICTIONS
@@ -104,14 +105,14 @@ class Recipe(_Table):
 
     data: str | None = None
     size: Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)] | None = None
-    fit: Literal["crop", "resize"] = "crop"
+    fit: Literal[*FITS] = "crop"  # type: ignore[valid-type]
     train_images: Positive = 102_400_000
     seed: Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)] = 0
     batch_size: Positive = 128
     learning_rate: Annotated[Rate, Field(le=1e38)] = 2e-4
     device: str = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
-    on_bad_image: Literal["stop", "skip"] = "stop"
+    on_bad_image: Literal[*ON_BAD_IMAGE] = "stop"  # type: ignore[valid-type]
     image: ImageTable = ImageTable()
     network: NetworkTable = NetworkTable()
     process: ProcessTable = ProcessTable()
@@ -231,13 +232,24 @@ def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
     where = [str(part) for part in first["loc"]]
     if first["type"] == "extra_forbidden":
-        table: Any = Recipe
-        for part in where[:-1]:
-            table = table.model_fields[part].annotation
-        names = list(table.model_fields)
-        return f"there is no key '{'.'.join(where)}'{nearest(where[-1], names)}; valid here: {', '.join(names)}."
+        keys, table = _keys(Recipe), where[:-1]
+        here = [key for key in keys if key.split(".")[:-1] == table]
+        elsewhere = [key for key in keys if key.split(".")[-1] == where[-1]]
+        meant = " or ".join(f"'{key}'" for key in elsewhere)
+        hint = f", did you mean {meant}?" if meant else nearest(".".join(where), here)
+        return f"there is no key '{'.'.join(where)}'{hint}; valid here: {', '.join(here)}."
     message = WORDS.get(first["type"], first["msg"][0].lower() + first["msg"][1:])
     return f"key '{'.'.join(where)}': {message} (it is {first['input']!r})."
+
+
+def _keys(table: type[BaseModel], prefix: str = "") -> list[str]:
+    """All dotted keys of a table."""
+    found: list[str] = []
+    for name, field in table.model_fields.items():
+        found.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found += _keys(field.annotation, f"{prefix}{name}.")
+    return found
 
 
 WORDS = {

@@ -15,10 +15,15 @@ def gather(table: np.ndarray, index: Tensor, like: Tensor) -> Tensor:
     like     (B, C, H, W); the result has its dtype and device, rounded once from float64
     returns  (B, 1, 1, 1)
     """
-    values = torch.from_numpy(table[index.cpu().numpy()])
-    return values.to(dtype=like.dtype).to(device=like.device, non_blocking=True).reshape(-1, *[1] * (like.ndim - 1))
+    values = torch.from_numpy(table[index.cpu().numpy()]).to(like.dtype)
+    return to_device(values, like.device).reshape(-1, *[1] * (like.ndim - 1))
 
 
 def mean_over_image(values: Tensor) -> Tensor:
     """Average over everything but the batch: (B, C, H, W) -> (B,)."""
     return values.flatten(1).mean(1)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy from the CPU to a device without making the CPU wait for the device's earlier work."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -12,5 +12,5 @@ def images_to_x(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def x_to_images(x: Tensor) -> Tensor:
-    """Map x in [-1, 1] to the nearest of 256 grey levels (uint8); values outside are clipped."""
-    return ((x.double() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    """Map x in [-1, 1] to the nearest of 256 grey levels (uint8, on the CPU); values outside are clipped."""
+    return ((x.cpu().double() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

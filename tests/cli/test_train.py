@@ -41,6 +41,7 @@ def model_file(run: Path | str) -> bytes:
 def test_run_folder_holds_what_the_command_says(here: Path):
     end = done("train", "digits", "--out", "runs/mine", *TINY)
     assert sorted(snapshot(here / "runs/mine")) == [
+        ".lock",
         "checkpoints",
         "checkpoints/0000000032",
         *(f"checkpoints/0000000032/{file}" for file in ("config.json", "model.safetensors", "training.pt")),

@@ -252,7 +252,7 @@ def test_five_steps_of_the_learner_give_the_same_weights(
     recipe = changed(ours.recipe, {"learning_rate": RATE, "training": {"warmup_images": 0, "clip_norm": 1e9}})
     monkeypatch.setattr(learner_module, "images_to_x", functools.partial(images_to_x, dtype=torch.float64))
     learner = Learner(recipe, torch.device("cpu"))
-    for network in (learner.network, learner.averages.module):
+    for network in (learner.network, learner.averages):
         network.double().load_state_dict(ours.network.state_dict())
     learner.denoiser = replace(learner.denoiser, dtype=torch.float64)
     adam = torch.optim.Adam(theirs.parameters(), lr=RATE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 from copy import deepcopy
@@ -10,12 +11,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from ddpm.data import Batch
 from ddpm.geometry import Geometry
 from ddpm.recipe import Recipe, load_recipe, resolve
-from ddpm.training.learner import Learner, learning_rate, moving_average
+from ddpm.training.learner import Learner, average_decay, follow, learning_rate
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -167,13 +167,14 @@ def test_the_optimiser_is_adam_with_the_papers_constants():
 def averaged(start: float, target: float, updates: int, *, decay: float = 0.9999, ramp: bool = False) -> list[float]:
     """The average of one float64 weight: `start` at the first step, which is copied, `target` ever after."""
     weight = nn.Linear(1, 1, bias=False, dtype=torch.float64)
-    averages = AveragedModel(weight, multi_avg_fn=moving_average(decay, ramp=ramp))
+    average = copy.deepcopy(weight)
+    recipe = small(training={"average_decay": decay, "average_ramp": ramp})
     path = []
     with torch.no_grad():
         for n in range(updates + 1):
             weight.weight.fill_(target if n else start)
-            averages.update_parameters(weight)
-            path.append(averages.module.weight.item())
+            follow(average, weight, average_decay(recipe, n))
+            path.append(average.weight.item())
     return path
 
 
@@ -262,13 +263,13 @@ def test_losses_are_averaged_over_images_until_they_are_taken():
     learner.step(batch(0, size=4))
     first = learner.take_loss()
     learner.step(batch(1, size=4))
-    learner.step(batch(2, size=2))
-    assert learner.loss_images == 6
+    learner.step(batch(2, size=4))
+    assert len(learner.losses) == 2
     assert first == pytest.approx(1, abs=4 * (2 / 96) ** 0.5)  # near-zero start: the mean of 96 squared normals
-    assert learner.take_loss() == pytest.approx(1, abs=4 * (2 / 144) ** 0.5)
-    assert learner.finite()
-    learner.loss_sum += math.nan
-    assert not learner.finite()
+    assert learner.take_loss() == pytest.approx(1, abs=4 * (2 / 192) ** 0.5)
+    assert learner.finite(weights=True)
+    learner.losses.append(torch.tensor(math.nan))
+    assert not learner.finite(weights=False)
 
 
 # ---- going on -------------------------------------------------------------------------------------------------------

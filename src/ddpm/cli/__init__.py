@@ -6,6 +6,7 @@ Nothing here imports PyTorch before a command runs.
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 
@@ -45,6 +46,9 @@ def _options(version: bool = typer.Option(False, "--version", help="Print the ve
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a file's name need not be text in the terminal's encoding
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     warnings.showwarning = lambda message, *_, **__: say(f"ddpm: {message}")
     try:
         app()

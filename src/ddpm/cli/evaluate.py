@@ -26,6 +26,7 @@ def evaluate(
     samples: Annotated[int, typer.Option(min=1, help="How many pictures to draw, seeds 0 and up.")] = 256,
     steps: Annotated[int | None, typer.Option(help="Network calls a picture; all levels if not given.")] = None,
     training_data: Annotated[str | None, typer.Option(help="The training images, if they moved since.")] = None,
+    variance: Annotated[str | None, typer.Option(help="Of reverse steps: large, or small (cleaner with few).")] = None,
     keep: Annotated[str | None, typer.Option(help="Write neighbours.png to this folder.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -43,12 +44,13 @@ def evaluate(
     if keep is not None:
         check_output(keep, folder=True)
     model = ddpm.load(run, device=device)
-    model.check(Sampling(steps=steps))
+    how = Sampling(steps=steps, variance=variance)
+    model.check(how)
     training = api.training_images(model, training_data).array()
     held_out = api.model_images(model, data).array()
     require_held_out(held_out, training)
     with progress_bar("Sampling", samples * (steps or model.recipe.process.steps)) as bar:
-        pictures = model.draw(range(samples), Sampling(steps=steps), on_step=counted(bar))
+        pictures = model.draw(range(samples), how, on_step=counted(bar))
     report = neighbour_report(pictures.numpy(), training, held_out)
     if keep is not None:
         path = Path(keep) / "neighbours.png"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,8 @@ from ddpm.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
+
+SLOTS = 20
 
 
 def sample(
@@ -32,6 +35,7 @@ def sample(
 ) -> None:
     """Draw pictures from a model, one per seed."""
     import ddpm
+    from ddpm.pictures import check_grid, save_grid
     from ddpm.samplers import Sampling
     from ddpm.seeding import parse_seeds
 
@@ -40,15 +44,17 @@ def sample(
     _check(out, progressive=progressive)
     model = ddpm.load(run, weights=weights, device=device)
     model.check(how)
+    if out.endswith(".png"):
+        check_grid(len(numbers) * (SLOTS if progressive else 1), model.geometry)
     per_picture = steps or model.recipe.process.steps
     say(f"Drawing by {sampler}, {per_picture} network calls a picture, {weights} weights of {model.source}.")
     with progress_bar("Sampling", len(numbers) * per_picture) as bar:
         advance = counted(bar)
         if progressive:
-            pictures = model.draw_progressively(numbers, how, on_step=advance)
+            rows = model.draw_progressively(numbers, how, slots=SLOTS, batch_size=batch_size, on_step=advance)
+            save_grid(rows.flatten(0, 1), out, columns=rows.shape[1])
         else:
-            pictures = model.draw(numbers, how, batch_size=batch_size, on_step=advance)
-    _write(pictures, numbers, Path(out))
+            _write(model.draw_batches(numbers, how, batch_size=batch_size, on_step=advance), Path(out))
     print(f"{len(numbers)} {'picture' if len(numbers) == 1 else 'pictures'} in {out}")
 
 
@@ -66,25 +72,23 @@ def _check(out: str, *, progressive: bool) -> None:
     check_output(out, folder=not kind)
 
 
-def _write(pictures: Tensor, seeds: list[int], out: Path) -> None:
-    """Pictures (B, C, H, W), or (B, slots, C, H, W) a row a seed, in the form that `out` asks for."""
+def _write(batches: Iterator[tuple[Sequence[int], Tensor]], out: Path) -> None:
+    """A folder grows with every batch; a grid or an array is written when all are there."""
+    from ddpm.files import whole_file
     from ddpm.pictures import save_folder, save_grid
 
-    if pictures.ndim == 5:
-        save_grid(pictures.flatten(0, 1), out, columns=pictures.shape[1])
-    elif out.suffix == ".png":
-        save_grid(pictures, out)
-    elif out.suffix == ".npz":
-        _save_npz(pictures, seeds, out)
-    else:
-        save_folder(pictures, out, names=seeds)
-
-
-def _save_npz(pictures: Tensor, seeds: list[int], out: Path) -> None:
-    """arr_0: uint8 (B, H, W, C), the layout other tools read; seeds: int64 (B,)."""
+    if not out.suffix:
+        for seeds, pictures in batches:
+            save_folder(pictures, out, names=seeds)
+        return
     import numpy as np
+    import torch
 
-    from ddpm.files import whole_file
-
-    with whole_file(out) as temporary:
-        np.savez_compressed(temporary, arr_0=pictures.permute(0, 2, 3, 1).numpy(), seeds=np.array(seeds))
+    parts = list(batches)
+    pictures = torch.cat([part for _, part in parts])
+    if out.suffix == ".png":
+        save_grid(pictures, out)
+        return
+    numbers = np.concatenate([np.asarray(part) for part, _ in parts])
+    with whole_file(out) as temporary:  # arr_0: uint8 (B, H, W, C), the layout other tools read
+        np.savez_compressed(temporary, arr_0=pictures.permute(0, 2, 3, 1).numpy(), seeds=numbers)

@@ -15,14 +15,16 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print what a model is: recipe, parameters, schedule, checkpoints."""
+    import torch
+
     from ddpm.checkpoint import checkpoints, find_checkpoint, read_config
-    from ddpm.model import build_denoiser, build_network
+    from ddpm.model import build_network
 
     folder = find_checkpoint(run)
     config = read_config(folder)
-    network = build_network(config.recipe)
-    parameters = sum(p.numel() for p in network.parameters())
-    schedule = build_denoiser(config.recipe, network).process.schedule
+    schedule = config.recipe.process.make_schedule()
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in build_network(config.recipe).parameters())
     table = {
         "checkpoint": str(folder),
         "checkpoints": [str(found) for found in checkpoints(run)],

@@ -49,7 +49,7 @@ def train(
         f"Trained on {int(newest.name):,} images. In {folder}:\n"
         f"  checkpoints/{newest.name}  the model\n"
         f"  samples/{newest.name}.png  16 pictures it drew\n"
-        f"  {', '.join(entry.name for entry in sorted(folder.iterdir()) if entry.is_file())}"
+        f"  {', '.join(entry.name for entry in sorted(folder.glob('[!.]*')) if entry.is_file())}"
     )
 
 

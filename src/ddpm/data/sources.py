@@ -162,7 +162,7 @@ def _check_nothing_lost(looks: Sequence[Look], src: str, channels: int) -> None:
     }
     for what, seen in lossy.items():
         if seen is not None:
-            fits = f"channels = {common_channels(looks)} loses nothing"
+            fits = f"image.channels = {common_channels(looks)} loses nothing"
             raise InputError(f"channels = {channels} would lose the {what} of {seen.name} in '{src}'; {fits}.")
 
 

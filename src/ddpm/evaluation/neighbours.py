@@ -55,19 +55,20 @@ def nearest_neighbours(
     return distances.astype(np.float64), indices
 
 
-def require_held_out(held_out: NDArray[np.uint8], training: NDArray[np.uint8]) -> None:
-    """Raise InputError if most of the held-out images are training images; both uint8 (., C, H, W)."""
-    if np.median(nearest_neighbours(held_out, training)[0][:, 0]) == 0:
+def require_held_out(held_out: NDArray[np.uint8], training: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Distances (N,) of held-out images to the nearest training image; InputError if most are training images."""
+    distances = nearest_neighbours(held_out, training)[0][:, 0]
+    if np.median(distances) == 0:
         raise InputError("most of the held-out images are training images; images the model never saw would fit.")
+    return distances
 
 
 def neighbour_report(
     samples: NDArray[np.uint8], training: NDArray[np.uint8], held_out: NDArray[np.uint8]
 ) -> NeighbourReport:
     """Compare samples with held-out images by their distance to the training images; all uint8 (., C, H, W)."""
-    require_held_out(held_out, training)
+    usual = require_held_out(held_out, training)
     near = nearest_neighbours(samples, training)[0][:, 0]
-    usual = nearest_neighbours(held_out, training)[0][:, 0]
     median, held_out_median = float(np.median(near)), float(np.median(usual))
     copies = float((near <= np.percentile(usual, FIRST_PERCENTILE)).mean())
     return NeighbourReport(

@@ -19,12 +19,12 @@ NORM_EPS = 1e-6
 def time_embedding(time: Tensor, width: int) -> Tensor:
     """Sinusoidal embedding of times (Vaswani et al. 2017 as the official code has it), computed in float64.
 
-    time     (B,) from 0
+    time     (B,) from 0; best on the CPU, where the result lies (some accelerators have no float64)
     returns  (B, width) float64: sines, then cosines; frequencies fall geometrically from 1 to exactly 1e-4
     """
     half = width // 2
-    exponents = torch.arange(half, dtype=torch.float64, device=time.device) / max(half - 1, 1)
-    angles = time.double()[:, None] * torch.exp(-math.log(10_000) * exponents)
+    exponents = torch.arange(half, dtype=torch.float64, device="cpu") / max(half - 1, 1)
+    angles = time.cpu().double()[:, None] * torch.exp(-math.log(10_000) * exponents)
     return F.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, width % 2))
 
 

@@ -105,10 +105,10 @@ class UNet(nn.Module):
         """Evaluate the network.
 
         x       (B, in_channels, H, W); H and W multiples of space_to_depth * 2 ** (levels - 1)
-        time    (B,) from 0, integer or real
+        time    (B,) from 0, integer or real, best on the CPU
         labels  (B,) integers, needed if and only if the network has classes
         """
-        embedding = self._embedding(time, labels, x.dtype)
+        embedding = self._embedding(time_embedding(time, self.channels).to(x.dtype).to(x.device), labels)
         h = self.conv_in(F.pixel_unshuffle(x, self.fold) if self.fold > 1 else x)
         skips = [h]
         for stages, downsample in zip(self.down, self.downsample, strict=True):
@@ -126,10 +126,9 @@ class UNet(nn.Module):
         out = self.conv_out(F.silu(self.norm_out(h)))
         return F.pixel_shuffle(out, self.fold) if self.fold > 1 else out
 
-    def _embedding(self, time: Tensor, labels: Tensor | None, dtype: torch.dtype) -> Tensor:
+    def _embedding(self, sinusoids: Tensor, labels: Tensor | None) -> Tensor:
         """One vector for all blocks, activated once: silu(dense(silu(dense(sinusoids))) + label)."""
-        hidden = F.silu(self.time1(time_embedding(time, self.channels).to(dtype)))
-        embedding = self.time2(hidden)
+        embedding = self.time2(F.silu(self.time1(sinusoids)))
         if self.label is not None:
             assert labels is not None, "a network with classes needs labels"
             embedding = embedding + self.label(labels)

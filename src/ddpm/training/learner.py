@@ -7,37 +7,38 @@ on exactly as one that never stopped.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from typing import Any, cast
+import copy
+from typing import Any
 
 import torch
-from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
+from torch import Tensor, nn
 
 from ddpm.data import Batch
+from ddpm.errors import InputError
 from ddpm.model import Model, build_denoiser, build_network
-from ddpm.networks import UNet
 from ddpm.objectives import draw_levels, simple_loss
 from ddpm.recipe import Recipe
 from ddpm.seeding import generator, torch_seeded
+from ddpm.tensors import to_device
 from ddpm.units import images_to_x
 
-Tensors = tuple[Tensor, ...] | list[Tensor]
 
+def average_decay(recipe: Recipe, updates: int) -> float:
+    """The decay of the weights' running average (App. B).
 
-def moving_average(decay: float, *, ramp: bool) -> Callable[[Tensors, Tensors, Tensor | int], None]:
-    """The update of averaged weights after each step but the first, which copies them.
-
-    average <- d * average + (1 - d) * weights, where d is `decay`, or min(decay, (1 + n) / (10 + n)) with the ramp,
-    n counting the updates so far. The paper's decay is 0.9999 without a ramp (App. B).
+    updates  so far; the first copies the weights (decay 0), as the official code's does
+    returns  `average_decay`, with the ramp at most (1 + n) / (10 + n) after n updates
     """
+    if not updates:
+        return 0.0
+    decay = recipe.training.average_decay
+    return min(decay, (1 + updates) / (10 + updates)) if recipe.training.average_ramp else decay
 
-    def update(averages: Tensors, weights: Tensors, updates: Tensor | int) -> None:
-        n = int(updates)
-        d = min(decay, (1 + n) / (10 + n)) if ramp else decay
-        torch._foreach_lerp_(averages, weights, 1 - d)
 
-    return update
+@torch.no_grad()
+def follow(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """average <- decay * average + (1 - decay) * network, weight by weight."""
+    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
 
 
 def learning_rate(recipe: Recipe, images_seen: int) -> float:
@@ -54,67 +55,70 @@ class Learner:
         self.device = device
         self.network = build_network(recipe).to(device).train()
         self.denoiser = build_denoiser(recipe, self.network)
-        update = moving_average(recipe.training.average_decay, ramp=recipe.training.average_ramp)
-        self.averages = AveragedModel(self.network, multi_avg_fn=update)
-        self.averages.eval()
+        self.averages = copy.deepcopy(self.network).eval().requires_grad_(False)
+        self.updates = 0
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=recipe.learning_rate)
         self.images_seen = 0
-        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-        self.loss_images = 0
+        self.losses: list[Tensor] = []
 
     def step(self, batch: Batch) -> None:
         """Learn from one batch."""
-        x0 = images_to_x(batch.images.to(self.device))
-        labels = None if batch.labels is None or not self.recipe.network.classes else batch.labels.to(self.device)
+        try:
+            self._learn(batch)
+        except torch.OutOfMemoryError:
+            sentence = f"a batch of {len(batch.images)} is too large for {self.device}; a smaller batch_size would fit."
+            raise InputError(sentence) from None
+
+    def _learn(self, batch: Batch) -> None:
+        x0 = images_to_x(to_device(batch.images, self.device))
+        classes = self.recipe.network.classes
+        labels = None if batch.labels is None or not classes else to_device(batch.labels, self.device)
         seed, position = self.recipe.seed, self.images_seen
         t = draw_levels(generator("level", seed, position), len(x0), self.recipe.process.steps)
         noise = torch.from_numpy(generator("noise", seed, position).standard_normal(tuple(x0.shape), "float32"))
         with self._dropout(), torch.autocast(self.device.type, torch.bfloat16, self.recipe.precision == "bfloat16"):
-            losses = simple_loss(self.denoiser, x0, t, noise=noise.to(self.device), labels=labels)
-        self._descend(losses.mean())
+            losses = simple_loss(self.denoiser, x0, t, noise=to_device(noise, self.device), labels=labels)
+        loss = losses.mean()
+        self._descend(loss)
         self.images_seen += len(x0)
-        self.loss_sum += losses.detach().sum()
-        self.loss_images += len(x0)
+        self.losses.append(loss.detach())
 
     def take_loss(self) -> float:
-        """The mean loss since the last call."""
-        mean = float(self.loss_sum) / max(self.loss_images, 1)
-        self.loss_sum.zero_()
-        self.loss_images = 0
+        """The mean loss since the last call, summed in float64."""
+        mean = float(torch.stack(self.losses).cpu().double().mean())
+        self.losses.clear()
         return mean
 
     def finite(self, *, weights: bool) -> bool:
         """Whether all losses since take_loss were numbers, and perhaps whether all weights are."""
-        values = [self.loss_sum, *(self.network.parameters() if weights else ())]
+        values = [*self.losses, *(self.network.parameters() if weights else ())]
         return all(bool(torch.isfinite(value).all()) for value in values)
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """State dicts by name, as checkpoints hold them."""
-        return {"averaged": self.averages.module.state_dict(), "raw": self.network.state_dict()}
+        return {"averaged": self.averages.state_dict(), "raw": self.network.state_dict()}
 
     def averaged_model(self) -> Model:
         """The averaged weights as a model to sample from, sharing their memory."""
-        return Model(self.recipe, cast(UNet, self.averages.module), (), self.images_seen, "averaged", "this run")
+        return Model(self.recipe, self.averages, (), self.images_seen, "averaged", "this run")
 
     def state(self) -> dict[str, Any]:
         """All that is needed beyond the weights to go on exactly."""
         return {
             "images_seen": self.images_seen,
-            "updates": int(self.averages.n_averaged),
-            "loss_sum": float(self.loss_sum),
-            "loss_images": self.loss_images,
+            "updates": self.updates,
+            "losses": [float(loss) for loss in self.losses],
             "optimiser": self.optimiser.state_dict(),
         }
 
     def restore(self, weights: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
         """Become the learner whose weights() and state() these were."""
-        self.averages.module.load_state_dict(weights["averaged"])
+        self.averages.load_state_dict(weights["averaged"])
         self.network.load_state_dict(weights["raw"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.averages.n_averaged.fill_(state["updates"])
+        self.updates = state["updates"]
         self.images_seen = state["images_seen"]
-        self.loss_sum.fill_(state["loss_sum"])
-        self.loss_images = state["loss_images"]
+        self.losses = [torch.tensor(loss, device=self.device) for loss in state["losses"]]
 
     def _descend(self, loss: Tensor) -> None:
         self.optimiser.zero_grad()
@@ -123,7 +127,8 @@ class Learner:
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.recipe, self.images_seen)
         self.optimiser.step()
-        self.averages.update_parameters(self.network)
+        follow(self.averages, self.network, average_decay(self.recipe, self.updates))
+        self.updates += 1
 
     def _dropout(self) -> contextlib.AbstractContextManager[None]:
         if not self.recipe.network.dropout:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ddpm.checkpoint import checkpoints, prune, read_config, read_training, read_weights, write_checkpoint
 from ddpm.data import ImageSet, batches
-from ddpm.errors import InputError
+from ddpm.errors import DamagedFile, InputError
 from ddpm.model import resolve_device
 from ddpm.pictures import save_grid
 from ddpm.recipe import Recipe
@@ -99,8 +99,8 @@ def _train(
     _save(learner, run, images)
     if not stopped:
         _draw(learner, run)
-    plot_loss(run.metrics(), run.loss_plot)
-    if stopped:
+    else:
+        plot_loss(run.metrics(), run.loss_plot)
         sentence = f"stopped at {learner.images_seen:,} images and saved; the same call goes on from there."
         if stopped[0] == signal.SIGINT:
             raise KeyboardInterrupt(sentence)
@@ -113,9 +113,12 @@ def _restore(learner: Learner, run: RunFolder, say: Callable[[str], None]) -> No
     prune(run.path)
     found = checkpoints(run.path)
     if found:
-        config = read_config(found[-1])
-        weights = {kind: read_weights(found[-1], config, kind) for kind in learner.weights()}
-        learner.restore(weights, read_training(found[-1], config))
+        try:
+            config = read_config(found[-1])
+            weights = {kind: read_weights(found[-1], config, kind) for kind in learner.weights()}
+            learner.restore(weights, read_training(found[-1], config))
+        except DamagedFile as error:
+            raise DamagedFile(f"{str(error)[:-1]}; without that folder the run goes on from the one before.") from None
         say(f"Resuming at {learner.images_seen:,} images: weights, averages, optimiser and position from {found[-1]}.")
 
 
@@ -135,7 +138,7 @@ def _log(learner: Learner, run: RunFolder, meter: _Meter) -> None:
 
 
 def _draw(learner: Learner, run: RunFolder) -> None:
-    """A grid of 16 pictures from the averaged weights, always of the same seeds."""
+    """A grid of 16 pictures from the averaged weights, always of the same seeds; and the loss curve."""
     path = run.sample_file(learner.images_seen)
     if path.exists():
         return
@@ -143,6 +146,7 @@ def _draw(learner: Learner, run: RunFolder) -> None:
     steps = min(GRID_STEPS, learner.recipe.process.steps)
     # On few levels the large variance leaves visible noise in the picture; the small one does not.
     save_grid(model.draw(GRID_SEEDS, Sampling(steps=steps, variance="small")), path)
+    plot_loss(run.metrics(), run.loss_plot)
 
 
 def _save(learner: Learner, run: RunFolder, images: ImageSet) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ddpm.files import whole_file
+
 
 def plot_loss(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw loss against images seen, both axes logarithmic; nothing is written before the second log line."""
@@ -19,4 +21,5 @@ def plot_loss(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.set_xlabel("images seen")
     axes.set_ylabel("loss (mean squared error)")
     axes.grid(True, which="both", alpha=0.3)
-    figure.savefig(path)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary)

@@ -53,7 +53,8 @@ class RunFolder:
     def check(self, recipe: Recipe, images: ImageSet) -> None:
         """Refuse a folder that holds another run. Nothing is written.
 
-        Only train_images may differ, and grow; data may be spelled otherwise if its fingerprint is the same.
+        Of the recipe, train_images may grow, device may differ, and data may be spelled otherwise if its fingerprint
+        is the same.
         """
         check_output(self.path, folder=True)
         if self.recipe_file.is_file():
@@ -64,7 +65,10 @@ class RunFolder:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep a second process out; the operating system lets go of the lock however this one ends."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"'{self.path}' could not be made: {error.strerror}.") from None
         try:
             with FileLock(self.path / ".lock", blocking=False):
                 yield
@@ -105,7 +109,8 @@ class RunFolder:
         for key, (old, new) in _differences(held.model_dump(), recipe.model_dump()).items():
             if key == "train_images" and new < old:
                 raise InputError(f"'{self.path}' holds a run with train_images = {old}; {new} would go back.")
-            if key != "train_images" and not (key == "data" and table["data_fingerprint"] == images.fingerprint):
+            same_data = key == "data" and table["data_fingerprint"] == images.fingerprint
+            if key not in ("train_images", "device") and not same_data:
                 raise InputError(
                     f"'{self.path}' holds a run with {key} = {old}, not {new}; another --out starts a new run."
                 )
