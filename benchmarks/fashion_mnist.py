@@ -80,6 +80,8 @@ def main() -> None:
     parser.add_argument("run")
     parser.add_argument("--data", required=True, help="the IDX folder")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--training-commit", help="the commit that trained, if it is not the one that evaluates")
+    parser.add_argument("--training-note", help="anything a reader should know of the training, as its conditions")
     options = parser.parse_args()
     target = publish(options.run)
     model = ddpm.load(target)
@@ -95,6 +97,8 @@ def main() -> None:
         {
             "training_command": f"ddpm train {NAME} --data {options.data} --out {options.run}",
             "images_seen": model.images_seen,
+            "training_commit": options.training_commit,
+            "training_note": options.training_note,
             "training_seed": model.recipe.seed,
             "training_images_per_second_median": statistics.median(line["images_per_second"] for line in metrics),
             "loss_curve": [[line["images"], round(line["loss"], 5)] for line in thinned],

@@ -206,7 +206,7 @@ def test_the_enumeration_meets_every_kind_of_event_in_a_checkpoint(third_checkpo
     assert met == {(name, phase) for name in whole for phase in (BEFORE, AFTER)} | {
         (name, phase) for name in ("write_bytes", "write_text") for phase in (BEFORE, HALF, AFTER)
     }
-    synced = {crash.what for crash in third_checkpoint if crash.what.startswith("fsync")}
+    synced = {crash.what for crash in third_checkpoint if crash.what.startswith("fsync run/checkpoints")}
     assert len(synced) == 5  # three files, their folder, the folder above
 
 
