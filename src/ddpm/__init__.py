@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         recipe,
         sample,
         save_grid,
+        show,
         train,
     )
 
@@ -32,6 +33,7 @@ __all__ = [
     "recipe",
     "sample",
     "save_grid",
+    "show",
     "train",
 ]
 

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from ddpm.checkpoint import checkpoints, find_checkpoint, read_config
 from ddpm.checkpoint import load_model as load
 from ddpm.convert import convert
 from ddpm.data import ImageSet, open_images
@@ -16,7 +18,7 @@ from ddpm.data import inspect_source as inspect
 from ddpm.errors import InputError, MixedSizes
 from ddpm.evaluation import nearest_neighbours
 from ddpm.geometry import parse_size
-from ddpm.model import Model
+from ddpm.model import Model, build_network
 from ddpm.pictures import save_grid
 from ddpm.recipe import Recipe, changed, load_recipe, resolve
 from ddpm.samplers import Sampling
@@ -32,6 +34,7 @@ __all__ = [
     "recipe",
     "sample",
     "save_grid",
+    "show",
     "train",
 ]
 
@@ -135,6 +138,27 @@ def sample(
     return model.draw(
         list(seeds), Sampling(sampler, steps, variance, class_name), batch_size=batch_size, on_step=on_step
     )
+
+
+def show(run: str | Path) -> dict[str, Any]:
+    """What a model is, as plain values: checkpoint, checkpoints, images_seen, parameters, class_names, schedule,
+    data_fingerprint, sha256 of its files, recipe. Its weights are not read."""
+    folder = find_checkpoint(Path(run))
+    config = read_config(folder)
+    schedule = config.recipe.process.make_schedule()
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in build_network(config.recipe).parameters())
+    return {
+        "checkpoint": str(folder),
+        "checkpoints": [str(found) for found in checkpoints(Path(run))],
+        "images_seen": config.images_seen,
+        "parameters": parameters,
+        "class_names": list(config.class_names),
+        "data_fingerprint": config.data_fingerprint,
+        "sha256": dict(config.sha256),
+        "schedule": {"steps": schedule.steps, "alpha_bar_end": float(schedule.alpha_bar[-1])},
+        "recipe": config.recipe.model_dump(mode="json"),
+    }
 
 
 def resolve_recipe(recipe: Recipe) -> Recipe:
