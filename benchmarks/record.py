@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 def write_result(name: str, table: dict[str, Any], *, seed: int, command: str | None = None) -> Path:
     """Write results/NAME.json with the table and where it came from; `command` if not this program's own."""
     origin = {
-        "command": command or " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
+        "command": command or shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
         "commit": _git("rev-parse", "HEAD") + ("-dirty" if _git("status", "--porcelain", "src") else ""),
         "date": datetime.date.today().isoformat(),
         "seed": seed,
