@@ -66,20 +66,27 @@ def train(
     with run.lock():
         _restore(learner, run, say)
         run.begin(recipe, images)
-        _train(learner, run, images, on_progress, say)
+        run.forget_after(learner.images_seen)
+        if learner.images_seen >= recipe.train_images:
+            say(f"'{run.path}' is complete at {learner.images_seen:,} images; a larger train_images continues.")
+        stopped = _learn(learner, run, images, on_progress)
+        _save(learner, run, images)
+        if not stopped:
+            _draw(learner, run)
+            return
+        plot_loss(run.metrics(), run.loss_plot)
+    sentence = f"stopped at {learner.images_seen:,} images and saved; the same call goes on from there."
+    if stopped == signal.SIGINT:
+        raise KeyboardInterrupt(sentence)
+    say(sentence)
+    raise SystemExit(128 + stopped)
 
 
-def _train(
-    learner: Learner,
-    run: RunFolder,
-    images: ImageSet,
-    on_progress: Callable[[Progress], None],
-    say: Callable[[str], None],
-) -> None:
+def _learn(
+    learner: Learner, run: RunFolder, images: ImageSet, on_progress: Callable[[Progress], None]
+) -> int:
+    """Step until the recipe's images were seen, or a signal came: its number, else 0."""
     recipe = learner.recipe
-    run.forget_after(learner.images_seen)
-    if learner.images_seen >= recipe.train_images:
-        say(f"'{run.path}' is complete: it has seen {learner.images_seen:,} images; a larger train_images continues.")
     meter = _Meter(learner.images_seen, recipe.train_images, on_progress)
     stream = batches(
         images, seed=recipe.seed, position=learner.images_seen, batch_size=recipe.batch_size, flip=recipe.training.flip
@@ -96,16 +103,7 @@ def _train(
             if passed(recipe.training.checkpoint_images):
                 _save(learner, run, images)
             meter.advance(learner.images_seen)
-    _save(learner, run, images)
-    if not stopped:
-        _draw(learner, run)
-    else:
-        plot_loss(run.metrics(), run.loss_plot)
-        sentence = f"stopped at {learner.images_seen:,} images and saved; the same call goes on from there."
-        if stopped[0] == signal.SIGINT:
-            raise KeyboardInterrupt(sentence)
-        say(sentence)
-        raise SystemExit(128 + stopped[0])
+    return stopped[0] if stopped else 0
 
 
 def _restore(learner: Learner, run: RunFolder, say: Callable[[str], None]) -> None:
