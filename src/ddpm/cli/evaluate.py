@@ -60,7 +60,8 @@ def evaluate(
         f"{report.samples} samples of {model.source}, {report.held_out} held-out and {report.training} training images",
         f"median distance to the nearest training image: samples {report.median:.1f}, held-out "
         f"{report.held_out_median:.1f} grey levels (ratio {report.ratio:.3f})",
-        f"samples nearer than the held-out's first percentile: {report.copies:.1%} (1 % is ideal, many are copies)",
+        f"samples no farther than the held-out's first percentile: {report.copies:.1%} "
+        "(1 % is ideal; many would be copies)",
     ]
     print_result({"neighbours": report.as_dict()}, lines, as_json=as_json)
 

@@ -14,7 +14,6 @@ from ddpm.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 SLOTS = 20
 
 
