@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from ddpm.errors import DamagedFile, InputError
-from ddpm.files import UNFINISHED, sync
+from ddpm.files import UNFINISHED, check_signed, signed, sync
 from ddpm.model import Model, build_network, resolve_device
 from ddpm.recipe import Recipe, make_recipe
 
@@ -200,22 +200,6 @@ def prune(run: Path, keep: int = 2) -> None:
         os.rename(folder, folder.with_name(f"{UNFINISHED}{folder.name}"))
     for leftover in (run / "checkpoints").glob(f"{UNFINISHED}*"):
         shutil.rmtree(leftover)
-
-
-def signed(table: Mapping[str, Any]) -> dict[str, Any]:
-    """A table for JSON with the SHA-256 of its own content, so that a flipped bit in it is noticed."""
-    return {**table, "own_sha256": _own_sha256(table)}
-
-
-def check_signed(table: object, path: Path) -> None:
-    """Raise DamagedFile unless the table read from `path` is one that `signed` made."""
-    if not isinstance(table, dict) or table.get("own_sha256") != _own_sha256(table):
-        raise DamagedFile(f"'{path}' is damaged or was edited: its content does not have the SHA-256 it names.")
-
-
-def _own_sha256(table: Mapping[str, Any]) -> str:
-    content = {key: value for key, value in table.items() if key != "own_sha256"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _checked(path: Path, config: Config) -> Path:

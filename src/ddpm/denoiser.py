@@ -9,21 +9,39 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ddpm.errors import InputError
 from ddpm.gaussians import Gaussian
+from ddpm.measured import Measured
 from ddpm.process import Process
-from ddpm.schedule import Schedule
+from ddpm.schedule import VARIANCES, Schedule
 from ddpm.tensors import gather
+
+LEARNED = ("learned", "range")
+OPTIMAL = "optimal"
+REVERSE_VARIANCES = (*VARIANCES, *LEARNED, OPTIMAL)
 
 
 class Network(Protocol):
     """Any module that maps images, times and perhaps classes to images."""
 
     def __call__(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W), time (B,) from 0 on the CPU, labels (B,) integers -> (B, C, H, W)."""
+        """x (B, C, H, W), time (B,) from 0 on the CPU, labels (B,) integers -> (B, C or 2C, H, W)."""
         ...
+
+
+class Output(NamedTuple):
+    """A network's output, taken apart.
+
+    prediction  (B, C, H, W) what Denoiser.prediction says
+    spread      (B, C, H, W) what it says of the variance, None if it has no channels for that
+    """
+
+    prediction: Tensor
+    spread: Tensor | None
 
 
 class ReverseStep(NamedTuple):
@@ -40,9 +58,13 @@ class Denoiser:
     network     see Network; its own dtype is used inside, results come back in the dtype of xt
     process     the full forward process it was trained on, levels 0..T
     prediction  what the output stands for, one of process.PREDICTIONS
-    variance    of the reverse steps, one of schedule.VARIANCES
+    variance    of the reverse steps, one of REVERSE_VARIANCES: "large" and "small" are the schedule's; "learned" takes
+                the network's second half of channels as log-variances, pixel by pixel (Ho et al. 2020, sec. 3.2),
+                "range" as places between small (-1) and large (1) (Nichol & Dhariwal 2021, eq. 15); "optimal" is
+                what `measured` says
     clip        whether predicted clean images are clipped to [-1, 1] before the posterior mean is formed
     dtype       of the network's inputs
+    measured    needed for "optimal" alone
     """
 
     network: Network
@@ -51,30 +73,64 @@ class Denoiser:
     variance: str = "large"
     clip: bool = True
     dtype: torch.dtype = torch.float32
+    measured: Measured | None = None
 
-    def output(self, xt: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The network's raw output at levels t (B,) in 1..T, in the dtype of xt."""
-        return self.network(xt.to(self.dtype), t - 1, labels).to(xt.dtype)
+    def output(self, xt: Tensor, t: Tensor, labels: Tensor | None = None) -> Output:
+        """What the network says at levels t (B,) in 1..T, in the dtype of xt."""
+        output = self.network(xt.to(self.dtype), t - 1, labels).to(xt.dtype)
+        channels = xt.shape[1]
+        return Output(output[:, :channels], output[:, channels:] if output.shape[1] > channels else None)
 
     def x0(self, xt: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The clean image predicted from xt at levels t (B,) in 1..T."""
-        return self._x0(self.output(xt, t, labels), xt, t)
+        return self._x0(self.output(xt, t, labels).prediction, xt, t)
 
-    def reverse(self, xt: Tensor, step: int, *, chain: Schedule, labels: Tensor | None = None) -> ReverseStep:
+    def reverse(
+        self, xt: Tensor, step: int | Tensor, *, chain: Schedule, labels: Tensor | None = None
+    ) -> ReverseStep:
         """One step of the reverse process along a chain (eqs. 7 and 11, with x0 clipped first).
 
         xt     (B, C, H, W) at level chain.levels[step]
-        step   1..chain.steps; the result lies at chain.levels[step - 1]
+        step   1..chain.steps, one for all or (B,); the result lies at chain.levels[step - 1]
         chain  the full process or a subset of its levels
         """
-        index = torch.full((len(xt),), step)
-        t = torch.full((len(xt),), int(chain.levels[step]))
-        output = self.output(xt, t, labels)
-        x0 = self._x0(output, xt, t)
-        neighbours = chain.levels[step] - chain.levels[step - 1] == 1
-        mean = output if self.prediction == "mean" and neighbours else Process(chain).posterior_mean(x0, xt, index)
-        return ReverseStep(Gaussian(mean, gather(chain.log_variance(self.variance), index, xt)), x0)
+        index = step if isinstance(step, Tensor) else torch.full((len(xt),), step)
+        return self.read(self.output(xt, levels(chain, index), labels), xt, index, chain=chain)
 
-    def _x0(self, output: Tensor, xt: Tensor, t: Tensor) -> Tensor:
-        x0 = self.process.x0_from(self.prediction, output, xt, t)
+    def read(self, output: Output, xt: Tensor, step: Tensor, *, chain: Schedule) -> ReverseStep:
+        """The reverse step that an output at xt stands for; arguments as in `reverse`, step (B,)."""
+        x0 = self._x0(output.prediction, xt, levels(chain, step))
+        mean = Process(chain).posterior_mean(x0, xt, step)
+        if self.prediction == "mean":  # said outright where the chain leaves out no level, and then never clipped
+            neighbours = np.concatenate([[0.0], np.diff(chain.levels) == 1])
+            mean = torch.where(gather(neighbours, step, xt) == 1, output.prediction, mean)
+        return ReverseStep(Gaussian(mean, self._log_variance(output.spread, xt, step, chain)), x0)
+
+    def _log_variance(self, spread: Tensor | None, xt: Tensor, step: Tensor, chain: Schedule) -> Tensor:
+        if self.variance == OPTIMAL:
+            if self.measured is None:
+                raise InputError("variance 'optimal' was not measured for this network; ddpm tune measures it.")
+            return gather(self.measured.log_variance(chain), step, xt)
+        if self.variance not in LEARNED:
+            return gather(chain.log_variance(self.variance), step, xt)
+        if spread is None:
+            raise InputError(f"this network has no channels for variance '{self.variance}'; large or small would fit.")
+        if self.variance == "range":
+            low = gather(chain.log_variance("small"), step, xt)
+            high = gather(np.log(np.maximum(chain.beta, 1e-300)), step, xt)
+            return low + (spread + 1) / 2 * (high - low)
+        if chain.steps != self.process.schedule.steps:
+            raise InputError(
+                "variances learned pixel by pixel belong to the full chain; on fewer levels large, small or optimal "
+                "would fit."
+            )
+        return spread
+
+    def _x0(self, prediction: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+        x0 = self.process.x0_from(self.prediction, prediction, xt, t)
         return x0.clamp(-1, 1) if self.clip else x0
+
+
+def levels(chain: Schedule, step: Tensor) -> Tensor:
+    """The levels of the full process that a chain's steps (B,) start from."""
+    return torch.from_numpy(chain.levels[step.cpu().numpy()])

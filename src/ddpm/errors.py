@@ -26,6 +26,12 @@ class Stopped(DdpmError):
     exit_code = 130
 
 
+class WrongModel(DdpmError):
+    """The file is sound but belongs to another model; the sentence names both."""
+
+    exit_code = 3
+
+
 class DamagedFile(DdpmError):
     """A file that was ours is cut short or altered; the sentence names it."""
 

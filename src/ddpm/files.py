@@ -1,13 +1,16 @@
-"""Files that are whole or not there: written under another name, then renamed."""
+"""Files that are whole or not there (written under another name, then renamed), and JSON that knows its own hash."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from ddpm.errors import InputError
+from ddpm.errors import DamagedFile, InputError
 
 UNFINISHED = ".unfinished-"
 
@@ -56,3 +59,19 @@ def check_output(path: str | Path, *, folder: bool) -> Path:
         kinds = ("a folder", "a file") if path.is_dir() else ("a file", "a folder")
         raise InputError(f"'{path}' is {kinds[0]}, not {kinds[1]}; another path would fit.")
     return path
+
+
+def signed(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A table for JSON with the SHA-256 of its own content, so that a flipped bit in it is noticed."""
+    return {**table, "own_sha256": _own_sha256(table)}
+
+
+def check_signed(table: object, path: Path) -> None:
+    """Raise DamagedFile unless the table read from `path` is one that `signed` made."""
+    if not isinstance(table, dict) or table.get("own_sha256") != _own_sha256(table):
+        raise DamagedFile(f"'{path}' is damaged or was edited: its content does not have the SHA-256 it names.")
+
+
+def _own_sha256(table: Mapping[str, Any]) -> str:
+    content = {key: value for key, value in table.items() if key != "own_sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Isotropic Gaussians over images: the only distributions a diffusion chain is made of."""
+"""Gaussians over images with independent pixels: the only distributions a diffusion chain is made of."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Gaussian:
-    """N(mean, exp(log_variance) I).
+    """N(mean, exp(log_variance)), the pixels independent.
 
     mean          (B, C, H, W)
     log_variance  natural logarithm, broadcasts with the mean
@@ -22,3 +22,9 @@ class Gaussian:
     def sample(self, noise: Tensor) -> Tensor:
         """Turn standard normal noise (B, C, H, W) into a sample."""
         return self.mean + torch.exp(0.5 * self.log_variance) * noise
+
+    def kl(self, other: Gaussian) -> Tensor:
+        """Kullback-Leibler divergence of `other` from this one, KL(self || other), per pixel in nats: (B, C, H, W)."""
+        apart = self.log_variance - other.log_variance
+        square = (self.mean - other.mean) ** 2 * torch.exp(-other.log_variance)
+        return 0.5 * (torch.expm1(apart) - apart + square)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ddpm.denoiser import Denoiser
+from ddpm.denoiser import LEARNED, Denoiser
 from ddpm.errors import InputError
 from ddpm.geometry import Geometry
 from ddpm.networks import UNet
@@ -159,7 +159,7 @@ def build_network(recipe: Recipe) -> UNet:
     with torch.random.fork_rng(devices=[]):  # PyTorch's layers draw weights of their own first
         unet: UNet = UNet(
             channels,
-            channels,
+            channels * (2 if recipe.process.variance in LEARNED else 1),
             channels=network.channels,
             multipliers=network.multipliers,
             blocks=network.blocks,

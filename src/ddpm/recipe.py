@@ -18,8 +18,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ddpm.data import FITS, ON_BAD_IMAGE
+from ddpm.denoiser import LEARNED
 from ddpm.errors import InputError
 from ddpm.geometry import Geometry, parse_size
+from ddpm.objectives import LEVEL_SAMPLING, LOSSES
 from ddpm.process import PREDICTIONS
 from ddpm.schedule import BETAS, VARIANCES, Schedule, make_schedule
 
@@ -74,7 +76,7 @@ class ProcessTable(_Table):
     steps: Positive = 1000
     beta_start: Annotated[Rate, Field(lt=1)] = 1e-4
     beta_end: Annotated[Rate, Field(lt=1)] = 0.02
-    variance: Literal[*VARIANCES] = "large"  # type: ignore[valid-type]
+    variance: Literal[*VARIANCES, *LEARNED] = "large"  # type: ignore[valid-type]
 
     def make_schedule(self) -> Schedule:
         """The float64 tables of this process."""
@@ -82,9 +84,11 @@ class ProcessTable(_Table):
 
 
 class ObjectiveTable(_Table):
-    """What the network learns to put out."""
+    """What the network learns to put out, by which loss, at which levels."""
 
     prediction: Literal[*PREDICTIONS] = "eps"  # type: ignore[valid-type]
+    loss: Literal[*LOSSES] = "simple"  # type: ignore[valid-type]
+    levels: Literal[*LEVEL_SAMPLING] = "uniform"  # type: ignore[valid-type]
 
 
 class TrainingTable(_Table):
@@ -98,12 +102,15 @@ class TrainingTable(_Table):
     log_images: Positive = 6_400
     sample_images: Positive = 500_000
     checkpoint_images: Positive = 100_000
+    validate_images: Positive = 100_000
+    validation_calls: Positive = 4_096
 
 
 class Recipe(_Table):
     """A whole run: the data, the network, the process, the objective and the training."""
 
     data: str | None = None
+    validation: str | None = None
     size: Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)] | None = None
     fit: Literal[*FITS] = "crop"  # type: ignore[valid-type]
     train_images: Positive = 102_400_000
@@ -154,6 +161,7 @@ def make_recipe(table: Mapping[str, Any], *, origin: str = "recipe") -> Recipe:
     except ValidationError as error:
         raise InputError(f"{origin}: {_sentence(error)}") from None
     _check_network(recipe)
+    _check_objective(recipe)
     if recipe.size is not None:
         height, width = parse_size(recipe.size)
         image = recipe.image.model_copy(update={"height": height, "width": width})
@@ -274,6 +282,21 @@ def _check_network(recipe: Recipe) -> None:
     except InputError as error:
         keys = "process.schedule, process.steps, process.beta_start and process.beta_end"
         raise InputError(f"{keys} do not fit together: {error}") from None
+
+
+def _check_objective(recipe: Recipe) -> None:
+    """A learned variance and a loss that teaches it need each other, but the bound also fits fixed variances."""
+    loss, variance = recipe.objective.loss, recipe.process.variance
+    if loss == "simple" and variance in LEARNED:
+        raise InputError(
+            f'objective.loss = "simple" teaches no variance, so process.variance = "{variance}" would stay as it '
+            'began; objective.loss = "bound" or "hybrid" would fit.'
+        )
+    if loss == "hybrid" and variance not in LEARNED:
+        raise InputError(
+            f'objective.loss = "hybrid" teaches a variance, but process.variance = "{variance}" is fixed; '
+            'process.variance = "range" would fit.'
+        )
 
 
 def _check_geometry(recipe: Recipe) -> None:

@@ -1,9 +1,15 @@
-"""The changes of unit on the line from files to numbers: grey levels <-> [-1, 1] (Ho et al. 2020, sec. 3.3)."""
+"""The changes of unit: grey levels <-> [-1, 1] (Ho et al. 2020, sec. 3.3), and nats -> bits."""
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+
+LEVELS = 256
+BIN = 2 / (LEVELS - 1)  # distance between two neighbouring grey levels on the scale of x
 
 
 def images_to_x(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -14,3 +20,8 @@ def images_to_x(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 def x_to_images(x: Tensor) -> Tensor:
     """Map x in [-1, 1] to the nearest of 256 grey levels (uint8, on the CPU); values outside are clipped."""
     return ((x.cpu().double() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def bits(nats: float) -> float:
+    """Nats in bits."""
+    return nats / math.log(2)

@@ -10,13 +10,14 @@ import contextlib
 import copy
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ddpm.data import Batch
 from ddpm.errors import InputError
 from ddpm.model import Model, build_denoiser, build_network
-from ddpm.objectives import draw_levels, simple_loss
+from ddpm.objectives import LOSSES, draw_levels, level_probabilities, no_history, remember
 from ddpm.recipe import Recipe
 from ddpm.seeding import generator, torch_seeded
 from ddpm.tensors import to_device
@@ -60,6 +61,7 @@ class Learner:
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=recipe.learning_rate)
         self.images_seen = 0
         self.losses: list[Tensor] = []
+        self.history = no_history(recipe.process.steps if recipe.objective.levels == "importance" else 0)
 
     def step(self, batch: Batch) -> None:
         """Learn from one batch."""
@@ -74,14 +76,24 @@ class Learner:
         classes = self.recipe.network.classes
         labels = None if batch.labels is None or not classes else to_device(batch.labels, self.device)
         seed, position = self.recipe.seed, self.images_seen
-        t = draw_levels(generator("level", seed, position), len(x0), self.recipe.process.steps)
+        t, weights = self._levels(len(x0))
         noise = torch.from_numpy(generator("noise", seed, position).standard_normal(tuple(x0.shape), "float32"))
         with self._dropout(), torch.autocast(self.device.type, torch.bfloat16, self.recipe.precision == "bfloat16"):
-            losses = simple_loss(self.denoiser, x0, t, noise=to_device(noise, self.device), labels=labels)
-        loss = losses.mean()
+            losses = LOSSES[self.recipe.objective.loss](
+                self.denoiser, x0, t, noise=to_device(noise, self.device), labels=labels
+            )
+        loss = (losses * to_device(weights, self.device)).mean()
         self._descend(loss)
+        if len(self.history):
+            remember(self.history, t.numpy(), losses.detach().cpu().double().numpy())
         self.images_seen += len(x0)
         self.losses.append(loss.detach())
+
+    def _levels(self, count: int) -> tuple[Tensor, Tensor]:
+        """One level per image, and the weight of its loss."""
+        steps = self.recipe.process.steps
+        probabilities = level_probabilities(self.history) if len(self.history) else np.full(steps, 1 / steps)
+        return draw_levels(generator("level", self.recipe.seed, self.images_seen), count, probabilities)
 
     def take_loss(self) -> float:
         """The mean loss since the last call, summed in float64."""
@@ -109,6 +121,7 @@ class Learner:
             "updates": self.updates,
             "losses": [float(loss) for loss in self.losses],
             "optimiser": self.optimiser.state_dict(),
+            "history": torch.from_numpy(self.history),
         }
 
     def restore(self, weights: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
@@ -119,6 +132,7 @@ class Learner:
         self.updates = state["updates"]
         self.images_seen = state["images_seen"]
         self.losses = [torch.tensor(loss, device=self.device) for loss in state["losses"]]
+        self.history = state["history"].numpy() if "history" in state else self.history
 
     def _descend(self, loss: Tensor) -> None:
         self.optimiser.zero_grad()

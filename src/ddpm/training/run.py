@@ -12,10 +12,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ddpm.checkpoint import check_signed, signed
 from ddpm.data import ImageSet
 from ddpm.errors import InputError
-from ddpm.files import check_output, whole_file
+from ddpm.files import check_output, check_signed, signed, whole_file
 from ddpm.recipe import Recipe, make_recipe
 
 METRICS = {"images", "loss", "learning_rate", "images_per_second"}
