@@ -1,15 +1,18 @@
-"""What the network's output becomes: its clock, its dtype, clipping, and the reverse Gaussian."""
+"""What the network's output becomes: its clock, its dtype, its halves, clipping, and the reverse Gaussian."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from ddpm.denoiser import Denoiser
+from ddpm.denoiser import LEARNED, OPTIMAL, REVERSE_VARIANCES, Denoiser, Output
+from ddpm.errors import InputError
+from ddpm.measured import Measured
 from ddpm.process import PREDICTIONS, Process
 from ddpm.schedule import VARIANCES, make_schedule
 
@@ -170,3 +173,150 @@ def test_translation_leaves_gradients_to_the_network(prediction: str):
     denoiser.x0(normal(1), torch.tensor([1, 400, 1000])).sum().backward()
     assert said.grad is not None
     assert (said.grad != 0).all()
+
+
+# ---- what it says of the variance -----------------------------------------------------------------------------------
+
+
+def both(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A prediction, a spread, and the output of a network that says both."""
+    prediction, spread = normal(seed), normal(seed + 100)
+    return prediction, spread, torch.cat([prediction, spread], dim=1)
+
+
+def measured() -> Measured:
+    """Errors that tell all levels apart, and a decoder fitted at levels 1 and 7."""
+    decoder = np.full(T + 1, np.nan)
+    decoder[[1, 7]] = -9.0, -6.0
+    return Measured(
+        squared_error=np.linspace(0, 0.5, T + 1) + 1e-4,
+        decoder_log_variance=decoder,
+        decoder_nats=decoder,
+        second_moment=0.25,
+    )
+
+
+def speaking(variance: str, said: Tensor) -> Denoiser:
+    return Denoiser(Says(said), PROCESS, "x0", variance, dtype=torch.float64, measured=measured())
+
+
+def test_the_list_of_variances_is_the_fixed_the_learned_and_the_measured():
+    listed = list(REVERSE_VARIANCES)
+    assert listed == [*VARIANCES, *LEARNED, OPTIMAL]
+    assert len(set(REVERSE_VARIANCES)) == len(REVERSE_VARIANCES)
+
+
+def test_the_first_half_of_the_channels_predicts_and_the_second_spreads():
+    prediction, spread, said = both(0)
+    found = Denoiser(Says(said), PROCESS, dtype=torch.float64).output(normal(1), torch.tensor([1, 2, 3]))
+    assert isinstance(found, Output)
+    assert torch.equal(found.prediction, prediction)
+    assert found.spread is not None
+    assert torch.equal(found.spread, spread)
+
+
+def test_a_network_of_as_many_channels_as_the_image_has_no_spread():
+    found = Denoiser(Says(normal(0)), PROCESS, dtype=torch.float64).output(normal(1), torch.tensor([1, 2, 3]))
+    assert torch.equal(found.prediction, normal(0))
+    assert found.spread is None
+
+
+@pytest.mark.parametrize("variance", REVERSE_VARIANCES)
+def test_the_spread_moves_the_variance_and_nothing_else(variance: str):
+    """The prediction is read alike under all; fixed and measured variances do not hear the spread."""
+    prediction, spread, said = both(2)
+    other = torch.cat([prediction, spread + 0.5], dim=1)
+    one, two = (speaking(variance, output).reverse(normal(3), 400, chain=SCHEDULE) for output in (said, other))
+    assert torch.equal(one.x0, two.x0)
+    assert torch.equal(one.x0, prediction.clamp(-1, 1))
+    assert torch.equal(one.gaussian.mean, two.gaussian.mean)
+    moved = (one.gaussian.log_variance != two.gaussian.log_variance).all()
+    assert bool(moved) == (variance in LEARNED)
+
+
+@pytest.mark.parametrize("t", [1, 2, 500, 1000])
+def test_a_learned_variance_is_said_outright_pixel_by_pixel(t: int):
+    _, spread, said = both(4)
+    assert torch.equal(speaking("learned", said).reverse(normal(5), t, chain=SCHEDULE).gaussian.log_variance, spread)
+
+
+@pytest.mark.parametrize("levels", [None, (1, 2, 400, 1000), (30, 500)])
+def test_a_range_leads_from_small_to_large_and_beyond(levels: tuple[int, ...] | None):
+    """Logarithms, -1 small and +1 large (Nichol & Dhariwal 2021, eq. 15); at step 1 from beta~ of step 2 to beta_1."""
+    chain = SCHEDULE.subset(levels) if levels else SCHEDULE
+    steps = range(1, chain.steps + 1) if levels else (1, 2, 3, 500, 1000)
+    for step in steps:
+        s, t = chain.levels[step - 1], chain.levels[step]
+        beta = 1 - ALPHA_BAR[t] / ALPHA_BAR[s]
+        u, v = (s, t) if step > 1 else (chain.levels[1], chain.levels[2])
+        small = (1 - ALPHA_BAR[v] / ALPHA_BAR[u]) * (1 - ALPHA_BAR[u]) / (1 - ALPHA_BAR[v])
+        for place in (-1.0, 0.0, 1.0, 3.0, -2.5):
+            said = torch.cat([normal(6), torch.full(SHAPE, place, dtype=torch.float64)], dim=1)
+            found = speaking("range", said).reverse(normal(7), step, chain=chain).gaussian.log_variance
+            expected = math.log(small) + (place + 1) / 2 * (math.log(beta) - math.log(small))
+            assert found.flatten().tolist() == pytest.approx([expected] * found.numel(), rel=1e-9)
+
+
+@pytest.mark.parametrize("levels", [None, (1, 2, 400, 1000), (7, 8, 600), (30, 500), (900,)])
+def test_optimal_variances_are_what_was_measured_for_the_chain(levels: tuple[int, ...] | None):
+    chain = SCHEDULE.subset(levels) if levels else SCHEDULE
+    denoiser, table = speaking("optimal", normal(8)), measured().log_variance(chain)
+    steps = torch.tensor([1, min(2, chain.steps), chain.steps])
+    found = denoiser.reverse(normal(9), steps, chain=chain).gaussian.log_variance
+    assert found.flatten().tolist() == pytest.approx(table[steps.numpy()].tolist(), rel=1e-15)
+
+
+@pytest.mark.parametrize("variance", REVERSE_VARIANCES)
+@EVERY_PREDICTION
+def test_steps_of_a_batch_may_differ(prediction: str, variance: str):
+    """Each image of a batch gets what it would get were all at its step; on a chain that leaves out levels too."""
+    _, _, said = both(10)
+    chain = SCHEDULE if variance == "learned" else SCHEDULE.subset([1, 2, 3, 400, 999, 1000])
+    denoiser, xt = replace(speaking(variance, said), prediction=prediction), normal(11)
+    steps = torch.tensor([1, 4, chain.steps])
+    found = denoiser.reverse(xt, steps, chain=chain)
+    assert denoiser.network.asked[-1][1].tolist() == (chain.levels[steps.numpy()] - 1).tolist()
+    for k, step in enumerate(steps.tolist()):
+        alone = denoiser.reverse(xt, step, chain=chain)
+        assert torch.equal(found.x0[k], alone.x0[k])
+        assert torch.equal(found.gaussian.mean[k], alone.gaussian.mean[k])
+        one, other = (step.gaussian.log_variance.expand(SHAPE)[k] for step in (found, alone))
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("variance", REVERSE_VARIANCES)
+def test_reading_an_output_is_the_second_half_of_a_reverse_step(variance: str):
+    _, _, said = both(12)
+    denoiser, xt, steps = speaking(variance, said), normal(13), torch.tensor([1, 400, 1000])
+    whole = denoiser.reverse(xt, steps, chain=SCHEDULE)
+    read = denoiser.read(denoiser.output(xt, steps), xt, steps, chain=SCHEDULE)
+    assert len(denoiser.network.asked) == 2
+    assert torch.equal(whole.x0, read.x0)
+    assert torch.equal(whole.gaussian.mean, read.gaussian.mean)
+    assert torch.equal(whole.gaussian.log_variance, read.gaussian.log_variance)
+
+
+def refusal(denoiser: Denoiser, steps: int = T) -> str:
+    with pytest.raises(InputError) as caught:
+        denoiser.reverse(normal(14), steps, chain=SCHEDULE.strided(steps))
+    text = str(caught.value)
+    assert text.endswith(".")
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize("variance", LEARNED)
+def test_a_learned_variance_of_a_network_without_channels_for_it_is_refused(variance: str):
+    assert f"'{variance}'" in refusal(speaking(variance, normal(15)))
+
+
+def test_variances_learned_pixel_by_pixel_are_refused_on_fewer_levels():
+    assert "full chain" in refusal(speaking("learned", both(16)[2]), 50)
+
+
+def test_an_optimal_variance_that_was_not_measured_is_refused():
+    assert "ddpm tune" in refusal(replace(speaking("optimal", normal(17)), measured=None))
+
+
+def test_an_unknown_variance_is_refused_with_the_known_ones():
+    assert "large, small" in refusal(speaking("huge", normal(18)))

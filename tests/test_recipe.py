@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from ddpm.denoiser import LEARNED, OPTIMAL
 from ddpm.errors import InputError
 from ddpm.geometry import Geometry
 from ddpm.model import build_denoiser, build_network
+from ddpm.objectives import LEVEL_SAMPLING, LOSSES
 from ddpm.process import PREDICTIONS
 from ddpm.recipe import Recipe, changed, load_recipe, make_recipe, recipe_names, resolve
 from ddpm.schedule import BETAS, VARIANCES
@@ -52,7 +55,9 @@ def test_every_shipped_recipe_resolves_to_a_network_that_can_be_called(name: str
         network = build_network(recipe)
         labels = torch.zeros(1, dtype=torch.int64) if recipe.network.classes else None
         x = torch.zeros(1, *recipe.geometry.shape)
-        assert network(x, torch.zeros(1, device="cpu"), labels).shape == x.shape
+        halves = 2 if recipe.process.variance in LEARNED else 1
+        channels, *size = recipe.geometry.shape
+        assert network(x, torch.zeros(1, device="cpu"), labels).shape == (1, halves * channels, *size)
     assert build_denoiser(recipe, network).process.schedule.steps == 1000
 
 
@@ -197,7 +202,9 @@ def test_an_unknown_key_is_refused_with_the_nearest_valid_one(table: dict[str, A
         ("network.multipliers", "wide"), ("network.attention_levels", [-1]), ("network.groups", 24),
         ("network.attention_levels", [4]), ("image.channels", 5),
         ("image.channels", 0), ("image.height", -8), ("process.schedule", "linaer"),
-        ("process.beta_start", 0.5), ("process.beta_end", 1.0), ("process.variance", "learned"), ("process.steps", 0),
+        ("process.beta_start", 0.5), ("process.beta_end", 1.0), ("process.variance", OPTIMAL), ("process.steps", 0),
+        ("objective.loss", "vlb"), ("objective.levels", "stratified"), ("validation", 3),
+        ("training.validate_images", 0), ("training.validation_calls", 0), ("training.validation_calls", "some"),
         ("objective.prediction", "score"), ("training.clip_norm", 0), ("training.average_decay", 1.0), ("size", "big"),
         ("training.flip", "perhaps"), ("training.log_images", 0),
     ],
@@ -213,11 +220,59 @@ def test_a_seed_that_pytorch_cannot_take_is_refused_by_name(seed: int):
 
 
 def test_every_choice_of_every_list_is_accepted():
-    for key, choices in (("schedule", BETAS), ("variance", VARIANCES)):
+    """Variances that are learned with a loss that teaches them, and losses with a variance they can teach."""
+    for schedule in BETAS:
+        assert make_recipe({"process": {"schedule": schedule}}).process.schedule == schedule
+    for key, choices in (("prediction", PREDICTIONS), ("levels", LEVEL_SAMPLING)):
         for choice in choices:
-            assert getattr(make_recipe({"process": {key: choice}}).process, key) == choice
-    for prediction in PREDICTIONS:
-        assert make_recipe({"objective": {"prediction": prediction}}).objective.prediction == prediction
+            assert getattr(make_recipe({"objective": {key: choice}}).objective, key) == choice
+    for variance in (*VARIANCES, *LEARNED):
+        table = {"process": {"variance": variance}, "objective": {"loss": "bound"}}
+        assert make_recipe(table).process.variance == variance
+    for loss in LOSSES:
+        table = {"process": {"variance": "range" if loss == "hybrid" else "large"}, "objective": {"loss": loss}}
+        assert make_recipe(table).objective.loss == loss
+
+
+@pytest.mark.parametrize(("loss", "variance"), [*itertools.product(LOSSES, (*VARIANCES, *LEARNED))])
+def test_a_learned_variance_and_a_loss_that_teaches_it_need_each_other(loss: str, variance: str):
+    """L_simple teaches none and the hybrid must teach one; the bound fits all. What is offered instead is accepted."""
+    table = {"process": {"variance": variance}, "objective": {"loss": loss}}
+    if (loss == "simple" and variance in LEARNED) or (loss == "hybrid" and variance in VARIANCES):
+        text = refusal(table)
+        assert f'objective.loss = "{loss}"' in text
+        assert f'process.variance = "{variance}"' in text
+        if loss == "simple":
+            for other in ("bound", "hybrid"):
+                assert f'"{other}"' in text
+                make_recipe(table | {"objective": {"loss": other}})
+        else:
+            assert 'process.variance = "range" would fit' in text
+            make_recipe(table | {"process": {"variance": "range"}})
+        with pytest.raises(InputError, match=f'"{loss}"'):  # also when a valid recipe is changed into it
+            changed(make_recipe({}), table)
+    else:
+        assert make_recipe(table).process.variance == variance
+
+
+@pytest.mark.parametrize("variance", [*VARIANCES, *LEARNED])
+def test_networks_of_learned_variances_have_twice_the_channels(variance: str):
+    table = {"process": {"variance": variance}, "objective": {"loss": "bound"}}
+    recipe = resolve(load_recipe("small", table), Geometry(3, 16, 16), 0)
+    with torch.device("meta"):
+        assert build_network(recipe).conv_out.out_channels == (
+            (6 if variance in LEARNED else 3) * recipe.network.space_to_depth**2
+        )
+
+
+def test_validation_is_left_out_unless_it_is_named():
+    recipe = make_recipe({"validation": "digits:test", "training": {"validate_images": "50k", "validation_calls": 512}})
+    assert (recipe.validation, recipe.training.validate_images, recipe.training.validation_calls) == (
+        "digits:test",
+        50_000,
+        512,
+    )
+    assert Recipe().validation is None
 
 
 def test_an_unknown_recipe_is_refused_with_the_nearest_and_all_that_there_are():

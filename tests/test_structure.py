@@ -22,9 +22,9 @@ HOUSE = PROJECT / "src" / "ddpm"
 FLOORS = (
     ("errors.py", "files.py", "geometry.py", "units.py", "tensors.py", "gaussians.py", "seeding.py", "pictures.py"),
     ("schedule.py", "networks/", "data/"),
-    ("process.py", "denoiser.py"),
-    ("objectives.py", "likelihood.py", "samplers/"),
-    ("recipe.py", "model.py", "checkpoint.py"),
+    ("process.py", "measured.py", "denoiser.py"),
+    ("objectives.py", "likelihood/", "samplers/"),
+    ("recipe.py", "model.py", "checkpoint.py", "tuned.py", "scored.py"),
     ("training/", "evaluation/", "codec/", "convert/", "editing/"),
     ("api.py",),
     ("cli/", "ui/"),

@@ -11,30 +11,38 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ddpm.api import (
+        bits_per_dim,
         convert,
         images,
         inspect,
         load,
         nearest_neighbours,
+        ode_bits_per_dim,
+        rate_distortion,
         recipe,
         sample,
         save_grid,
         show,
         train,
+        tune,
     )
 
 __all__ = [
     "__version__",
+    "bits_per_dim",
     "convert",
     "images",
     "inspect",
     "load",
     "nearest_neighbours",
+    "ode_bits_per_dim",
+    "rate_distortion",
     "recipe",
     "sample",
     "save_grid",
     "show",
     "train",
+    "tune",
 ]
 
 

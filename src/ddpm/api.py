@@ -16,26 +16,33 @@ from ddpm.convert import convert
 from ddpm.data import ImageSet, open_images
 from ddpm.data import inspect_source as inspect
 from ddpm.errors import InputError, MixedSizes
-from ddpm.evaluation import nearest_neighbours
+from ddpm.evaluation import OdeBound, nearest_neighbours, ode_bound, tune_variance
 from ddpm.geometry import parse_size
+from ddpm.likelihood.estimate import Bound, estimate_bound
+from ddpm.likelihood.profile import Profile, estimate_profile
 from ddpm.model import Model, build_network
 from ddpm.pictures import save_grid
 from ddpm.recipe import Recipe, changed, load_recipe, resolve
 from ddpm.samplers import Sampling
+from ddpm.scored import Manner, scoring_for
 from ddpm.training import Progress
 from ddpm.training import train as train_run
 
 __all__ = [
+    "bits_per_dim",
     "convert",
     "images",
     "inspect",
     "load",
     "nearest_neighbours",
+    "ode_bits_per_dim",
+    "rate_distortion",
     "recipe",
     "sample",
     "save_grid",
     "show",
     "train",
+    "tune",
 ]
 
 
@@ -69,14 +76,14 @@ def recipe_images(recipe: Recipe, *, split: str | None = "train") -> ImageSet:
     )
 
 
-def training_images(model: Model, src: str | None = None) -> ImageSet:
-    """The images a model was trained on, where its recipe says they are, or at `src`."""
+def training_images(model: Model, src: str | None = None, *, option: str = "--training-data") -> ImageSet:
+    """The images a model was trained on, where its recipe says they are, or at `src`; `option` names others."""
     if src is None and model.recipe.data is None:
-        raise InputError(f"'{model.source}' names no training images: name them with --training-data.")
+        raise InputError(f"'{model.source}' names no training images: name them with {option}.")
     try:
         found = model_images(model, src or str(model.recipe.data), split="train")
     except InputError as error:
-        raise InputError(f"the training images (--training-data names others) cannot be used: {error}") from None
+        raise InputError(f"the training images ({option} names others) cannot be used: {error}") from None
     if model.data_fingerprint not in ("", found.fingerprint):
         warnings.warn(f"'{found.name}' is not the very data that '{model.source}' was trained on.", stacklevel=2)
     return found
@@ -113,7 +120,11 @@ def train(
     if data is not None:
         recipe = changed(recipe, {"data": data})
     found = recipe_images(recipe)
-    train_run(resolve(recipe, found.geometry, len(found.class_names)), found, out, on_progress=on_progress, say=say)
+    resolved = resolve(recipe, found.geometry, len(found.class_names))
+    held_out = None
+    if resolved.validation is not None:
+        held_out = recipe_images(changed(resolved, {"data": resolved.validation}), split=None)
+    train_run(resolved, found, out, held_out=held_out, on_progress=on_progress, say=say)
     return Path(out)
 
 
@@ -138,6 +149,93 @@ def sample(
     return model.draw(
         list(seeds), Sampling(sampler, steps, variance, class_name), batch_size=batch_size, on_step=on_step
     )
+
+
+def bits_per_dim(
+    model: Model,
+    images: ImageSet,
+    *,
+    calls: int = 4096,
+    variance: str | None = None,
+    levels: int | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    batch_size: int = 128,
+    on_calls: Callable[[int], None] = lambda calls: None,
+) -> Bound:
+    """Estimate the variational bound in bits per dimension: .total = .prior + .steps + .decoder, each with an error.
+
+    calls     network calls in all
+    variance  of the reverse steps: "large", "small", "optimal" (after `tune`) or the model's own (None)
+    levels    K: only the best K levels for the bound, with optimal variances (after `tune`); None takes all
+    limit     score only so many of the images, drawn by the seed
+    on_calls  called after every batch with the number of calls made in it
+    """
+    scoring = scoring_for(
+        model, images, Manner(variance, levels), limit=limit, seed=seed, batch_size=batch_size, on_calls=on_calls
+    )
+    return estimate_bound(scoring, calls)
+
+
+def rate_distortion(
+    model: Model,
+    images: ImageSet,
+    *,
+    calls: int = 4096,
+    variance: str | None = None,
+    levels: int | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    batch_size: int = 128,
+    on_calls: Callable[[int], None] = lambda calls: None,
+) -> Profile:
+    """Rate and distortion by level (Ho et al. 2020, Fig. 5, Table 4); arguments as in bits_per_dim, calls at least one
+    a level."""
+    scoring = scoring_for(
+        model, images, Manner(variance, levels), limit=limit, seed=seed, batch_size=batch_size, on_calls=on_calls
+    )
+    return estimate_profile(scoring, calls)
+
+
+def ode_bits_per_dim(
+    model: Model,
+    images: ImageSet,
+    *,
+    calls: int = 4096,
+    steps: int = 40,
+    variance: str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    batch_size: int = 128,
+    on_calls: Callable[[int], None] = lambda calls: None,
+) -> OdeBound:
+    """Bits per dimension by the probability-flow ODE (Song et al. 2021), on as many images as the calls allow.
+
+    steps     of the solver, four network calls each
+    variance  of the decoder alone; otherwise as in bits_per_dim
+    """
+    scoring = scoring_for(
+        model, images, Manner(variance), limit=limit, seed=seed, batch_size=batch_size, on_calls=on_calls
+    )
+    return ode_bound(scoring, calls=calls, steps=steps)
+
+
+def tune(
+    model: Model,
+    images: ImageSet | None = None,
+    *,
+    each: int = 32,
+    seed: int = 0,
+    batch_size: int = 128,
+    on_calls: Callable[[int], None] = lambda calls: None,
+) -> Path:
+    """Measure the optimal reverse variances of a model and store them beside its checkpoint; returns the file.
+
+    images  None: the model's own training images; never those that will be scored
+    each    network calls per level
+    """
+    found = training_images(model, option="images") if images is None else images
+    return tune_variance(model, found, each=each, seed=seed, batch_size=batch_size, on_calls=on_calls)[0]
 
 
 def show(run: str | Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ unpickled with code execution.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -30,6 +31,7 @@ from ddpm.errors import DamagedFile, InputError
 from ddpm.files import UNFINISHED, check_signed, signed, sync
 from ddpm.model import Model, build_network, resolve_device
 from ddpm.recipe import Recipe, make_recipe
+from ddpm.tuned import read_variances
 
 FORMAT = "ddpm checkpoint"
 FORMAT_VERSION = 1
@@ -140,9 +142,7 @@ def read_config(folder: Path) -> Config:
         )
     check_signed(table, path)
     recipe = make_recipe(table["recipe"], origin=f"'{path}'")
-    return Config(
-        recipe, tuple(table["class_names"]), table["images_seen"], table["data_fingerprint"], table["sha256"]
-    )
+    return Config(recipe, tuple(table["class_names"]), table["images_seen"], table["data_fingerprint"], table["sha256"])
 
 
 def read_weights(folder: Path, config: Config, kind: str) -> dict[str, Tensor]:
@@ -191,6 +191,8 @@ def load_model(path: str | Path, *, weights: str = "averaged", device: str = "au
         data_fingerprint=config.data_fingerprint,
         weights=weights,
         source=str(folder),
+        weights_sha256=config.sha256[MODEL_FILE],
+        read_tuned=functools.partial(read_variances, folder, weights, config.sha256[MODEL_FILE]),
     )
 
 

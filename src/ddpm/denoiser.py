@@ -6,6 +6,7 @@ shift by one happens in `Denoiser.output` and nowhere else.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -76,7 +77,7 @@ class Denoiser:
     measured: Measured | None = None
 
     def output(self, xt: Tensor, t: Tensor, labels: Tensor | None = None) -> Output:
-        """What the network says at levels t (B,) in 1..T, in the dtype of xt."""
+        """What the network says at levels t (B,) in [1, T], integer or real, in the dtype of xt."""
         output = self.network(xt.to(self.dtype), t - 1, labels).to(xt.dtype)
         channels = xt.shape[1]
         return Output(output[:, :channels], output[:, channels:] if output.shape[1] > channels else None)
@@ -85,9 +86,23 @@ class Denoiser:
         """The clean image predicted from xt at levels t (B,) in 1..T."""
         return self._x0(self.output(xt, t, labels).prediction, xt, t)
 
-    def reverse(
-        self, xt: Tensor, step: int | Tensor, *, chain: Schedule, labels: Tensor | None = None
-    ) -> ReverseStep:
+    def eps_at(self, xt: Tensor, level: float, labels: Tensor | None = None) -> Tensor:
+        """The noise predicted at one real level for all images, as an ODE's right-hand side needs it.
+
+        xt       (B, C, H, W)
+        level    in [1, T]; alpha_bar there is Schedule.alpha_bar_at
+        returns  (B, C, H, W); never clipped, whatever `clip` says: a clip would put kinks into a smooth function
+        """
+        if self.prediction == "mean":
+            raise InputError("prediction 'mean' is defined at whole levels only; a network of eps, x0 or v would fit.")
+        alpha_bar = self.process.schedule.alpha_bar_at(level)
+        said = self.output(xt, torch.full((len(xt),), level, dtype=torch.float64), labels).prediction
+        if self.prediction == "eps":
+            return said
+        signal, sigma = math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
+        return (xt - signal * said) / sigma if self.prediction == "x0" else signal * said + sigma * xt
+
+    def reverse(self, xt: Tensor, step: int | Tensor, *, chain: Schedule, labels: Tensor | None = None) -> ReverseStep:
         """One step of the reverse process along a chain (eqs. 7 and 11, with x0 clipped first).
 
         xt     (B, C, H, W) at level chain.levels[step]

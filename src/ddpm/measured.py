@@ -23,12 +23,14 @@ class Measured:
     squared_error         (T + 1,) mean of (x0 - predicted x0)^2 over images and pixels, on the scale of [-1, 1]
     decoder_log_variance  (T + 1,) best log-variance of p(x_0 | x_t) from each level, NaN where it was not fitted
     decoder_nats          (T + 1,) what that costs, nats a pixel; NaN likewise
+    second_moment         mean of x0^2 over images and pixels, on the scale of [-1, 1]
     source                where it comes from, for a person
     """
 
     squared_error: Table
     decoder_log_variance: Table
     decoder_nats: Table
+    second_moment: float
     source: str = ""
 
     def log_variance(self, chain: Schedule) -> Table:

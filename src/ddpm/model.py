@@ -5,20 +5,26 @@ from __future__ import annotations
 import collections
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ddpm.denoiser import LEARNED, Denoiser
+from ddpm.denoiser import LEARNED, OPTIMAL, Denoiser
 from ddpm.errors import InputError
 from ddpm.geometry import Geometry
 from ddpm.networks import UNet
 from ddpm.process import Process
 from ddpm.recipe import Recipe
 from ddpm.samplers import PAPER, Sampling, State, progressive, run_chain
+from ddpm.schedule import VARIANCES
 from ddpm.seeding import generator
+from ddpm.tuned import Variances
 from ddpm.units import x_to_images
+
+
+def _never_tuned() -> Variances:
+    raise InputError("variance 'optimal' needs a checkpoint that `ddpm tune` has measured.")
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,8 @@ class Model:
     weights      which weights the network holds, "averaged" or "raw"
     source       the folder it was read from
     data_fingerprint  of the training images, "" if unknown
+    weights_sha256    of the file the weights came from, "" if they came from none
+    read_tuned        reads what `ddpm tune` stored beside the checkpoint
     """
 
     recipe: Recipe
@@ -41,6 +49,8 @@ class Model:
     weights: str
     source: str
     data_fingerprint: str = ""
+    weights_sha256: str = ""
+    read_tuned: Callable[[], Variances] = _never_tuned
 
     @property
     def geometry(self) -> Geometry:
@@ -57,11 +67,32 @@ class Model:
         """The network with its output's meaning."""
         return build_denoiser(self.recipe, self.network)
 
+    def denoiser_with(self, variance: str | None) -> Denoiser:
+        """The denoiser with another variance of the reverse steps; None keeps the model's own.
+
+        "optimal" needs what `ddpm tune` measured; a learned variance needs a network that was taught it.
+        """
+        own = self.recipe.process.variance
+        if variance in (None, own):
+            return self.denoiser
+        if variance in LEARNED:
+            raise InputError(
+                f"the model in '{self.source}' was not trained with variance '{variance}'; "
+                f"{', '.join(dict.fromkeys([own, *VARIANCES, OPTIMAL]))} would fit."
+            )
+        measured = self.read_tuned().measured if variance == OPTIMAL else None
+        return replace(self.denoiser, variance=str(variance), measured=measured)
+
     def check(self, sampling: Sampling) -> None:
         """Raise InputError if this model cannot draw so; cheap."""
         self.labels([0], sampling.class_name)
-        if sampling.steps is not None:
-            self.recipe.process.make_schedule().strided(sampling.steps)
+        schedule = self.recipe.process.make_schedule()
+        chain = schedule if sampling.steps is None else schedule.strided(sampling.steps)
+        if self.denoiser_with(sampling.variance).variance == "learned" and chain.steps < schedule.steps:
+            raise InputError(
+                "variances learned pixel by pixel belong to the full chain; with fewer steps --variance large, small "
+                "or optimal would fit."
+            )
 
     def draw_batches(
         self,
@@ -115,8 +146,9 @@ class Model:
 
     def _states(self, seeds: Sequence[int], sampling: Sampling, on_step: Callable[[int], None]) -> Iterator[State]:
         labels = self.labels(seeds, sampling.class_name)
+        denoiser = self.denoiser_with(sampling.variance)
         try:
-            for state in run_chain(self.denoiser, self.geometry, seeds, sampling, labels=labels, device=self.device):
+            for state in run_chain(denoiser, self.geometry, seeds, sampling, labels=labels, device=self.device):
                 on_step(len(seeds))
                 yield state
         except torch.OutOfMemoryError:

@@ -26,9 +26,7 @@ LossHistory = NDArray[np.float64]
 """(T, REMEMBERED) the last losses met at each level, newest last, NaN where there were none yet."""
 
 
-def simple_loss(
-    denoiser: Denoiser, x0: Tensor, t: Tensor, *, noise: Tensor, labels: Tensor | None = None
-) -> Tensor:
+def simple_loss(denoiser: Denoiser, x0: Tensor, t: Tensor, *, noise: Tensor, labels: Tensor | None = None) -> Tensor:
     """Squared error of the network against its target, averaged over each image (eq. 14).
 
     x0       (B, C, H, W) in [-1, 1]
@@ -91,17 +89,21 @@ def remember(history: LossHistory, t: NDArray[np.int64], losses: NDArray[np.floa
 def level_probabilities(history: LossHistory) -> NDArray[np.float64]:
     """Probability of each level 1..T, (T,): uniform until every level has a full history, then as sqrt(E loss^2).
 
-    That makes the variance of the weighted loss least (Nichol & Dhariwal 2021, eq. 18).
+    That makes the variance of the weighted loss least (Nichol & Dhariwal 2021, eq. 18). Losses that are no numbers, or
+    all zero, also leave it uniform.
     """
     steps = len(history)
     uniform = np.full(steps, 1 / steps)
-    if np.isnan(history).any():
+    if not np.isfinite(history).all() or not history.any():
         return uniform
     size = np.sqrt(np.mean(history**2, axis=1))
-    return UNIFORM_SHARE * uniform + (1 - UNIFORM_SHARE) * size / size.sum()
+    probabilities: NDArray[np.float64] = UNIFORM_SHARE * uniform + (1 - UNIFORM_SHARE) * size / size.sum()
+    return probabilities
 
 
-def draw_levels(generator: np.random.Generator, count: int, probabilities: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+def draw_levels(
+    generator: np.random.Generator, count: int, probabilities: NDArray[np.float64]
+) -> tuple[Tensor, Tensor]:
     """Draw one level per image: t int64 (count,) in 1..T, and the weights 1 / (T p_t) that keep the loss unbiased.
 
     probabilities  (T,) of the levels 1..T

@@ -21,6 +21,7 @@ from ddpm.data import FITS, ON_BAD_IMAGE
 from ddpm.denoiser import LEARNED
 from ddpm.errors import InputError
 from ddpm.geometry import Geometry, parse_size
+from ddpm.likelihood.estimate import FEWEST_CALLS
 from ddpm.objectives import LEVEL_SAMPLING, LOSSES
 from ddpm.process import PREDICTIONS
 from ddpm.schedule import BETAS, VARIANCES, Schedule, make_schedule
@@ -103,7 +104,7 @@ class TrainingTable(_Table):
     sample_images: Positive = 500_000
     checkpoint_images: Positive = 100_000
     validate_images: Positive = 100_000
-    validation_calls: Positive = 4_096
+    validation_calls: Annotated[Positive, Field(ge=FEWEST_CALLS)] = 4_096
 
 
 class Recipe(_Table):

@@ -57,6 +57,25 @@ class Schedule:
             return _read_only(self.alpha_bar / (1 - self.alpha_bar))
 
     @cached_property
+    def log_snr(self) -> Table:
+        """ln(alpha_bar / (1 - alpha_bar)), strictly decreasing; infinite at index 0."""
+        return _read_only(np.log(self.snr))
+
+    def alpha_bar_at(self, level: float) -> float:
+        """alpha_bar at a real level in [1, T] of the full process; log_snr is linear between whole levels."""
+        assert self.steps == self.levels[-1], "a chain that leaves out levels has no levels between them"
+        assert 1 <= level <= self.steps, level
+        log_snr = np.interp(level, self.levels[1:], self.log_snr[1:])
+        return float(1 / (1 + np.exp(-log_snr)))
+
+    def level_at(self, log_snr: float) -> float:
+        """The real level in [1, T] of the full process whose log-SNR is log_snr, in [log_snr[T], log_snr[1]]."""
+        assert self.steps == self.levels[-1], "a chain that leaves out levels has no levels between them"
+        assert self.log_snr[-1] <= log_snr <= self.log_snr[1], log_snr
+        level = np.interp(-log_snr, -self.log_snr[1:], self.levels[1:])
+        return min(float(level), float(self.steps))  # rounding may lead an ulp beyond T
+
+    @cached_property
     def posterior_x0(self) -> Table:
         """Weight of x_0 in the mean of q(x_{i-1} | x_i, x_0) (eq. 7); index 0 unused (0)."""
         a = self.alpha_bar

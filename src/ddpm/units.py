@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-
 LEVELS = 256
 BIN = 2 / (LEVELS - 1)  # distance between two neighbouring grey levels on the scale of x
+GREY_LEVELS = 1 / BIN  # grey levels per unit of x
 
 
 def images_to_x(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -108,4 +108,4 @@ def inputs(network: UNet2DModel, *, batch: int = 2, seed: int = 1) -> tuple[Tens
 def outputs(theirs: UNet2DModel, ours: Model, *, batch: int = 2) -> tuple[Tensor, Tensor]:
     """Both networks on the same input; ours by its levels, which count from 1 where times count from 0."""
     x, times, labels = inputs(theirs, batch=batch)
-    return theirs(x, times, class_labels=labels).sample, ours.denoiser.output(x, times + 1, labels)
+    return theirs(x, times, class_labels=labels).sample, ours.denoiser.output(x, times + 1, labels).prediction

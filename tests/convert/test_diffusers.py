@@ -259,7 +259,8 @@ def test_five_steps_of_the_learner_give_the_same_weights(
     for step in range(STEPS):
         images = torch.from_numpy(np.random.default_rng(step).integers(0, 256, (4, 3, 16, 16), np.uint8))
         seen = learner.images_seen
-        t = draw_levels(generator("level", recipe.seed, seen), 4, 1000)
+        t, weights = draw_levels(generator("level", recipe.seed, seen), 4, np.full(1000, 1e-3))
+        assert weights.tolist() == [1] * 4
         noise = torch.from_numpy(generator("noise", recipe.seed, seen).standard_normal(images.shape, "float32"))
         learner.step(Batch(images, None, seen, np.arange(4)))
         descend(theirs, adam, images.double() / 127.5 - 1, t, noise.double())

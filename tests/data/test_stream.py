@@ -160,7 +160,7 @@ def test_any_exception_on_the_thread_reaches_the_consumer(small, monkeypatch):
     def broken(self, indices):
         raise ZeroDivisionError("on the thread")
 
-    monkeypatch.setattr(stream_module._Reader, "read", broken)
+    monkeypatch.setattr(stream_module.Reader, "read", broken)
     with pytest.raises(ZeroDivisionError, match="on the thread"):
         next(batches(small, seed=0, position=0, batch_size=1, flip=False))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import math
 from copy import deepcopy
 
@@ -13,9 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from ddpm.data import Batch
+from ddpm.denoiser import LEARNED
 from ddpm.geometry import Geometry
+from ddpm.objectives import LEVEL_SAMPLING, LOSSES, bound_loss, draw_levels, level_probabilities, remember
 from ddpm.recipe import Recipe, load_recipe, resolve
+from ddpm.schedule import VARIANCES
+from ddpm.seeding import generator
 from ddpm.training.learner import Learner, average_decay, follow, learning_rate
+from ddpm.units import images_to_x
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -294,7 +300,137 @@ def test_a_learner_restored_midway_ends_bit_equal_to_one_that_never_stopped(stop
         if number >= stop:
             second.step(batch(number, classes=classes))
     assert equal(weights_of(whole), weights_of(second))
-    ours, theirs = deepcopy(whole.state()), second.state()
-    moments, other = ours.pop("optimiser")["state"], theirs.pop("optimiser")["state"]
+    assert_same_state(whole, second)
+
+
+def assert_same_state(one: Learner, other: Learner) -> None:
+    """All that a checkpoint holds beside the weights, bit for bit; histories have NaN at the same places."""
+    ours, theirs = deepcopy(one.state()), deepcopy(other.state())
+    np.testing.assert_array_equal(ours.pop("history"), theirs.pop("history"))
+    moments, others = ours.pop("optimiser")["state"], theirs.pop("optimiser")["state"]
     assert ours == theirs
-    assert all(torch.equal(moments[k][name], other[k][name]) for k in moments for name in moments[k])
+    assert all(torch.equal(moments[k][name], others[k][name]) for k in moments for name in moments[k])
+
+
+# ---- losses, variances and levels -----------------------------------------------------------------------------------
+
+TRAINABLE = [
+    (loss, variance)
+    for loss, variance in itertools.product(LOSSES, (*VARIANCES, *LEARNED))
+    if (loss != "simple" or variance in VARIANCES) and (loss != "hybrid" or variance in LEARNED)
+]
+
+
+def few_levels(loss: str = "bound", variance: str = "range", levels: str = "importance", **changes) -> Recipe:
+    """Three levels, so that histories are soon full."""
+    process = {"steps": 3, "beta_start": 0.02, "beta_end": 0.5, "variance": variance}
+    training = {"warmup_images": 0}
+    return small(process=process, objective={"loss": loss, "levels": levels}, training=training, **changes)
+
+
+def saved(learner: Learner) -> dict:
+    """Through torch.save and weights_only=True, as a checkpoint does."""
+    file = io.BytesIO()
+    torch.save({"weights": learner.weights(), "state": learner.state()}, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+@pytest.mark.parametrize("levels", LEVEL_SAMPLING)
+@pytest.mark.parametrize(("loss", "variance"), TRAINABLE)
+def test_every_trainable_choice_takes_steps_and_goes_on_bit_equal(loss: str, variance: str, levels: str):
+    recipe = few_levels(loss, variance, levels)
+    whole = Learner(recipe, CPU)
+    assert whole.network.conv_out.out_channels == (2 if variance in LEARNED else 1)
+    before = weights_of(whole)
+    for number in range(2):
+        whole.step(batch(number))
+    assert not equal(before, weights_of(whole))
+    found = saved(whole)
+    second = speaking(Learner(recipe, CPU))
+    second.restore(found["weights"], found["state"])
+    for learner in (whole, second):
+        learner.step(batch(2))
+    assert learner.finite(weights=True)
+    assert equal(weights_of(whole), weights_of(second))
+    assert_same_state(whole, second)
+
+
+@pytest.mark.parametrize("stop", [3, 11, 30])
+def test_importance_sampling_goes_on_bit_equal_before_and_after_its_history_is_full(stop: int):
+    recipe = few_levels()
+    whole, first = (Learner(recipe, CPU) for _ in range(2))
+    for number in range(stop):
+        first.step(batch(number))
+    assert np.isnan(first.history).any() == (stop <= 3)
+    found = saved(first)
+    second = speaking(Learner(recipe, CPU))
+    second.history[:] = 7.0  # must forget all it was
+    second.restore(found["weights"], found["state"])
+    for number in range(34):
+        whole.step(batch(number))
+        if number >= stop:
+            second.step(batch(number))
+    assert equal(weights_of(whole), weights_of(second))
+    assert_same_state(whole, second)
+    assert not np.isnan(whole.history).any()
+    assert len(set(np.round(level_probabilities(whole.history), 6))) == 3  # it did sample unevenly
+
+
+def test_a_state_from_before_there_were_histories_is_taken_up():
+    learner = Learner(small(), CPU)
+    learner.step(batch(0))
+    found = saved(learner)
+    del found["state"]["history"]
+    second = Learner(small(), CPU)
+    second.restore(found["weights"], found["state"])
+    for each in (learner, second):
+        each.step(batch(1))
+    assert equal(weights_of(learner), weights_of(second))
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_step_weighs_its_losses_and_remembers_them_unweighted(full: bool):
+    """Written out: levels and weights from the history, one loss an image, their weighted mean, and what is kept."""
+    learner = speaking(Learner(few_levels(network={"dropout": 0.0}), CPU), 0.1)
+    if full:
+        learner.history[:] = np.array([[0.1], [1.0], [4.0]])
+    history, images = learner.history.copy(), batch(0)
+    t, weights = draw_levels(generator("level", 0, 0), 4, level_probabilities(history))
+    assert bool((weights == 1).all()) != full
+    noise = torch.from_numpy(generator("noise", 0, 0).standard_normal((4, 1, 4, 6), "float32"))
+    with torch.no_grad():
+        losses = bound_loss(learner.denoiser, images_to_x(images.images), t, noise=noise)
+    learner.step(images)
+    assert learner.take_loss() == pytest.approx((weights * losses).mean().item(), rel=1e-6)
+    remember(history, t.numpy(), losses.double().numpy())
+    np.testing.assert_allclose(learner.history, history, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("loss", "variance"), TRAINABLE)
+def test_bfloat16_inside_the_network_leaves_losses_in_float32(loss: str, variance: str):
+    """The bound's tables, logarithms and differences of nearly equal variances are not made for eight bits."""
+    exact, short = (Learner(few_levels(loss, variance, precision=p), CPU) for p in ("float32", "bfloat16"))
+    for learner in (exact, short):
+        speaking(learner, 0.05).step(batch(0))
+        assert learner.losses[0].dtype == torch.float32
+    assert short.take_loss() == pytest.approx(exact.take_loss(), rel=0.05)
+    assert short.finite(weights=True)
+
+
+def test_without_importance_sampling_nothing_is_remembered():
+    learner = Learner(few_levels(levels="uniform"), CPU)
+    learner.step(batch(0))
+    assert learner.history.shape[0] == 0
+    assert learner.state()["history"].numel() == 0
+
+
+def test_a_saved_state_is_not_changed_by_the_steps_that_follow():
+    learner = Learner(few_levels(), CPU)
+    learner.step(batch(0))
+    found = saved(learner)
+    kept = found["state"]["history"].clone()
+    second = Learner(few_levels(), CPU)
+    second.restore(found["weights"], found["state"])
+    learner.step(batch(1))
+    np.testing.assert_array_equal(found["state"]["history"], kept)

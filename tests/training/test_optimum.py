@@ -18,6 +18,7 @@ from ddpm.seeding import generator
 T = 1000
 ALPHA_BAR = torch.from_numpy(np.cumprod(1 - np.linspace(1e-4, 0.02, T)))
 PROCESS = Process(make_schedule())
+UNIFORM = np.full(T, 1 / T)
 
 
 class PixelNetwork(nn.Module):
@@ -43,7 +44,8 @@ def trained(variance: float) -> Denoiser:
     for step in range(steps):
         rng = generator("training", 0, step)
         x0, noise = (torch.from_numpy(rng.standard_normal((256, 1, 4, 4), np.float32)) for _ in range(2))
-        loss = simple_loss(denoiser, math.sqrt(variance) * x0, draw_levels(rng, 256, T), noise=noise).mean()
+        t, _ = draw_levels(rng, 256, UNIFORM)
+        loss = simple_loss(denoiser, math.sqrt(variance) * x0, t, noise=noise).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

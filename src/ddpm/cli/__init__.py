@@ -1,6 +1,7 @@
 """The command line: a thin face over `ddpm.api`. Results go to stdout, progress to stderr.
 
-Exit codes: 0 done, 2 the user can fix it (one sentence), 4 a damaged file, 130 stopped by Ctrl-C, 1 a bug of ours.
+Exit codes: 0 done, 2 the user can fix it (one sentence), 3 the file wants another model, 4 a damaged file, 130 stopped
+by Ctrl-C, 1 a bug of ours.
 Nothing here imports PyTorch before a command runs.
 """
 
@@ -19,19 +20,20 @@ from ddpm.cli.evaluate import evaluate
 from ddpm.cli.sample import sample
 from ddpm.cli.show import show
 from ddpm.cli.train import train
+from ddpm.cli.tune import tune
 from ddpm.errors import DdpmError
 
 INTERRUPTED = 130
 
 app = typer.Typer(
     name="ddpm",
-    help="Denoising diffusion models: train on your own images, sample, look inside.",
+    help="Denoising diffusion models: train on your own images, sample, measure, look inside.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (train, sample, evaluate, data, show, convert):
+for command in (train, sample, evaluate, tune, data, show, convert):
     app.command()(command)
 
 

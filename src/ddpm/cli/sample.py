@@ -24,7 +24,10 @@ def sample(
     sampler: Annotated[str, typer.Option(help="ancestral is the paper's.")] = "ancestral",
     steps: Annotated[int | None, typer.Option(help="Network calls: levels spread evenly; all if not given.")] = None,
     class_name: Annotated[str | None, typer.Option("--class", help="Draw only this class (name or number).")] = None,
-    variance: Annotated[str | None, typer.Option(help="Of reverse steps: large, or small (cleaner with few).")] = None,
+    variance: Annotated[
+        str | None,
+        typer.Option(help="Of reverse steps: large, small (cleaner with few), or optimal (after ddpm tune)."),
+    ] = None,
     weights: Annotated[str, typer.Option(help="averaged or raw.")] = "averaged",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures drawn at a time; it changes none of them.")] = 64,
@@ -34,6 +37,7 @@ def sample(
 ) -> None:
     """Draw pictures from a model, one per seed."""
     import ddpm
+    from ddpm.denoiser import OPTIMAL
     from ddpm.pictures import check_grid, save_grid
     from ddpm.samplers import Sampling
     from ddpm.seeding import parse_seeds
@@ -47,6 +51,8 @@ def sample(
         check_grid(len(numbers) * (SLOTS if progressive else 1), model.geometry)
     per_picture = steps or model.recipe.process.steps
     say(f"Drawing by {sampler}, {per_picture} network calls a picture, {weights} weights of {model.source}.")
+    if variance == OPTIMAL:
+        say(f"Variances: {model.read_tuned().measured.source}.")
     with progress_bar("Sampling", len(numbers) * per_picture) as bar:
         advance = counted(bar)
         if progressive:

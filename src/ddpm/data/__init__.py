@@ -3,6 +3,16 @@
 from ddpm.data.preflight import SourceReport, inspect_source
 from ddpm.data.sizing import FITS
 from ddpm.data.sources import ON_BAD_IMAGE, ImageSet, open_images
-from ddpm.data.stream import Batch, batches
+from ddpm.data.stream import Batch, Reader, batches
 
-__all__ = ["FITS", "ON_BAD_IMAGE", "Batch", "ImageSet", "SourceReport", "batches", "inspect_source", "open_images"]
+__all__ = [
+    "FITS",
+    "ON_BAD_IMAGE",
+    "Batch",
+    "ImageSet",
+    "Reader",
+    "SourceReport",
+    "batches",
+    "inspect_source",
+    "open_images",
+]

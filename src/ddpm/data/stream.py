@@ -49,10 +49,10 @@ def batches(images: ImageSet, *, seed: int, position: int, batch_size: int, flip
     """The endless stream from a position on; close it (or drop it) to stop its thread. `flip` mirrors left-right."""
     if batch_size < 1 or position < 0:
         raise InputError(f"batch_size {batch_size} at position {position} is not possible; 1 and 0 are the least.")
-    return _ahead(_batches(_Reader(images), seed, position, batch_size, flip))
+    return _ahead(_batches(Reader(images), seed, position, batch_size, flip))
 
 
-def _batches(reader: _Reader, seed: int, position: int, batch_size: int, flip: bool) -> Iterator[Batch]:
+def _batches(reader: Reader, seed: int, position: int, batch_size: int, flip: bool) -> Iterator[Batch]:
     while True:
         numbers = np.arange(position, position + batch_size)
         indices = stream_indices(len(reader.images), seed, numbers)
@@ -92,22 +92,32 @@ def _coins(seed: int, block: int) -> npt.NDArray[np.bool_]:
     return coins
 
 
-class _Reader:
+class Reader:
     """Reads images of a set; a small set is decoded once, image by image as it is first met, and kept."""
 
-    def __init__(self, images: ImageSet) -> None:
+    def __init__(self, images: ImageSet, rows: npt.NDArray[np.int64] | None = None) -> None:
+        """`rows` says which images of the set there are here, and in which order; None takes all."""
         self.images = images
-        shape = (len(images), *images.geometry.shape)
+        self.rows = np.arange(len(images)) if rows is None else rows
+        shape = (len(self.rows), *images.geometry.shape)
         self.kept: Pixels | None = np.empty(shape, np.uint8) if np.prod(shape, dtype=object) <= KEPT_BYTES else None
-        self.known = np.zeros(len(images), np.bool_)
+        self.known = np.zeros(len(self.rows), np.bool_)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one image: channels, height, width."""
+        return self.images.geometry.shape
 
     def read(self, indices: npt.NDArray[np.int64]) -> Pixels:
         """uint8 (B, C, H, W), the caller's to change."""
         if self.kept is None:
-            return self.images.array(indices.tolist())
+            return self.images.array(self.rows[indices].tolist())
         new = np.unique(indices[~self.known[indices]])
         if len(new):
-            self.kept[new] = self.images.array(new.tolist())
+            self.kept[new] = self.images.array(self.rows[new].tolist())
             self.known[new] = True
         return self.kept[indices]
 

@@ -1,5 +1,21 @@
-"""Evaluation: what pictures are worth."""
+"""Evaluation: what pictures are worth, and how many bits images cost."""
 
-from ddpm.evaluation.neighbours import METRICS, NeighbourReport, nearest_neighbours, neighbour_report, require_held_out
+from ddpm.evaluation.full import FullSum, full_sum
+from ddpm.evaluation.neighbours import NeighbourReport, nearest_neighbours, neighbour_report, require_held_out
+from ddpm.evaluation.ode import OdeBound, ode_bound
+from ddpm.evaluation.tune import tune_variance
 
-__all__ = ["METRICS", "NeighbourReport", "nearest_neighbours", "neighbour_report", "require_held_out"]
+METRICS = ("bits", "rate", "ode", "neighbours")
+
+__all__ = [
+    "METRICS",
+    "FullSum",
+    "NeighbourReport",
+    "OdeBound",
+    "full_sum",
+    "nearest_neighbours",
+    "neighbour_report",
+    "ode_bound",
+    "require_held_out",
+    "tune_variance",
+]

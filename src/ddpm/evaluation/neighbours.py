@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from ddpm.errors import InputError
 
-METRICS = ("neighbours",)
 FIRST_PERCENTILE = 1.0
 
 

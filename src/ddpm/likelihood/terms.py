@@ -7,10 +7,10 @@ uses these very functions.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ddpm.denoiser import Denoiser
@@ -34,8 +34,8 @@ class StepTerm(NamedTuple):
 
 def prior_nats(x0: Tensor, chain: Schedule) -> Tensor:
     """L_T = KL(q(x_T | x_0) || N(0, I)) at a chain's last level: x0 (B, C, H, W) -> (B,) nats."""
-    alpha_bar = chain.alpha_bar[-1]
-    constant = -np.log1p(-alpha_bar) - alpha_bar
+    alpha_bar = float(chain.alpha_bar[-1])
+    constant = -math.log1p(-alpha_bar) - alpha_bar
     return 0.5 * (constant + alpha_bar * x0**2).flatten(1).sum(1)
 
 

@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ddpm.denoiser import Denoiser
+from ddpm.denoiser import REVERSE_VARIANCES, Denoiser
 from ddpm.errors import InputError
 from ddpm.geometry import Geometry
 from ddpm.samplers.ancestral import ancestral
 from ddpm.samplers.state import Sampler, State
-from ddpm.schedule import VARIANCES
 from ddpm.seeding import normal
 
 SAMPLERS: dict[str, Sampler] = {"ancestral": ancestral}
@@ -25,7 +24,7 @@ class Sampling:
 
     sampler     one of SAMPLERS
     steps       levels to visit, evenly spread from 1 to T; None visits all
-    variance    of the reverse steps, one of schedule.VARIANCES; None is the model's own
+    variance    of the reverse steps, one of REVERSE_VARIANCES; None is the model's own
     class_name  the class of all pictures; None draws one from each seed (if the model takes classes)
     """
 
@@ -37,8 +36,8 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
             raise InputError(f"there is no sampler '{self.sampler}'; there are {', '.join(SAMPLERS)}.")
-        if self.variance not in (None, *VARIANCES):
-            raise InputError(f"there is no variance '{self.variance}'; there are {', '.join(VARIANCES)}.")
+        if self.variance not in (None, *REVERSE_VARIANCES):
+            raise InputError(f"there is no variance '{self.variance}'; there are {', '.join(REVERSE_VARIANCES)}.")
 
 
 PAPER = Sampling()

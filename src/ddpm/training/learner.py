@@ -51,8 +51,9 @@ def learning_rate(recipe: Recipe, images_seen: int) -> float:
 class Learner:
     """The mutable heart of a run, on one device."""
 
-    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, device: torch.device, class_names: tuple[str, ...] = ()) -> None:
         self.recipe = recipe
+        self.class_names = class_names if recipe.network.classes else ()
         self.device = device
         self.network = build_network(recipe).to(device).train()
         self.denoiser = build_denoiser(recipe, self.network)
@@ -112,7 +113,7 @@ class Learner:
 
     def averaged_model(self) -> Model:
         """The averaged weights as a model to sample from, sharing their memory."""
-        return Model(self.recipe, self.averages, (), self.images_seen, "averaged", "this run")
+        return Model(self.recipe, self.averages, self.class_names, self.images_seen, "averaged", "this run")
 
     def state(self) -> dict[str, Any]:
         """All that is needed beyond the weights to go on exactly."""

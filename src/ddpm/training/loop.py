@@ -14,10 +14,12 @@ from pathlib import Path
 from ddpm.checkpoint import checkpoints, prune, read_config, read_training, read_weights, write_checkpoint
 from ddpm.data import ImageSet, batches
 from ddpm.errors import DamagedFile, InputError
+from ddpm.likelihood.estimate import estimate_bound
 from ddpm.model import resolve_device
 from ddpm.pictures import save_grid
 from ddpm.recipe import Recipe
 from ddpm.samplers import Sampling
+from ddpm.scored import scoring_for
 from ddpm.training.learner import Learner, learning_rate
 from ddpm.training.plot import plot_loss
 from ddpm.training.run import RunFolder
@@ -51,28 +53,32 @@ def train(
     images: ImageSet,
     folder: str | Path,
     *,
+    held_out: ImageSet | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     say: Callable[[str], None] = lambda sentence: None,
 ) -> None:
     """Train until recipe.train_images were seen (to the end of that batch); resume if the folder holds this run.
 
-    recipe  fully resolved for these images
+    recipe    fully resolved for these images
+    held_out  images the bound is estimated on at intervals; None: on none
 
     SIGINT and SIGTERM end the step in hand and save; then KeyboardInterrupt or SystemExit is raised.
     """
     run = RunFolder(Path(folder))
     run.check(recipe, images)
-    learner = Learner(recipe, resolve_device(recipe.device))
+    learner = Learner(recipe, resolve_device(recipe.device), images.class_names)
+    _check_held_out(learner, images, held_out)
     with run.lock():
         _restore(learner, run, say)
         run.begin(recipe, images)
         run.forget_after(learner.images_seen)
         if learner.images_seen >= recipe.train_images:
             say(f"'{run.path}' is complete at {learner.images_seen:,} images; a larger train_images continues.")
-        stopped = _learn(learner, run, images, on_progress)
+        stopped = _learn(learner, run, images, held_out, on_progress, say)
         _save(learner, run, images)
         if not stopped:
             _draw(learner, run)
+            _validate(learner, run, held_out, say)
             return
         plot_loss(run.metrics(), run.loss_plot)
     sentence = f"stopped at {learner.images_seen:,} images and saved; the same call goes on from there."
@@ -83,7 +89,12 @@ def train(
 
 
 def _learn(
-    learner: Learner, run: RunFolder, images: ImageSet, on_progress: Callable[[Progress], None]
+    learner: Learner,
+    run: RunFolder,
+    images: ImageSet,
+    held_out: ImageSet | None,
+    on_progress: Callable[[Progress], None],
+    say: Callable[[str], None],
 ) -> int:
     """Step until the recipe's images were seen, or a signal came: its number, else 0."""
     recipe = learner.recipe
@@ -100,6 +111,8 @@ def _learn(
                 _log(learner, run, meter)
             if passed(recipe.training.sample_images):
                 _draw(learner, run)
+            if passed(recipe.training.validate_images):
+                _validate(learner, run, held_out, say)
             if passed(recipe.training.checkpoint_images):
                 _save(learner, run, images)
             meter.advance(learner.images_seen)
@@ -147,6 +160,29 @@ def _draw(learner: Learner, run: RunFolder) -> None:
     plot_loss(run.metrics(), run.loss_plot)
 
 
+def _check_held_out(learner: Learner, images: ImageSet, held_out: ImageSet | None) -> None:
+    """Before the first step: the held-out images must fit the model, and must not be the training images."""
+    if held_out is None:
+        return
+    if held_out.fingerprint == images.fingerprint:
+        raise InputError(f"validation '{held_out.name}' holds the training images; images held out would fit.")
+    scoring_for(learner.averaged_model(), held_out)
+
+
+def _validate(learner: Learner, run: RunFolder, held_out: ImageSet | None, say: Callable[[str], None]) -> None:
+    """Estimate the bound of the averaged weights, always by the same random calls."""
+    if held_out is None or learner.images_seen in [line["images"] for line in run.validation()]:
+        return
+    scoring = scoring_for(learner.averaged_model(), held_out)
+    bound = estimate_bound(scoring, learner.recipe.training.validation_calls)
+    terms = {name: getattr(bound, name)._asdict() for name in ("total", "prior", "steps", "decoder")}
+    run.append_validation({"images": learner.images_seen, **terms})
+    total = bound.total
+    say(
+        f"{learner.images_seen:,} images: {total.value:.4f} ± {total.error:.4f} bits per dimension on {held_out.name}."
+    )
+
+
 def _save(learner: Learner, run: RunFolder, images: ImageSet) -> None:
     """Write a checkpoint unless this point already has one; weights that are no numbers are not saved."""
     _require_finite(learner, weights=True)
@@ -157,7 +193,7 @@ def _save(learner: Learner, run: RunFolder, images: ImageSet) -> None:
         folder,
         recipe=learner.recipe,
         weights=learner.weights(),
-        class_names=images.class_names if learner.recipe.network.classes else (),
+        class_names=learner.class_names,
         images_seen=learner.images_seen,
         data_fingerprint=images.fingerprint,
         training=learner.state(),

@@ -18,6 +18,7 @@ from ddpm.files import check_output, check_signed, signed, whole_file
 from ddpm.recipe import Recipe, make_recipe
 
 METRICS = {"images", "loss", "learning_rate", "images_per_second"}
+VALIDATION = {"images", "total", "prior", "steps", "decoder"}
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class RunFolder:
     def metrics_file(self) -> Path:
         """One JSON object a line: images, loss, learning_rate, images_per_second."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def validation_file(self) -> Path:
+        """One JSON object a line: images, and the bound on held-out images as total, prior, steps and decoder."""
+        return self.path / "validation.jsonl"
 
     @property
     def loss_plot(self) -> Path:
@@ -82,21 +88,25 @@ class RunFolder:
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl so far; what a crash or an edit left unreadable is left out."""
-        if not self.metrics_file.is_file():
-            return []
-        lines = self.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines()
-        return [line for line in map(_json, lines) if isinstance(line, dict) and line.keys() >= METRICS]
+        return _lines(self.metrics_file, METRICS)
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one line to metrics.jsonl."""
-        with self.metrics_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        _append(self.metrics_file, line)
+
+    def validation(self) -> list[dict[str, Any]]:
+        """The lines of validation.jsonl so far, likewise."""
+        return _lines(self.validation_file, VALIDATION)
+
+    def append_validation(self, line: Mapping[str, Any]) -> None:
+        """Add one line to validation.jsonl."""
+        _append(self.validation_file, line)
 
     def forget_after(self, images_seen: int) -> None:
-        """Drop metrics and grids of a future that was never saved."""
-        kept = [line for line in self.metrics() if line["images"] <= images_seen]
-        with whole_file(self.metrics_file) as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        """Drop metrics, validation and grids of a future that was never saved."""
+        _keep(self.metrics_file, [line for line in self.metrics() if line["images"] <= images_seen])
+        if self.validation_file.is_file():
+            _keep(self.validation_file, [line for line in self.validation() if line["images"] <= images_seen])
         for grid in (self.path / "samples").glob("*.png"):
             if re.fullmatch(r"\d{10}", grid.stem) and int(grid.stem) > images_seen:
                 grid.unlink()
@@ -115,6 +125,23 @@ class RunFolder:
                 )
         if table["data_fingerprint"] != images.fingerprint:
             raise InputError(f"the data in '{images.name}' changed since '{self.path}' was begun; use another --out.")
+
+
+def _lines(file: Path, keys: set[str]) -> list[dict[str, Any]]:
+    if not file.is_file():
+        return []
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [line for line in map(_json, lines) if isinstance(line, dict) and line.keys() >= keys]
+
+
+def _append(file: Path, line: Mapping[str, Any]) -> None:
+    with file.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(line) + "\n")
+
+
+def _keep(file: Path, lines: list[dict[str, Any]]) -> None:
+    with whole_file(file) as temporary:
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
 def _json(text: str) -> object:

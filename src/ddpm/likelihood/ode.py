@@ -1,0 +1,181 @@
+"""The likelihood by the probability-flow ODE (Song et al. 2021, "Score-based generative modeling", sec. 4.3).
+
+In y = x / sqrt(alpha_bar) and sigma = sqrt((1 - alpha_bar) / alpha_bar) the flow from level 1 to T is
+
+    dy / d ln sigma = sigma eps(x, level),
+
+and along it ln p(y) falls by the divergence of the right-hand side. Fixed steps, uniform in ln sigma, of the classical
+Runge-Kutta method: the density is a smooth function of the image, and its error falls with the fourth power of the
+number of steps (where the network is smooth in the level; levels between whole ones are Schedule.level_at's).
+
+Everything is per image and in nats, in the dtype of the images (float64 for exact sums), and without gradients.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddpm.denoiser import Denoiser
+from ddpm.errors import InputError
+from ddpm.likelihood.terms import term_nats
+from ddpm.seeding import generator
+
+EXACT_DIMENSIONS = 256  # an image with more needs probes: the exact trace takes one backward pass for each
+
+
+class OdeTerm(NamedTuple):
+    """An upper bound on -ln P(x_0), in expectation over the noise; its two summands, each (B,) in nats.
+
+    flow     ln q(x_1 | x_0) - ln p_1(x_1), with the density of the ODE
+    decoder  L_0 = -ln p(x_0 | x_1), the very term of the variational bound
+    """
+
+    flow: Tensor
+    decoder: Tensor
+
+
+class _Rate(NamedTuple):
+    """The right-hand side of the ODE (B, C, H, W), and its divergence (B,)."""
+
+    y: Tensor
+    divergence: Tensor
+
+
+def standard_normal_log_density(x: Tensor) -> Tensor:
+    """ln N(x; 0, I) of images (B, C, H, W) -> (B,) nats."""
+    return -0.5 * (x**2 + math.log(2 * math.pi)).flatten(1).sum(1)
+
+
+def draw_probes(count: int, seeds: Sequence[int], position: int, shape: Sequence[int]) -> Tensor:
+    """Rademacher probes for Hutchinson's estimator, one independent stream per image.
+
+    count    P, probes per image; more of them begin with the same ones
+    seeds    B integers, one per image
+    shape    of one image
+    returns  float64 (P, B, *shape) of -1 and 1 on the CPU; [:, k] depends on seeds[k] and position alone
+    """
+    rows = [generator("probe", seed, position).integers(0, 2, (count, *shape)) for seed in seeds]
+    return torch.from_numpy(np.stack(rows, axis=1) * 2.0 - 1)
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def log_density(
+    denoiser: Denoiser,
+    x: Tensor,
+    *,
+    steps: int,
+    level: int = 1,
+    labels: Tensor | None = None,
+    probes: Tensor | None = None,
+    terminal: Callable[[Tensor], Tensor] = standard_normal_log_density,
+) -> Tensor:
+    """ln p_level(x), the density that the ODE carries from the terminal one to images at a level.
+
+    x         (B, C, H, W) at `level`
+    steps     at least 1, each of four network calls
+    level     1..T
+    labels    (B,) integers, or None
+    probes    (P, B, C, H, W) of -1 and 1, for an unbiased estimate of the divergence, the same all along the path; None
+              takes it exactly, by one vector-Jacobian product for each of at most EXACT_DIMENSIONS dimensions
+    terminal  log-density of images (B, C, H, W) at level T -> (B,) nats
+    returns   (B,) nats; works under any grad mode of the caller's
+
+    The prediction "mean" has no ODE (InputError).
+    """
+    schedule = denoiser.process.schedule
+    if steps < 1 or not 1 <= level <= schedule.steps:
+        raise InputError(
+            f"no ODE runs from level {level} in {steps} steps; levels 1 to {schedule.steps} and 1 step or more fit."
+        )
+    directions, share = _directions(x, probes)
+
+    def rate(y: Tensor, log_sigma: float) -> _Rate:
+        return _rate(denoiser, y, log_sigma, labels, directions, share)
+
+    log_sigmas = np.linspace(-0.5 * schedule.log_snr[level], -0.5 * schedule.log_snr[-1], 2 * steps + 1)
+    log_scale = 0.5 * np.log(schedule.alpha_bar)  # of x over y
+    y, gain = _integrate(rate, x / math.exp(log_scale[level]), log_sigmas.tolist())
+    jacobian = x[0].numel() * float(log_scale[-1] - log_scale[level])
+    return terminal(y * math.exp(log_scale[-1])) + gain + jacobian
+
+
+@torch.no_grad()
+def ode_term(
+    denoiser: Denoiser,
+    x0: Tensor,
+    *,
+    noise: Tensor,
+    steps: int,
+    probes: Tensor | None = None,
+    labels: Tensor | None = None,
+) -> OdeTerm:
+    """A variational upper bound on -ln P(x_0) of grey levels, dequantised by the noise of level 1 itself.
+
+    x0      (B, C, H, W) grey levels as x in [-1, 1], float64 for exact sums
+    noise   (B, C, H, W) standard normal; it makes x_1 ~ q(x_1 | x_0), over which the bound is an expectation
+    others  as in log_density
+
+    flow + decoder compares with the whole variational bound: flow takes the place of L_T + sum of L_{t-1} for t > 1.
+    """
+    schedule, one = denoiser.process.schedule, torch.ones(len(x0), dtype=torch.int64)
+    x1 = denoiser.process.q_sample(x0, one, noise=noise)
+    jump = 0.5 * x0[0].numel() * math.log(1 - schedule.alpha_bar[1])  # ln of the noise's volume
+    log_q = standard_normal_log_density(noise) - jump
+    flow = log_q - log_density(denoiser, x1, steps=steps, labels=labels, probes=probes)
+    reverse = denoiser.reverse(x1, 1, chain=schedule, labels=labels).gaussian
+    return OdeTerm(flow, term_nats(reverse, x0, x1, one, chain=schedule))
+
+
+def _directions(x: Tensor, probes: Tensor | None) -> tuple[Tensor, float]:
+    """Vectors v (K, B or 1, C, H, W) and the factor that makes the sum of v J v the trace of J, or its estimate."""
+    if probes is not None:
+        if probes.ndim != x.ndim + 1 or probes.shape[1:] != x.shape or not len(probes):
+            raise InputError(f"probes of shape {tuple(probes.shape)} do not fit; {('P', *x.shape)} would.")
+        return probes.to(x), 1 / len(probes)
+    dimensions = x[0].numel()
+    if dimensions > EXACT_DIMENSIONS:
+        raise InputError(
+            f"the exact trace is for at most {EXACT_DIMENSIONS} dimensions, not {dimensions}; probes would fit."
+        )
+    return torch.eye(dimensions).to(x).reshape(dimensions, 1, *x.shape[1:]), 1.0
+
+
+def _rate(
+    denoiser: Denoiser, y: Tensor, log_sigma: float, labels: Tensor | None, directions: Tensor, share: float
+) -> _Rate:
+    sigma = math.exp(log_sigma)
+    signal = 1 / math.hypot(1, sigma)
+    level = denoiser.process.schedule.level_at(-2 * log_sigma)
+    with torch.enable_grad():
+        at = y.detach().requires_grad_()
+        rate = sigma * denoiser.eps_at(signal * at, level, labels)
+        divergence = y.new_zeros(len(y))
+        if rate.requires_grad:  # a network that ignores the image has no divergence
+            for v in directions:
+                gradient = torch.autograd.grad(rate, at, v.expand_as(rate), retain_graph=True)[0]
+                divergence += share * (v * gradient).flatten(1).sum(1)
+    return _Rate(rate.detach(), divergence)
+
+
+def _integrate(rate: Callable[[Tensor, float], _Rate], y: Tensor, times: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """The classical Runge-Kutta method over times that alternate between ends and middles of its steps.
+
+    returns  y at the last time, and the integral of the divergence (B,)
+    """
+    step = times[2] - times[0]
+    gain = y.new_zeros(len(y))
+    for start, middle, end in zip(times[:-1:2], times[1::2], times[2::2], strict=True):
+        first = rate(y, start)
+        second = rate(y + step / 2 * first.y, middle)
+        third = rate(y + step / 2 * second.y, middle)
+        fourth = rate(y + step * third.y, end)
+        y = y + step / 6 * (first.y + 2 * (second.y + third.y) + fourth.y)
+        gain = gain + step / 6 * (first.divergence + 2 * (second.divergence + third.divergence) + fourth.divergence)
+    return y, gain

@@ -1,0 +1,137 @@
+"""Put a model and images together for scoring: which images, classes, variance and levels; nothing is fitted here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ddpm.data import ImageSet, Reader
+from ddpm.denoiser import OPTIMAL
+from ddpm.errors import InputError
+from ddpm.likelihood.levels import BestLevels, best_levels
+from ddpm.likelihood.scoring import Integers, Scoring
+from ddpm.model import Model
+from ddpm.schedule import Schedule
+from ddpm.seeding import generator
+from ddpm.tuned import hashes
+
+COMPARED = 2048  # images looked at, to tell whether variances were measured on what is scored
+MOST_SHARED = 0.01  # share of them; a few duplicates between training and test sets are common
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a bound is computed.
+
+    variance  of the reverse steps, one of REVERSE_VARIANCES; None is the model's own
+    levels    K: the best K of the T levels for the bound, with optimal variances; None takes all
+    """
+
+    variance: str | None = None
+    levels: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.levels is not None and self.variance not in (None, OPTIMAL):
+            raise InputError(
+                f"the best levels are chosen for variance 'optimal', not '{self.variance}'; leave the variance out."
+            )
+
+    @property
+    def tuned(self) -> bool:
+        """Whether it needs what `ddpm tune` measured."""
+        return self.levels is not None or self.variance == OPTIMAL
+
+
+def scoring_for(
+    model: Model,
+    images: ImageSet,
+    manner: Manner = Manner(),
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    batch_size: int = 128,
+    on_calls: Callable[[int], None] = lambda calls: None,
+) -> Scoring:
+    """Everything that scoring needs, checked.
+
+    limit  score only so many of the images, drawn by the seed; None scores all
+
+    Errors (InputError): another geometry, channel count or class set; no images; variances that were not measured, or
+    measured on these very images.
+    """
+    check_fits(model, images)
+    if limit is not None and limit < 1:
+        raise InputError(f"a limit of {limit} images leaves nothing to score; 1 would fit.")
+    rows = chosen_rows(len(images), limit, seed)
+    reader = Reader(images, rows)
+    if manner.tuned:
+        _require_held_out(model, images, reader)
+    return Scoring(
+        model.denoiser_with(OPTIMAL if manner.tuned else manner.variance),
+        reader,
+        _chain(model, manner),
+        labels=class_numbers(model, images, rows),
+        seed=seed,
+        batch_size=batch_size,
+        device=model.device,
+        on_calls=on_calls,
+    )
+
+
+def chosen_rows(count: int, limit: int | None, seed: int) -> Integers:
+    """All rows of a set, or `limit` of them drawn by the seed, rising."""
+    if limit is None or limit >= count:
+        return np.arange(count)
+    return np.sort(generator("limit", seed).permutation(count)[:limit]).astype(np.int64)
+
+
+def check_fits(model: Model, images: ImageSet) -> None:
+    """Raise InputError unless there are images and they have the model's geometry."""
+    if not len(images):
+        raise InputError(f"there are no images in '{images.name}'; at least one would fit.")
+    if images.geometry != model.geometry:
+        raise InputError(f"the images in '{images.name}' are {images.geometry}, those of the model {model.geometry}.")
+
+
+def class_numbers(model: Model, images: ImageSet, rows: Integers) -> Integers | None:
+    """The images' classes as the model counts them, matched by name; None for a model without classes."""
+    if not model.recipe.network.classes:
+        return None
+    known = list(model.class_names)
+    if images.labels is None:
+        raise InputError(
+            f"the model in '{model.source}' wants a class with each image ({', '.join(known)}), and '{images.name}' "
+            "has none."
+        )
+    strange = [name for name in images.class_names if name not in known]
+    if strange:
+        raise InputError(
+            f"the images in '{images.name}' have classes that the model in '{model.source}' does not know: "
+            f"{', '.join(strange)}; it knows {', '.join(known)}."
+        )
+    numbers = np.array([known.index(name) for name in images.class_names], np.int64)
+    return numbers[images.labels[rows]]
+
+
+def chosen_levels(model: Model, most: int) -> BestLevels:
+    """The best chains of 1..most levels, from what `ddpm tune` measured."""
+    return best_levels(model.denoiser.process.schedule, model.read_tuned().measured, most)
+
+
+def _chain(model: Model, manner: Manner) -> Schedule:
+    schedule = model.denoiser.process.schedule
+    return schedule if manner.levels is None else schedule.subset(chosen_levels(model, manner.levels).chains[-1])
+
+
+def _require_held_out(model: Model, images: ImageSet, reader: Reader) -> None:
+    """Nothing is ever fitted on what is scored."""
+    tuned = model.read_tuned()
+    some = np.unique(np.linspace(0, len(reader) - 1, COMPARED).astype(np.int64))
+    shared = len(set(tuned.image_hashes) & set(hashes(reader.read(some)))) / len(some)
+    if tuned.data_fingerprint == images.fingerprint or shared > MOST_SHARED:
+        raise InputError(
+            f"the variances of '{model.source}' were measured on images of '{images.name}' itself; `ddpm tune "
+            f"{model.source} --variance --data` with other images would fit."
+        )

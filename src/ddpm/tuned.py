@@ -1,0 +1,135 @@
+"""Side files: what was measured once of a checkpoint, stored beside it, and sure of whose it is.
+
+    variance-averaged.json   errors by level and decoder variances of the averaged weights (variance-raw.json: raw)
+
+A side file names the SHA-256 of the weights it was measured on and is signed like the checkpoint's own files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddpm.errors import DamagedFile, InputError, WrongModel
+from ddpm.files import check_signed, signed, whole_file
+from ddpm.measured import Measured
+from ddpm.schedule import Table
+
+FORMAT = "ddpm variances"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Variances:
+    """A side file's content.
+
+    measured          the tables
+    weights           "averaged" or "raw"
+    weights_sha256    of the file that holds them
+    data              the source that was measured on, as the user wrote it
+    data_fingerprint  of that source
+    image_hashes      of the images that were used, see hashes
+    seed, calls       how it was measured
+    """
+
+    measured: Measured
+    weights: str
+    weights_sha256: str
+    data: str
+    data_fingerprint: str
+    image_hashes: tuple[str, ...]
+    seed: int
+    calls: int
+
+
+def variance_file(checkpoint: Path, weights: str) -> Path:
+    """Where a checkpoint's variances lie."""
+    return checkpoint / f"variance-{weights}.json"
+
+
+def write_variances(checkpoint: Path, variances: Variances) -> Path:
+    """Store variances beside their checkpoint; returns the file."""
+    measured = variances.measured
+    table = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "weights": variances.weights,
+        "weights_sha256": variances.weights_sha256,
+        "data": variances.data,
+        "data_fingerprint": variances.data_fingerprint,
+        "seed": variances.seed,
+        "calls": variances.calls,
+        "second_moment": measured.second_moment,
+        "squared_error": _numbers(measured.squared_error),
+        "decoder_log_variance": _numbers(measured.decoder_log_variance),
+        "decoder_nats": _numbers(measured.decoder_nats),
+        "image_hashes": list(variances.image_hashes),
+    }
+    path = variance_file(checkpoint, variances.weights)
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(signed(table)) + "\n", encoding="utf-8")
+    return path
+
+
+def read_variances(checkpoint: Path, weights: str, weights_sha256: str) -> Variances:
+    """Read what was measured of these weights.
+
+    Errors: none measured (InputError, names the command), of another model (WrongModel), damaged (DamagedFile).
+    """
+    path = variance_file(checkpoint, weights)
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raw = "" if weights == "averaged" else f" --weights {weights}"
+        raise InputError(
+            f"the optimal variances of '{checkpoint}' were not measured yet; `ddpm tune {checkpoint} --variance{raw}` "
+            "does it."
+        ) from None
+    except ValueError:
+        raise DamagedFile(f"'{path}' is cut short or damaged: it is not JSON.") from None
+    if not isinstance(table, dict) or table.get("format") != FORMAT:
+        raise DamagedFile(f"'{path}' is no file of variances.")
+    if type(table.get("format_version")) is not int or table["format_version"] > FORMAT_VERSION:
+        raise InputError(f"'{path}' has a format version this ddpm does not read; a newer ddpm would fit.")
+    check_signed(table, path)
+    if table["weights_sha256"] != weights_sha256:
+        raise WrongModel(
+            f"'{path}' was measured on other weights than those beside it; `ddpm tune {checkpoint} --variance` "
+            "measures these."
+        )
+    return Variances(
+        Measured(
+            _table(table["squared_error"]),
+            _table(table["decoder_log_variance"]),
+            _table(table["decoder_nats"]),
+            table["second_moment"],
+            source=f"{path}, measured on {len(table['image_hashes']):,} images of {table['data']}",
+        ),
+        table["weights"],
+        table["weights_sha256"],
+        table["data"],
+        table["data_fingerprint"],
+        tuple(table["image_hashes"]),
+        table["seed"],
+        table["calls"],
+    )
+
+
+def hashes(images: NDArray[np.uint8]) -> list[str]:
+    """A short hash of each image (B, C, H, W), to tell whether two sets share some."""
+    return [hashlib.sha256(image.tobytes()).hexdigest()[:16] for image in images]
+
+
+def _numbers(table: Table) -> list[float | None]:
+    """NaN has no place in JSON."""
+    return [None if np.isnan(value) else float(f"{value:.9g}") for value in table]
+
+
+def _table(numbers: Sequence[float | None]) -> Table:
+    return np.array([np.nan if value is None else value for value in numbers])
