@@ -75,16 +75,27 @@ def estimate_bound(scoring: Scoring, calls: int = 4096) -> Bound:
     if calls < FEWEST_CALLS:
         raise InputError(f"{calls} network calls are too few for an estimate with an error; {FEWEST_CALLS} would fit.")
     each = int(calls * (1 - PILOT_SHARE)) // REPETITIONS
-    probabilities = _probabilities(scoring, calls - each * REPETITIONS)
+    probabilities = step_probabilities(scoring, calls - each * REPETITIONS)
+    parts = repetitions(scoring, probabilities, each)
+    covers = "random calls on these images"
+    return bound_of(parts, scoring.dimensions, images=len(scoring.images), calls=calls, error_of=covers)
+
+
+def repetitions(scoring: Scoring, probabilities: Floats, each: int) -> Floats:
+    """REPETITIONS independent estimates of the mean image's (prior, steps, decoder), in nats: (REPETITIONS, 3).
+
+    probabilities  (S,) of drawing each step 1..S
+    each           network calls of one repetition
+
+    Two models scored with the same probabilities and seed meet the same images, levels and noises.
+    """
     plans = [_plan(scoring, probabilities, each, repetition) for repetition in range(REPETITIONS)]
     whole = Calls(*(np.concatenate(columns) for columns in zip(*plans, strict=True)))
     nats = scoring.terms(whole, "estimate noise").nats
     weighted = (nats / (each * probabilities[whole.steps - 1])).reshape(REPETITIONS, each)
     decoder = np.where(whole.steps.reshape(REPETITIONS, each) == 1, weighted, 0).sum(1)
     prior = np.array([scoring.prior(plan.images).mean() for plan in plans])
-    parts = np.stack([prior, weighted.sum(1) - decoder, decoder], axis=1)
-    covers = "random calls on these images"
-    return bound_of(parts, scoring.dimensions, images=len(scoring.images), calls=calls, error_of=covers)
+    return np.stack([prior, weighted.sum(1) - decoder, decoder], axis=1)
 
 
 def _plan(scoring: Scoring, probabilities: Floats, count: int, repetition: int) -> Calls:
@@ -96,8 +107,8 @@ def _plan(scoring: Scoring, probabilities: Floats, count: int, repetition: int) 
     return Calls(images, steps.astype(np.int64), np.arange(count) + count * repetition)
 
 
-def _probabilities(scoring: Scoring, calls: int) -> Floats:
-    """How often each step 1..S is drawn, (S,): as the pilot's root mean squares, joined up by straight logarithms."""
+def step_probabilities(scoring: Scoring, calls: int) -> Floats:
+    """How often each step 1..S is drawn, (S,): as a pilot's root mean squares, joined up by straight logarithms."""
     last = scoring.chain.steps
     places = np.unique(np.rint(np.geomspace(1, last, min(PILOT_STEPS, last))).astype(np.int64))
     steps = np.resize(places, calls)

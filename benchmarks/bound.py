@@ -1,0 +1,153 @@
+"""Bits per dimension on Fashion-MNIST's test images: training objectives, variances and levels, on the same calls.
+
+    ddpm train fashion-mnist --data fashion-mnist --set train_images=200k --out runs/simple
+    ddpm train fashion-mnist --data fashion-mnist --set train_images=200k --set objective.loss=bound --out runs/bound
+    ddpm train fashion-mnist --data fashion-mnist --set train_images=200k --set objective.loss=hybrid \
+        --set process.variance=range --out runs/hybrid-range
+    ddpm train fashion-mnist --data fashion-mnist --set train_images=200k --set objective.loss=bound \
+        --set objective.levels=importance --set process.variance=range --out runs/bound-range-importance
+    python benchmarks/bound.py --data fashion-mnist
+
+Every run is tuned on the training images first (ddpm tune RUN --variance). Writes results/bound.json after each row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from record import write_result
+
+import ddpm
+from ddpm.data import ImageSet
+from ddpm.errors import InputError
+from ddpm.evaluation import full_sum, ode_bound
+from ddpm.likelihood.estimate import REPETITIONS, Bound, bound_of, estimate_of, repetitions, step_probabilities
+from ddpm.likelihood.measure import measure
+from ddpm.likelihood.scoring import Scoring
+from ddpm.likelihood.terms import closed_form_nats
+from ddpm.model import Model
+from ddpm.scored import Manner, scoring_for
+from ddpm.units import bits
+
+PILOT = 4096
+TERMS = ("total", "prior", "steps", "decoder")
+PUBLISHED = "models/fashion-mnist"
+ROWS: Sequence[tuple[str, str, Manner]] = (
+    (PUBLISHED, "a: L_simple, variance large", Manner("large")),
+    (PUBLISHED, "b: L_simple, variance small", Manner("small")),
+    (PUBLISHED, "c: L_simple, variance optimal", Manner("optimal")),
+    (PUBLISHED, "d: L_simple, variance optimal, 50 levels", Manner(levels=50)),
+    (PUBLISHED, "d: L_simple, variance optimal, 100 levels", Manner(levels=100)),
+    ("runs/simple", "a: L_simple, variance large", Manner("large")),
+    ("runs/simple", "b: L_simple, variance small", Manner("small")),
+    ("runs/simple", "c: L_simple, variance optimal", Manner("optimal")),
+    ("runs/simple", "d: L_simple, variance optimal, 50 levels", Manner(levels=50)),
+    ("runs/simple", "d: L_simple, variance optimal, 100 levels", Manner(levels=100)),
+    ("runs/bound", "e: L, variance large", Manner("large")),
+    ("runs/bound", "e: L trained with variance large, scored with optimal", Manner("optimal")),
+    ("runs/bound", "e: L trained with variance large, scored with optimal, 50 levels", Manner(levels=50)),
+    ("runs/hybrid-range", "f: hybrid, learned range", Manner()),
+    ("runs/hybrid-range", "f: hybrid, scored with variance optimal", Manner("optimal")),
+    ("runs/hybrid-range", "f: hybrid, scored with variance optimal, 50 levels", Manner(levels=50)),
+    ("runs/bound-range-importance", "g: L, learned range, importance-sampled levels", Manner()),
+)
+CONFIRMED = (0, 2, 13)  # rows whose full sum is taken too
+
+
+def tuned(run: str, data: str) -> Model:
+    """A model with its optimal variances measured on training images."""
+    model = ddpm.load(run)
+    try:
+        model.read_tuned()
+    except InputError:
+        ddpm.tune(model, ddpm.images(f"{data}:train"))
+    return model
+
+
+def scored(parts: np.ndarray, dimensions: int, images: int, calls: int) -> dict[str, Any]:
+    """A row's four numbers with their errors."""
+    bound = bound_of(parts, dimensions, images=images, calls=calls, error_of="random calls on these images")
+    return {name: rounded(getattr(bound, name)) for name in TERMS} | {"images": images, "calls": calls}
+
+
+def rounded(estimate: Any) -> dict[str, float]:
+    """An estimate for JSON."""
+    return {"value": round(estimate.value, 5), "error": round(estimate.error, 5)}
+
+
+def closed_form(model: Model, test: ImageSet, chain_bound: Bound) -> dict[str, float]:
+    """What (c) must come to: the formula on errors measured on test images, which are used for nothing else."""
+    scoring = scoring_for(model, test, Manner("optimal"))
+    errors = measure(Scoring(scoring.denoiser, scoring.images, scoring.chain), each=64).squared_error
+    log_variance = model.read_tuned().measured.log_variance(scoring.chain)
+    steps = bits(float(closed_form_nats(scoring.chain, errors, log_variance).sum()))
+    return {"steps": round(steps, 5), "scored_steps": round(chain_bound.steps.value, 5)}
+
+
+def confirm(model: Model, test: ImageSet, manner: Manner, *, images: int, calls: int) -> dict[str, Any]:
+    """The full sum over some images, the estimate on the very same, and how many errors lie between."""
+    scoring = scoring_for(model, test, manner, limit=images)
+    full = full_sum(model, scoring, Path("runs") / "bound-full", variance=scoring.denoiser.variance)
+    full.compute()
+    exact = full.bound().total
+    estimate = ddpm.bits_per_dim(model, test, variance=manner.variance, limit=images, calls=calls).total
+    return {
+        "images": images,
+        "full_sum": rounded(exact),
+        "estimate_on_the_same_images": rounded(estimate),
+        "calls": calls,
+        "errors_apart": round((exact.value - estimate.value) / estimate.error, 2),
+    }
+
+
+def main() -> None:
+    """Do all of it."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", required=True, help="the IDX folder")
+    parser.add_argument("--calls", type=int, default=80_000, help="of each row, pilot left out")
+    parser.add_argument("--images", type=int, default=64, help="of the full sums and the ODE")
+    options = parser.parse_args()
+    test = ddpm.images(f"{options.data}:test")
+    each = -(-options.calls // REPETITIONS)
+    table: dict[str, Any] = {"data": f"{options.data}:test", "rows": [], "confirmed": [], "ode": []}
+    first: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    for number, (run, name, manner) in enumerate(ROWS):
+        model, start = tuned(run, options.data), time.monotonic()
+        scoring = scoring_for(model, test, manner)
+        if scoring.chain.steps not in first:  # the pilot of the first model decides for all on as many levels
+            first[scoring.chain.steps] = step_probabilities(scoring, PILOT), np.empty(0)
+        probabilities, base = first[scoring.chain.steps]
+        parts = repetitions(scoring, probabilities, each)
+        row = {"run": run, "images_seen": model.images_seen, "row": name, "variance": scoring.denoiser.variance}
+        row |= {"levels": scoring.chain.steps, **scored(parts, scoring.dimensions, len(test), each * REPETITIONS)}
+        if len(base):
+            apart = (parts - base).sum(1) * bits(1.0) / scoring.dimensions
+            row["total_minus_first_row"] = rounded(estimate_of(apart))
+        elif number == 0:
+            first[scoring.chain.steps] = probabilities, parts
+        row["seconds"] = round(time.monotonic() - start, 1)
+        if manner == Manner("optimal"):
+            bound = bound_of(parts, scoring.dimensions, images=len(test), calls=each, error_of="")
+            row["closed_form_from_test_errors"] = closed_form(model, test, bound)
+        table["rows"].append(row)
+        if number in CONFIRMED:
+            confirmed = confirm(model, test, manner, images=options.images, calls=options.calls // 5)
+            table["confirmed"].append({"run": run, "row": name, **confirmed})
+        write_result("bound", table, seed=0)
+    for run, steps in ((PUBLISHED, 40), (PUBLISHED, 20), ("runs/hybrid-range", 40)):
+        model = tuned(run, options.data)
+        same = scoring_for(model, test, Manner("optimal"), limit=options.images)
+        found = asdict(ode_bound(same, calls=4 * steps * options.images, steps=steps))
+        found |= {key: rounded(found[key]) for key in ("total", "flow", "decoder")}
+        table["ode"].append({"run": run, "variance_of_decoder": "optimal", **found})
+        write_result("bound", table, seed=0)
+
+
+if __name__ == "__main__":
+    main()
