@@ -240,7 +240,7 @@ def tune(
 
 def show(run: str | Path) -> dict[str, Any]:
     """What a model is, as plain values: checkpoint, checkpoints, images_seen, parameters, class_names, schedule,
-    data_fingerprint, sha256 of its files, recipe. Its weights are not read."""
+    data_fingerprint, sha256 of its files, side_files, recipe. Its weights are not read."""
     folder = find_checkpoint(Path(run))
     config = read_config(folder)
     schedule = config.recipe.process.make_schedule()
@@ -254,6 +254,7 @@ def show(run: str | Path) -> dict[str, Any]:
         "class_names": list(config.class_names),
         "data_fingerprint": config.data_fingerprint,
         "sha256": dict(config.sha256),
+        "side_files": [str(file) for file in sorted(folder.glob("variance-*.json"))],
         "schedule": {"steps": schedule.steps, "alpha_bar_end": float(schedule.alpha_bar[-1])},
         "recipe": config.recipe.model_dump(mode="json"),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -59,6 +60,18 @@ def check_output(path: str | Path, *, folder: bool) -> Path:
         kinds = ("a folder", "a file") if path.is_dir() else ("a file", "a folder")
         raise InputError(f"'{path}' is {kinds[0]}, not {kinds[1]}; another path would fit.")
     return path
+
+
+def writable_folder(path: str | Path) -> Path:
+    """Make a folder, and make sure that files can be written to it, before any work is done for them."""
+    folder = check_output(path, folder=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"'{folder}' cannot be written to: {error.strerror or error}.") from None
+    return folder
 
 
 def signed(table: Mapping[str, Any]) -> dict[str, Any]:

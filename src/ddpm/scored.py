@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ddpm.data import ImageSet, Reader
-from ddpm.denoiser import OPTIMAL
+from ddpm.denoiser import OPTIMAL, Denoiser
 from ddpm.errors import InputError
 from ddpm.likelihood.levels import BestLevels, best_levels
 from ddpm.likelihood.scoring import Integers, Scoring
@@ -18,7 +18,7 @@ from ddpm.seeding import generator
 from ddpm.tuned import hashes
 
 COMPARED = 2048  # images looked at, to tell whether variances were measured on what is scored
-MOST_SHARED = 0.01  # share of them; a few duplicates between training and test sets are common
+MOST_SHARED = 0.01  # share of the smaller side; a few duplicates between training and test sets are common
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def scoring_for(
     if manner.tuned:
         _require_held_out(model, images, reader)
     return Scoring(
-        model.denoiser_with(OPTIMAL if manner.tuned else manner.variance),
+        scored_denoiser(model, OPTIMAL if manner.tuned else manner.variance),
         reader,
         _chain(model, manner),
         labels=class_numbers(model, images, rows),
@@ -78,6 +78,12 @@ def scoring_for(
         device=model.device,
         on_calls=on_calls,
     )
+
+
+def scored_denoiser(model: Model, variance: str | None = None) -> Denoiser:
+    """The denoiser as bounds see it: clean images clipped to [-1, 1], except where the network says the mean itself,
+    which the official code never clips."""
+    return replace(model.denoiser_with(variance), clip=model.recipe.objective.prediction != "mean")
 
 
 def chosen_rows(count: int, limit: int | None, seed: int) -> Integers:
@@ -129,8 +135,9 @@ def _require_held_out(model: Model, images: ImageSet, reader: Reader) -> None:
     """Nothing is ever fitted on what is scored."""
     tuned = model.read_tuned()
     some = np.unique(np.linspace(0, len(reader) - 1, COMPARED).astype(np.int64))
-    shared = len(set(tuned.image_hashes) & set(hashes(reader.read(some)))) / len(some)
-    if tuned.data_fingerprint == images.fingerprint or shared > MOST_SHARED:
+    shared = len(set(tuned.image_hashes) & set(hashes(reader.read(some))))
+    most = MOST_SHARED * min(len(some), len(tuned.image_hashes))
+    if tuned.data_fingerprint == images.fingerprint or shared > max(most, 1):
         raise InputError(
             f"the variances of '{model.source}' were measured on images of '{images.name}' itself; `ddpm tune "
             f"{model.source} --variance --data` with other images would fit."

@@ -178,8 +178,11 @@ class _Run:
 
         calls, steps = self.options.calls or CALLS, self.options.steps or SOLVER_STEPS
         images = min(images_within(calls, steps), len(self.scoring.images))
+        start = time.monotonic()
+        ode_bound(self.scoring, calls=CALLS_PER_STEP * max(images, 2), steps=1)
+        each = (time.monotonic() - start) / (CALLS_PER_STEP * images)
         ode, seconds = self._timed(
-            CALLS_PER_STEP * steps * images, lambda: ode_bound(self.scoring, calls=calls, steps=steps), gradients=True
+            CALLS_PER_STEP * steps * images, lambda: ode_bound(self.scoring, calls=calls, steps=steps), each
         )
         found = asdict(ode) | {key: self.about[key] for key in ("weights", "variance", "side_files")}
         found |= {name: getattr(ode, name)._asdict() for name in ("total", "flow", "decoder")}
@@ -190,19 +193,18 @@ class _Run:
         from ddpm.evaluation import full_sum
 
         if self.summed is None:
-            variance = self.about["variance"]
-            full = full_sum(self.model, self.scoring, self.options.folder(self.model), variance=variance)
+            full = full_sum(self.model, self.scoring, self.options.folder(self.model))
             part = self.options.part
             say(f"{full.shards:,} shards in {full.folder}; the same command goes on after a stop.")
             _, seconds = self._timed(full.calls(part), lambda: full.compute(part))
             self.summed = full, seconds
         return self.summed
 
-    def _timed(self, calls: int, work: Callable[[], Any], *, gradients: bool = False) -> tuple[Any, float]:
-        """Say what it will take, do it under a progress bar, and take the time."""
+    def _timed(self, calls: int, work: Callable[[], Any], each: float | None = None) -> tuple[Any, float]:
+        """Say what it will take (`each` seconds a call, measured if not given), do it, and take the time."""
         if calls:
-            about = duration(calls * _seconds_per_call(self.scoring)) if not gradients else ""
-            say(f"{calls:,} network calls{', about ' + about if about else ' and as many gradients'}.")
+            each = _seconds_per_call(self.scoring) if each is None else each
+            say(f"{calls:,} network calls, about {duration(calls * each)}.")
         start = time.monotonic()
         with progress_bar("Network calls", calls) as bar:
             self.advance[0] = counted(bar)

@@ -29,6 +29,7 @@ def show(
         f"schedule      {table['recipe']['process']['schedule']}, {table['schedule']['steps']} steps, "
         f"alpha_bar ends at {table['schedule']['alpha_bar_end']:.3g}",
         f"weights       SHA-256 {table['sha256']['model.safetensors']}",
+        *(f"tuned         {file}" for file in table["side_files"]),
         "",
         *toml_lines(table["recipe"]),
     ]

@@ -15,9 +15,10 @@ from typing import NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from ddpm.errors import DamagedFile, InputError
-from ddpm.files import check_output, whole_file
+from ddpm.files import whole_file, writable_folder
 from ddpm.likelihood.estimate import Bound, bound_of
 from ddpm.likelihood.profile import Moments, Profile, profile_of
 from ddpm.likelihood.scoring import Calls, Floats, Integers, Scoring
@@ -25,6 +26,7 @@ from ddpm.model import Model
 
 SHARD_CALLS = 8192  # network calls at most between two shards, unless one image alone needs more
 WHOLE = (1, 1)
+LAYOUT = 1  # of the shards; another one goes to another folder
 
 
 class Shard(NamedTuple):
@@ -69,19 +71,35 @@ class FullSum:
 
     def compute(self, part: tuple[int, int] = WHOLE) -> None:
         """Compute the missing shards of process i of n."""
-        check_output(self.folder, folder=True)
-        for number in self.missing(part):
-            shard = self._terms(self._images(number))
-            with whole_file(self._file(number)) as temporary:
-                np.savez(temporary, **shard._asdict())
+        missing = self.missing(part)
+        if not missing:
+            return
+        writable_folder(self.folder)
+        try:
+            with FileLock(self.folder / f".lock-{part[0]}-{part[1]}", blocking=False):
+                for number in missing:
+                    shard = self._terms(self._images(number))
+                    with whole_file(self._file(number)) as temporary:
+                        np.savez(temporary, **shard._asdict())
+        except Timeout:
+            raise InputError(f"another process computes this share of '{self.folder}' already.") from None
 
     def bound(self) -> Bound:
         """The sum of all shards; the errors are those of the mean over the images."""
-        rows = [np.stack([shard.prior, shard.nats[:, 1:].sum(1), shard.nats[:, 0]], axis=1) for shard in self._read()]
         count = len(self.scoring.images)
         calls = count * self.scoring.chain.steps
         covers = "images drawn like these, and their noise"
-        return bound_of(np.concatenate(rows), self.scoring.dimensions, images=count, calls=calls, error_of=covers)
+        return bound_of(self._rows(), self.scoring.dimensions, images=count, calls=calls, error_of=covers)
+
+    def totals(self) -> Floats:
+        """The whole bound of each image, in nats (N,)."""
+        totals: Floats = self._rows().sum(1)
+        return totals
+
+    def _rows(self) -> Floats:
+        """Prior, steps and decoder of each image, in nats (N, 3)."""
+        rows = [np.stack([shard.prior, shard.nats[:, 1:].sum(1), shard.nats[:, 0]], axis=1) for shard in self._read()]
+        return np.concatenate(rows)
 
     def profile(self) -> Profile:
         """Means and standard errors of every term, in one pass over the shards."""
@@ -116,19 +134,25 @@ class FullSum:
             path = self._file(number)
             try:
                 with np.load(path, allow_pickle=False) as held:
-                    yield Shard(**{name: held[name] for name in Shard._fields})
+                    shard = Shard(**{name: held[name] for name in Shard._fields})
+                if shard.nats.shape != (len(self._images(number)), self.scoring.chain.steps):
+                    raise ValueError
             except (BadZipFile, ValueError, KeyError, EOFError, OSError):
                 raise DamagedFile(f"'{path}' is cut short or damaged; without it the same command goes on.") from None
+            yield shard
 
 
-def full_sum(model: Model, scoring: Scoring, where: Path, *, variance: str) -> FullSum:
+def full_sum(model: Model, scoring: Scoring, where: Path) -> FullSum:
     """The full sum of a scoring, in a folder below `where` that is named after all that its numbers depend on."""
-    measured = scoring.denoiser.measured
+    denoiser, chain = scoring.denoiser, scoring.chain
+    measured = denoiser.measured
     table = {
+        "layout": [LAYOUT, SHARD_CALLS],
         "weights": [model.weights_sha256, model.weights],
-        "variance": variance,
-        "measured": "" if measured is None else _digest(measured.log_variance(scoring.chain).tolist()),
-        "levels": scoring.chain.levels.tolist(),
+        "variance": denoiser.variance,
+        "measured": "" if measured is None else _digest(measured.log_variance(chain).tolist()),
+        "clip": denoiser.clip,
+        "levels": chain.levels.tolist(),
         "data": [scoring.images.images.fingerprint, _digest(scoring.images.rows.tolist())],
         "seed": scoring.seed,
     }

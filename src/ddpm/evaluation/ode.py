@@ -65,9 +65,10 @@ def ode_bound(scoring: Scoring, *, calls: int = 4096, steps: int = 40) -> OdeBou
     for start in range(0, count, scoring.batch_size):
         here = slice(start, start + scoring.batch_size)
         x0, noise, labels = scoring.inputs(chosen[here], np.arange(count)[here], "ode noise")
-        seeds = [int(index) for index in chosen[here]]
-        probes = None if exact else draw_probes(1, seeds, scoring.seed, x0.shape[1:])
-        term = ode_term(denoiser, x0, noise=noise, steps=steps, probes=probes, labels=labels)
+        positions = range(start, start + len(x0))
+        probes = None if exact else draw_probes(1, scoring.seed, positions, x0.shape[1:])
+        with scoring.guarded():
+            term = ode_term(denoiser, x0, noise=noise, steps=steps, probes=probes, labels=labels)
         flow[here], decoder[here] = term.flow.cpu().numpy(), term.decoder.cpu().numpy()
         scoring.on_calls(CALLS_PER_STEP * steps * len(x0))
     scale = bits(1.0) / scoring.dimensions

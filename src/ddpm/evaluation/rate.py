@@ -35,7 +35,7 @@ def plot_profile(profile: Profile, path: Path) -> None:
     from matplotlib.figure import Figure
 
     steps = len(profile.levels) - 1
-    time = [steps - i for i in range(1, steps + 1)]
+    time = [steps - i + 1 for i in range(1, steps + 1)]
     rate, distortion = profile.rate[1:], profile.distortion[1:]
     figure = Figure(figsize=(11, 3.4), dpi=100, layout="constrained")
     panels: Sequence[Axes] = figure.subplots(1, 3)
@@ -43,8 +43,8 @@ def plot_profile(profile: Profile, path: Path) -> None:
     panels[1].plot(time, rate)
     panels[2].plot(rate, distortion)
     words = (
-        ("reverse steps (T - t)", "distortion (RMSE, grey levels)"),
-        ("reverse steps (T - t)", "rate (bits per dimension)"),
+        ("reverse steps (T - t + 1)", "distortion (RMSE, grey levels)"),
+        ("reverse steps (T - t + 1)", "rate (bits per dimension)"),
         ("rate (bits per dimension)", "distortion (RMSE, grey levels)"),
     )
     for axes, (across, up) in zip(panels, words, strict=True):

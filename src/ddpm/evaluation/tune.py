@@ -11,7 +11,7 @@ from ddpm.data import ImageSet, Reader
 from ddpm.likelihood.measure import calls_needed, measure
 from ddpm.likelihood.scoring import Scoring
 from ddpm.model import Model
-from ddpm.scored import check_fits, chosen_rows, class_numbers
+from ddpm.scored import check_fits, chosen_rows, class_numbers, scored_denoiser
 from ddpm.tuned import Variances, hashes, write_variances
 
 POOL = 2048  # different images used at most; their hashes are kept, so that they are never scored
@@ -34,7 +34,7 @@ def tune_variance(
     check_fits(model, images)
     rows = chosen_rows(len(images), POOL, seed)
     reader = Reader(images, rows)
-    denoiser = model.denoiser
+    denoiser = scored_denoiser(model)
     labels = class_numbers(model, images, rows)
     scoring = Scoring(
         denoiser,

@@ -110,7 +110,7 @@ def _plan(scoring: Scoring, probabilities: Floats, count: int, repetition: int) 
 def step_probabilities(scoring: Scoring, calls: int) -> Floats:
     """How often each step 1..S is drawn, (S,): as a pilot's root mean squares, joined up by straight logarithms."""
     last = scoring.chain.steps
-    places = np.unique(np.rint(np.geomspace(1, last, min(PILOT_STEPS, last))).astype(np.int64))
+    places = np.unique(np.rint(np.geomspace(1, last, min(PILOT_STEPS, calls // 4, last))).astype(np.int64))
     steps = np.resize(places, calls)
     images = balanced(generator("pilot", scoring.seed), len(scoring.images), calls)
     nats = scoring.terms(Calls(images, steps, np.arange(calls)), "pilot noise").nats

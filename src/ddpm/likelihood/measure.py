@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import torch
+from torch import Tensor
 
+from ddpm.errors import InputError
 from ddpm.gaussians import Gaussian
 from ddpm.likelihood.decoder import log_probability
-from ddpm.likelihood.scoring import Calls, Floats, Scoring, balanced, on_cpu
+from ddpm.likelihood.scoring import Calls, Floats, Integers, Scoring, balanced, on_cpu
 from ddpm.measured import Measured
-from ddpm.schedule import Schedule
 from ddpm.seeding import generator
 from ddpm.units import BIN
 
 DECODER_LEVELS = 32  # from which a chain's last step may start
 COMMON = 8  # times as many images at these levels, and the same at each, so that the levels compare fairly
-BANDWIDTH = 0.1  # of the smoothing over the levels above, in ln t
-FLOOR = BIN / 8  # of the decoder's standard deviation: an error of half a grey level still costs only 10 nats
+BANDWIDTH = 0.05  # of the smoothing over the levels above, in ln t
+FLOOR = BIN / 8  # of the decoder's standard deviation: a pixel off by a whole grey level then costs 10 nats, not more
 FINEST, COARSEST, GRID = 0.25, 2.0, 13  # standard deviations tried, over the root mean squared error
 
 
@@ -32,9 +36,11 @@ def measure(scoring: Scoring, each: int = 32) -> Measured:
     scoring  along the full process; never on images that will be scored
     each     network calls per level, at least 1; the first DECODER_LEVELS get COMMON times as many
 
-    Above the first levels the error, taken relative to the noise, is averaged over neighbouring levels: whoever picks
-    levels by a table of raw errors picks their noise.
+    Above the first levels the error is smoothed over neighbouring levels: whoever picks levels by a table of raw errors
+    picks their noise.
     """
+    if each < 1:
+        raise InputError(f"{each} network calls a level measure nothing; 1 would fit.")
     steps = scoring.chain.steps
     first = min(DECODER_LEVELS, steps)
     draw = generator("measure", scoring.seed)
@@ -47,46 +53,50 @@ def measure(scoring: Scoring, each: int = 32) -> Measured:
     images = balanced(draw, len(scoring.images), each * (steps - first))
     if len(images):
         plan = Calls(images, np.repeat(np.arange(first + 1, steps + 1), each), np.arange(len(images)))
-        raw = scoring.terms(plan, "measure noise above").squared_error.reshape(-1, each).mean(1)
-        squared_error[first + 1 :] = _smooth(raw, scoring.chain)
+        plain = replace(scoring, denoiser=replace(scoring.denoiser, variance="small"))
+        raw = plain.terms(plan, "measure noise above").squared_error.reshape(-1, each).mean(1)
+        squared_error[first + 1 :] = _smooth(raw, scoring.chain.levels[first + 1 :])
     return Measured(squared_error, log_variance, nats, _second_moment(scoring, np.concatenate([common, images])))
 
 
-def _smooth(squared_error: Floats, chain: Schedule) -> Floats:
-    """Average SNR * MSE, which changes slowly, over neighbours of the last levels, with a Gaussian window in ln t."""
-    snr = chain.snr[-len(squared_error) :]
-    place = np.log(chain.levels[-len(squared_error) :])
-    weight = np.exp(-0.5 * ((place[:, None] - place[None, :]) / BANDWIDTH) ** 2)
-    smooth: Floats = (weight @ (snr * squared_error)) / weight.sum(1) / snr
-    return smooth
+def _smooth(values: Floats, levels: Integers) -> Floats:
+    """Local-linear regression in ln t with a Gaussian window; it leaves power laws and both ends (nearly) alone."""
+    place = np.log(levels)
+    apart = place[None, :] - place[:, None]
+    weight = np.exp(-0.5 * (apart / BANDWIDTH) ** 2)
+    s0, s1, s2 = (np.sum(weight * apart**k, axis=1) for k in range(3))
+    y0, y1 = weight @ values, (weight * apart) @ values
+    spread = s0 * s2 - s1**2
+    smooth = np.divide(s2 * y0 - s1 * y1, spread, out=y0 / s0, where=spread > 1e-12 * s0**2)
+    return np.asarray(np.maximum(smooth, values.min()))
 
 
 def _fit_decoder(scoring: Scoring, calls: Calls, level: int) -> tuple[float, float, float]:
     """The squared error at one level, and the log-variance of p(x_0 | x_level) that costs least, and what it costs."""
     chain = scoring.chain.subset([level])
-    denoiser = on_cpu(scoring.denoiser, scoring.device)
-    means, clean = [], []
+    denoiser = replace(on_cpu(scoring.denoiser, scoring.device), variance="small")  # only its mean is looked at
+    pairs: list[tuple[Tensor, Tensor]] = []
     for start in range(0, len(calls.steps), scoring.batch_size):
         here = slice(start, start + scoring.batch_size)
         x0, noise, labels = scoring.inputs(calls.images[here], calls.numbers[here], "measure noise")
         xt = denoiser.process.q_sample(x0, torch.full((len(x0),), level), noise=noise)
-        with torch.no_grad():
-            means.append(denoiser.reverse(xt, 1, chain=chain, labels=labels).gaussian.mean)
-        clean.append(x0)
+        with torch.no_grad(), scoring.guarded():
+            pairs.append((x0, denoiser.reverse(xt, 1, chain=chain, labels=labels).gaussian.mean))
         scoring.on_calls(len(x0))
-    x0, mean = torch.cat(clean), torch.cat(means)
-    squared_error = float(((x0 - mean) ** 2).mean())
-    return squared_error, *_best_log_variance(x0, mean, squared_error)
-
-
-def _best_log_variance(x0: torch.Tensor, mean: torch.Tensor, squared_error: float) -> tuple[float, float]:
-    """Minimise the discretised likelihood over one variance: a grid, then the parabola through the best three."""
+    pixels = sum(x0.numel() for x0, _ in pairs)
+    squared_error = sum(float(((x0 - mean) ** 2).sum()) for x0, mean in pairs) / pixels
 
     def cost(log_sigma: float) -> float:
-        gaussian = Gaussian(mean, torch.tensor(2 * log_sigma, dtype=mean.dtype, device=mean.device))
-        return -float(log_probability(gaussian, x0).mean())
+        log_variance = torch.tensor(2 * log_sigma, dtype=torch.float64)
+        nats = sum(-float(log_probability(Gaussian(mean, log_variance.to(mean)), x0).sum()) for x0, mean in pairs)
+        return nats / pixels
 
-    centre = np.log(max(squared_error**0.5, FLOOR / FINEST))
+    return squared_error, *_least(cost, squared_error**0.5)
+
+
+def _least(cost: Callable[[float], float], rmse: float) -> tuple[float, float]:
+    """Minimise a cost over ln sigma: a grid, then the parabola through its best three. Returns ln sigma^2, cost."""
+    centre = np.log(max(rmse, FLOOR / FINEST))
     tried: Floats = centre + np.linspace(np.log(FINEST), np.log(COARSEST), GRID)
     costs = np.array([cost(log_sigma) for log_sigma in tried])
     best = int(costs.argmin())
@@ -105,7 +115,6 @@ def decoder_at_floor(measured: Measured) -> bool:
 
 def _second_moment(scoring: Scoring, images: np.ndarray) -> float:
     """Mean of x0^2, from the prior's cost, which is linear in it."""
-    schedule: Schedule = scoring.chain
-    alpha_bar = schedule.alpha_bar[-1]
+    alpha_bar = scoring.chain.alpha_bar[-1]
     nats = scoring.prior(np.unique(images)).mean() / scoring.dimensions
     return float((2 * nats + np.log1p(-alpha_bar)) / alpha_bar + 1)

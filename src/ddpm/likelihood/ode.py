@@ -52,15 +52,15 @@ def standard_normal_log_density(x: Tensor) -> Tensor:
     return -0.5 * (x**2 + math.log(2 * math.pi)).flatten(1).sum(1)
 
 
-def draw_probes(count: int, seeds: Sequence[int], position: int, shape: Sequence[int]) -> Tensor:
+def draw_probes(count: int, seed: int, positions: Sequence[int], shape: Sequence[int]) -> Tensor:
     """Rademacher probes for Hutchinson's estimator, one independent stream per image.
 
-    count    P, probes per image; more of them begin with the same ones
-    seeds    B integers, one per image
-    shape    of one image
-    returns  float64 (P, B, *shape) of -1 and 1 on the CPU; [:, k] depends on seeds[k] and position alone
+    count      P, probes per image; more of them begin with the same ones
+    positions  B non-negative integers, one per image
+    shape      of one image
+    returns    float64 (P, B, *shape) of -1 and 1 on the CPU; [:, k] depends on the seed and positions[k] alone
     """
-    rows = [generator("probe", seed, position).integers(0, 2, (count, *shape)) for seed in seeds]
+    rows = [generator("probe", seed, position).integers(0, 2, (count, *shape)) for position in positions]
     return torch.from_numpy(np.stack(rows, axis=1) * 2.0 - 1)
 
 

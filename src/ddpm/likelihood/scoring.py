@@ -6,7 +6,8 @@ table and the measurement of variances are four plans for the same machine.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from ddpm.data import Reader
 from ddpm.denoiser import Denoiser, Network
+from ddpm.errors import InputError
 from ddpm.likelihood.terms import prior_nats, step_term
 from ddpm.schedule import Schedule
 from ddpm.seeding import generator
@@ -76,11 +78,24 @@ class Scoring:
             part = Calls(*(column[here] for column in calls))
             x0, noise, labels = self.inputs(part.images, part.numbers, purpose)
             steps = torch.from_numpy(part.steps)
-            with torch.no_grad():
+            with torch.no_grad(), self.guarded():
                 term = step_term(denoiser, x0, steps, noise=noise, chain=self.chain, labels=labels)
             nats[here], squared_error[here] = term.nats.cpu().numpy(), term.squared_error.cpu().numpy()
+            if not np.isfinite(nats[here]).all():
+                raise InputError("the network puts out values that are no numbers; another checkpoint would fit.")
             self.on_calls(len(part.steps))
         return Terms(nats, squared_error)
+
+    @contextlib.contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Turn a lack of memory into a sentence."""
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise InputError(
+                f"{self.batch_size} images a call are too many for the memory of {self.device}; a smaller batch size "
+                "would fit."
+            ) from None
 
     def inputs(self, images: Integers, numbers: Integers, purpose: str) -> tuple[Tensor, Tensor, Tensor | None]:
         """Clean images and their noise in float64, and their labels, where the arithmetic is done."""
@@ -116,4 +131,4 @@ def on_cpu(denoiser: Denoiser, device: torch.device) -> Denoiser:
 def balanced(generator: np.random.Generator, images: int, count: int) -> Integers:
     """Draw `count` of so many images in random order, each as often as any other (give or take one): (count,)."""
     rounds = [generator.permutation(images) for _ in range(-(-count // images))]
-    return np.concatenate(rounds)[:count].astype(np.int64)
+    return np.concatenate([np.empty(0, np.int64), *rounds])[:count]
