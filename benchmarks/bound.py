@@ -27,6 +27,7 @@ import ddpm
 from ddpm.data import ImageSet
 from ddpm.errors import InputError
 from ddpm.evaluation import full_sum, ode_bound
+from ddpm.evaluation.ode import calls_per_image
 from ddpm.likelihood.estimate import REPETITIONS, Estimate, bound_of, estimate_of, repetitions, step_probabilities
 from ddpm.likelihood.profile import estimate_profile
 from ddpm.likelihood.scoring import Scoring
@@ -148,7 +149,7 @@ def main() -> None:
     for run, steps in ((PUBLISHED, 40), (PUBLISHED, 20), ("runs/hybrid-range", 40)):
         model = tuned(run, options.data)
         same = scoring_for(model, test, Manner("optimal"), limit=options.images)
-        found = asdict(ode_bound(same, calls=4 * steps * options.images, steps=steps))
+        found = asdict(ode_bound(same, calls=calls_per_image(steps) * options.images, steps=steps))
         found |= {key: rounded(found[key]) for key in ("total", "flow", "decoder")}
         table["ode"].append({"run": run, "variance_of_decoder": "optimal", **found})
         write_result("bound", table, seed=0)

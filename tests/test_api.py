@@ -223,6 +223,76 @@ def test_save_grid_writes_a_png_below_any_folder(model: api.Model, tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["grid.png", "new"]
 
 
+# ---- bits_per_dim, rate_distortion, ode_bits_per_dim, tune ----------------------------------------------------------
+
+
+def test_bits_per_dim_are_a_sum_with_errors_and_repeatable(model: api.Model):
+    test = ddpm.images("digits:test")
+    calls: list[int] = []
+    bound = ddpm.bits_per_dim(model, test, calls=300, batch_size=64, on_calls=calls.append)
+    parts = (bound.prior, bound.steps, bound.decoder)
+    assert bound.total.value == pytest.approx(sum(part.value for part in parts))
+    assert all(part.error > 0 for part in (bound.total, *parts))
+    assert (bound.images, bound.calls, sum(calls)) == (297, 300, 300)
+    assert ddpm.bits_per_dim(model, test, calls=300).total.value == pytest.approx(bound.total.value, rel=1e-5)
+    assert ddpm.bits_per_dim(model, test, calls=300, variance="small").total.value != bound.total.value
+    for wrong in ({"calls": 255}, {"calls": 0}, {"variance": "none"}, {"variance": "range"}, {"limit": 0}):
+        with pytest.raises(InputError):
+            ddpm.bits_per_dim(model, test, **wrong)
+
+
+def test_rate_distortion_begins_with_the_whole_bound_and_ends_with_the_prior(model: api.Model):
+    test = ddpm.images("digits:test")
+    profile = ddpm.rate_distortion(model, test, calls=2400)
+    bound = ddpm.bits_per_dim(model, test)
+    assert profile.rate[0] == pytest.approx(bound.total.value, abs=8 * bound.total.error)
+    assert profile.rate[-1] == pytest.approx(bound.prior.value, abs=0.01)
+    assert (np.diff(profile.rate) <= 0).all()
+    with pytest.raises(InputError, match="12"):
+        ddpm.rate_distortion(model, test, calls=11)
+
+
+def test_ode_bits_per_dim_scores_as_many_images_as_the_calls_allow(model: api.Model):
+    found = ddpm.ode_bits_per_dim(model, ddpm.images("digits:test"), calls=11, steps=1)
+    assert (found.images, found.calls) == (2, 10)
+    assert found.total.value == pytest.approx(found.flow.value + found.decoder.value)
+    for wrong in ({"steps": 0}, {"steps": -1}, {"calls": 9, "steps": 1}):
+        with pytest.raises(InputError):
+            ddpm.ode_bits_per_dim(model, ddpm.images("digits:test"), **wrong)
+
+
+def test_images_and_classes_must_be_those_of_the_model(model: api.Model, tmp_path: Path):
+    np.save(tmp_path / "plain.npy", np.zeros((3, 8, 8), np.uint8))
+    np.save(tmp_path / "big.npy", np.zeros((3, 16, 16), np.uint8))
+    for verb in (ddpm.bits_per_dim, ddpm.rate_distortion, ddpm.ode_bits_per_dim, ddpm.tune):
+        with pytest.raises(InputError, match="class"):
+            verb(model, ddpm.images(str(tmp_path / "plain.npy")))
+        with pytest.raises(InputError, match="16"):
+            verb(model, ddpm.images(str(tmp_path / "big.npy")))
+
+
+def test_tune_writes_what_optimal_reads_and_the_loaded_model_knows_it(tmp_path: Path):
+    recipe = ddpm.recipe("digits", **TINY | {"train_images": 32, "process": {"steps": 40}})
+    model = ddpm.load(ddpm.train(recipe, out=tmp_path / "run"))
+    test = ddpm.images("digits:test")
+    for use in ({"variance": "optimal"}, {"levels": 3}):
+        with pytest.raises(InputError, match="ddpm tune"):
+            ddpm.bits_per_dim(model, test, calls=300, **use)
+    with pytest.raises(InputError, match="ddpm tune"):
+        ddpm.sample(model, seeds=[0], variance="optimal")
+    path = ddpm.tune(model, calls=264)
+    assert path == Path(model.source) / "variance-averaged.json"
+    assert ddpm.bits_per_dim(model, test, calls=300, variance="optimal").total.error > 0
+    assert ddpm.bits_per_dim(model, test, calls=300, levels=3).total.error > 0
+    assert len(ddpm.rate_distortion(model, test, calls=300, levels=3).levels) == 4
+    assert ddpm.sample(model, seeds=[0], steps=3, variance="optimal").shape == (1, 1, 8, 8)
+    with pytest.raises(InputError, match="digits:train"):
+        ddpm.bits_per_dim(model, ddpm.images("digits:train"), calls=300, variance="optimal")
+    for wrong in ({"calls": 0}, {"calls": -1}):
+        with pytest.raises(InputError):
+            ddpm.tune(model, **wrong)
+
+
 # ---- images, inspect, nearest_neighbours, convert -------------------------------------------------------------------
 
 

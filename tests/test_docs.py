@@ -23,6 +23,7 @@ from ddpm.checkpoint import WEIGHTS
 from ddpm.cli import app
 from ddpm.cli.console import parse_changes
 from ddpm.data import FITS
+from ddpm.denoiser import OPTIMAL
 from ddpm.evaluation import METRICS
 from ddpm.model import build_network
 from ddpm.recipe import Recipe, load_recipe, recipe_names, resolve
@@ -182,8 +183,11 @@ def test_help_lists_and_explains_every_option(name: str):
 CHOICES = {
     "train --fit": FITS,
     "sample --sampler": SAMPLERS,
-    "sample --variance": VARIANCES,
+    "sample --variance": (*VARIANCES, OPTIMAL),
     "sample --weights": WEIGHTS,
+    "evaluate --variance": (*VARIANCES, OPTIMAL),
+    "evaluate --weights": WEIGHTS,
+    "tune --weights": WEIGHTS,
     "evaluate --metric": METRICS,
 }
 

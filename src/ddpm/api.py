@@ -16,7 +16,10 @@ from ddpm.convert import convert
 from ddpm.data import ImageSet, open_images
 from ddpm.data import inspect_source as inspect
 from ddpm.errors import InputError, MixedSizes
-from ddpm.evaluation import OdeBound, nearest_neighbours, ode_bound, tune_variance
+from ddpm.evaluation import FullSum, OdeBound, nearest_neighbours, ode_bound, tune_variance
+from ddpm.evaluation import full_sum as full_sum_of
+from ddpm.evaluation.rate import write_profile
+from ddpm.files import writable_folder
 from ddpm.geometry import parse_size
 from ddpm.likelihood.estimate import Bound, estimate_bound
 from ddpm.likelihood.profile import Profile, estimate_profile
@@ -31,6 +34,7 @@ from ddpm.training import train as train_run
 __all__ = [
     "bits_per_dim",
     "convert",
+    "full_sum",
     "images",
     "inspect",
     "load",
@@ -40,6 +44,7 @@ __all__ = [
     "recipe",
     "sample",
     "save_grid",
+    "save_profile",
     "show",
     "train",
     "tune",
@@ -170,6 +175,9 @@ def bits_per_dim(
     levels    K: only the best K levels for the bound, with optimal variances (after `tune`); None takes all
     limit     score only so many of the images, drawn by the seed
     on_calls  called after every batch with the number of calls made in it
+
+    Errors: InputError for images of another geometry or class set, none at all, or those that were tuned on; for too
+    few calls, and for variances that were not measured; WrongModel and DamagedFile for side files.
     """
     scoring = scoring_for(
         model, images, Manner(variance, levels), limit=limit, seed=seed, batch_size=batch_size, on_calls=on_calls
@@ -195,6 +203,34 @@ def rate_distortion(
         model, images, Manner(variance, levels), limit=limit, seed=seed, batch_size=batch_size, on_calls=on_calls
     )
     return estimate_profile(scoring, calls)
+
+
+def full_sum(
+    model: Model,
+    images: ImageSet,
+    *,
+    out: str | Path,
+    variance: str | None = None,
+    levels: int | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    batch_size: int = 128,
+    on_calls: Callable[[int], None] = lambda calls: None,
+) -> FullSum:
+    """Every level of every image, in shards below the folder `out`; arguments as in bits_per_dim.
+
+    .compute() makes what is missing (again after a stop; .compute((i, n)) a share of it), then .bound() and .profile()
+    add it up.
+    """
+    scoring = scoring_for(
+        model, images, Manner(variance, levels), limit=limit, seed=seed, batch_size=batch_size, on_calls=on_calls
+    )
+    return full_sum_of(model, scoring, Path(out))
+
+
+def save_profile(profile: Profile, folder: str | Path) -> list[Path]:
+    """Write rate.png (Ho et al. 2020, Fig. 5), rate.json and rate.csv, every level; returns the files."""
+    return write_profile(profile, writable_folder(folder), {})
 
 
 def ode_bits_per_dim(
@@ -224,7 +260,7 @@ def tune(
     model: Model,
     images: ImageSet | None = None,
     *,
-    each: int = 32,
+    calls: int | None = None,
     seed: int = 0,
     batch_size: int = 128,
     on_calls: Callable[[int], None] = lambda calls: None,
@@ -232,10 +268,12 @@ def tune(
     """Measure the optimal reverse variances of a model and store them beside its checkpoint; returns the file.
 
     images  None: the model's own training images; never those that will be scored
-    each    network calls per level
+    calls   network calls in all; None takes about 32 a level
+
+    Errors: InputError, as for scoring; a folder that cannot be written to.
     """
     found = training_images(model, option="images") if images is None else images
-    return tune_variance(model, found, each=each, seed=seed, batch_size=batch_size, on_calls=on_calls)[0]
+    return tune_variance(model, found, calls=calls, seed=seed, batch_size=batch_size, on_calls=on_calls)[0]
 
 
 def show(run: str | Path) -> dict[str, Any]:

@@ -63,11 +63,11 @@ def check_output(path: str | Path, *, folder: bool) -> Path:
 
 
 def writable_folder(path: str | Path) -> Path:
-    """Make a folder, and make sure that files can be written to it, before any work is done for them."""
+    """Refuse a folder that cannot be made or written to, before any work is done for it; nothing is left behind."""
     folder = check_output(path, folder=True)
+    there = next(above for above in (folder, *folder.absolute().parents) if above.is_dir())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise InputError(f"'{folder}' cannot be written to: {error.strerror or error}.") from None

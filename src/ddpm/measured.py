@@ -24,7 +24,7 @@ class Measured:
     decoder_log_variance  (T + 1,) best log-variance of p(x_0 | x_t) from each level, NaN where it was not fitted
     decoder_nats          (T + 1,) what that costs, nats a pixel; NaN likewise
     second_moment         mean of x0^2 over images and pixels, on the scale of [-1, 1]
-    source                where it comes from, for a person
+    source                the file it was read from
     """
 
     squared_error: Table

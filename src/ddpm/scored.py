@@ -77,6 +77,7 @@ def scoring_for(
         batch_size=batch_size,
         device=model.device,
         on_calls=on_calls,
+        name=f"'{model.source}'",
     )
 
 
@@ -94,11 +95,12 @@ def chosen_rows(count: int, limit: int | None, seed: int) -> Integers:
 
 
 def check_fits(model: Model, images: ImageSet) -> None:
-    """Raise InputError unless there are images and they have the model's geometry."""
+    """Raise InputError unless there are images, of the model's geometry and classes."""
     if not len(images):
         raise InputError(f"there are no images in '{images.name}'; at least one would fit.")
     if images.geometry != model.geometry:
         raise InputError(f"the images in '{images.name}' are {images.geometry}, those of the model {model.geometry}.")
+    class_numbers(model, images, np.arange(0))
 
 
 def class_numbers(model: Model, images: ImageSet, rows: Integers) -> Integers | None:
@@ -137,7 +139,7 @@ def _require_held_out(model: Model, images: ImageSet, reader: Reader) -> None:
     some = np.unique(np.linspace(0, len(reader) - 1, COMPARED).astype(np.int64))
     shared = len(set(tuned.image_hashes) & set(hashes(reader.read(some))))
     most = MOST_SHARED * min(len(some), len(tuned.image_hashes))
-    if tuned.data_fingerprint == images.fingerprint or shared > max(most, 1):
+    if tuned.data_fingerprint == images.fingerprint or shared > most:
         raise InputError(
             f"the variances of '{model.source}' were measured on images of '{images.name}' itself; `ddpm tune "
             f"{model.source} --variance --data` with other images would fit."

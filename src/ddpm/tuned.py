@@ -83,33 +83,27 @@ def read_variances(checkpoint: Path, weights: str, weights_sha256: str) -> Varia
     Errors: none measured (InputError, names the command), of another model (WrongModel), damaged (DamagedFile).
     """
     path = variance_file(checkpoint, weights)
+    command = f"`ddpm tune {checkpoint} --variance{'' if weights == 'averaged' else f' --weights {weights}'}`"
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raw = "" if weights == "averaged" else f" --weights {weights}"
-        raise InputError(
-            f"the optimal variances of '{checkpoint}' were not measured yet; `ddpm tune {checkpoint} --variance{raw}` "
-            "does it."
-        ) from None
-    except ValueError:
-        raise DamagedFile(f"'{path}' is cut short or damaged: it is not JSON.") from None
+        raise InputError(f"the optimal variances of '{checkpoint}' were not measured yet; {command} does it.") from None
+    except (ValueError, OSError):
+        raise DamagedFile(f"'{path}' is cut short or damaged; {command} makes a new one.") from None
     if not isinstance(table, dict) or table.get("format") != FORMAT:
-        raise DamagedFile(f"'{path}' is no file of variances.")
-    if type(table.get("format_version")) is not int or table["format_version"] > FORMAT_VERSION:
+        raise DamagedFile(f"'{path}' is no file of variances; {command} makes one.")
+    if type(table.get("format_version")) is int and table["format_version"] > FORMAT_VERSION:
         raise InputError(f"'{path}' has a format version this ddpm does not read; a newer ddpm would fit.")
     check_signed(table, path)
     if table["weights_sha256"] != weights_sha256:
-        raise WrongModel(
-            f"'{path}' was measured on other weights than those beside it; `ddpm tune {checkpoint} --variance` "
-            "measures these."
-        )
+        raise WrongModel(f"'{path}' was measured on other weights than those beside it; {command} measures these.")
     return Variances(
         Measured(
             _table(table["squared_error"]),
             _table(table["decoder_log_variance"]),
             _table(table["decoder_nats"]),
             table["second_moment"],
-            source=f"{path}, measured on {len(table['image_hashes']):,} images of {table['data']}",
+            source=str(path),
         ),
         table["weights"],
         table["weights_sha256"],

@@ -42,6 +42,7 @@ TINY = tuple(
     )
     for word in ("--set", setting)
 )
+FORTY = (*TINY, "--set", "process.steps=40")
 
 
 @dataclass(frozen=True)

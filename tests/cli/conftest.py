@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 from pathlib import Path
 
 import pytest
-from commandline import TINY, done
+from commandline import FORTY, TINY, done
 from PIL import Image
 
 
@@ -70,4 +71,39 @@ def kinds_run(tmp_path_factory: pytest.TempPathFactory, kinds: Path) -> Path:
     """A run with the classes china and flower, 3 x 16 x 24."""
     run = tmp_path_factory.mktemp("models") / "kinds"
     done("train", "small", "--data", kinds, "--size", "16x24", "--out", run, *TINY)
+    return run
+
+
+@pytest.fixture(scope="session")
+def forty_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run without classes, 1 x 8 x 8, of forty levels: more than the last step may start from."""
+    run = tmp_path_factory.mktemp("models") / "forty"
+    done("train", "digits", "--out", run, *FORTY)
+    return run
+
+
+@pytest.fixture(scope="session")
+def tuned_run(tmp_path_factory: pytest.TempPathFactory, forty_run: Path) -> Path:
+    """The same run, its optimal variances measured on its training images."""
+    run = tmp_path_factory.mktemp("models") / "tuned"
+    shutil.copytree(forty_run, run)
+    done("tune", run, "--variance")
+    return run
+
+
+@pytest.fixture(scope="session")
+def learned_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that learned its variances pixel by pixel."""
+    run = tmp_path_factory.mktemp("models") / "learned"
+    taught = ("--set", "process.variance=learned", "--set", "objective.loss=bound")
+    done("train", "digits", "--out", run, *FORTY, *taught)
+    return run
+
+
+@pytest.fixture(scope="session")
+def range_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that learned its variances as places between small and large."""
+    run = tmp_path_factory.mktemp("models") / "range"
+    taught = ("--set", "process.variance=range", "--set", "objective.loss=hybrid")
+    done("train", "digits", "--out", run, *FORTY, *taught)
     return run

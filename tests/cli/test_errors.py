@@ -14,7 +14,9 @@ from commandline import TINY, Done, done, sentence, snapshot, type_in
 from PIL import Image
 
 from ddpm.checkpoint import WEIGHTS
+from ddpm.denoiser import LEARNED, REVERSE_VARIANCES
 from ddpm.evaluation import METRICS
+from ddpm.objectives import LEVEL_SAMPLING, LOSSES
 from ddpm.process import PREDICTIONS
 from ddpm.recipe import recipe_names
 from ddpm.samplers import SAMPLERS
@@ -201,11 +203,40 @@ def test_value_that_does_not_fit_names_its_key(setting: str, here: Path):
         assert word not in said, "words of Python, not of the user"
 
 
-@pytest.mark.parametrize("setting", ["objective.prediction=noise", "process.variance=none"])
-def test_value_outside_a_list_is_answered_with_the_list(setting: str, here: Path):
-    said = refused(here, "train", "digits", "--out", "run", "--set", setting)
-    for choice in {"objective": PREDICTIONS, "process": VARIANCES}[setting.split(".")[0]]:
+LISTS = {
+    "objective.prediction": PREDICTIONS,
+    "objective.loss": tuple(LOSSES),
+    "objective.levels": LEVEL_SAMPLING,
+    "process.variance": (*VARIANCES, *LEARNED),
+}
+
+
+@pytest.mark.parametrize("key", LISTS)
+def test_value_outside_a_list_is_answered_with_the_list(key: str, here: Path):
+    said = refused(here, "train", "digits", "--out", "run", "--set", f"{key}=noise")
+    for choice in LISTS[key]:
         assert f"'{choice}'" in said
+
+
+UNFIT = {
+    "process.variance=learned": "objective.loss",
+    "process.variance=range": "objective.loss",
+    "objective.loss=hybrid": "process.variance",
+}
+
+
+@pytest.mark.parametrize("setting", UNFIT)
+def test_learned_variance_and_the_loss_that_teaches_it_need_each_other(setting: str, here: Path):
+    said = refused(here, "train", "digits", "--out", "run", *TINY, "--set", setting)
+    assert UNFIT[setting] in said
+    assert setting.split("=")[0] in said
+
+
+@pytest.mark.parametrize("source", ["nowhere", "digits:val", "digits", "colour"])
+def test_validation_images_that_do_not_fit_are_refused_before_a_step_is_taken(source: str, here: Path):
+    noise("colour/0.png", size=(8, 8))
+    said = refused(here, "train", "digits", "--out", "run", *TINY, "--set", f"validation={source}")
+    assert source.rpartition(":")[2] in said
 
 
 @pytest.mark.parametrize("setting", ["network.channels", "", "=3", ".=3", "network.=3", "seed.x=3 seed=3"])
@@ -259,6 +290,7 @@ COMMANDS = {
     "sample": ("--seeds", "0", "--steps", "1", "--out", "a.png"),
     "show": (),
     "evaluate": ("--data", "digits:test", "--metric", "neighbours", "--samples", "1", "--steps", "1"),
+    "tune": ("--variance",),
 }
 
 
@@ -346,7 +378,7 @@ DAMAGE = {
 }
 READS = [
     *((command, "config.json") for command in (*COMMANDS, "train")),
-    *((command, "model.safetensors") for command in ("sample", "evaluate", "train")),
+    *((command, "model.safetensors") for command in ("sample", "evaluate", "tune", "train")),
     ("train", "training.pt"),
 ]
 
@@ -427,7 +459,7 @@ def test_seeds_that_make_no_sense_say_how_they_are_written(seeds: str, digits_ru
 
 CHOICES = {
     "--sampler": ("fast", list(SAMPLERS)),
-    "--variance": ("medium", list(VARIANCES)),
+    "--variance": ("medium", list(REVERSE_VARIANCES)),
     "--weights": ("best", list(WEIGHTS)),
     "--device": ("abacus", ["auto", "cpu"]),
 }
@@ -557,6 +589,11 @@ USAGE = {
     "evaluate run --data digits:test": "--metric",
     "evaluate run --metric neighbours": "--data",
     "evaluate run --data digits:test --metric neighbours --samples 0": "--samples",
+    "evaluate run --data digits:test --metric bits --calls many": "--calls",
+    "evaluate run --data digits:test --metric bits --batch-size 0": "--batch-size",
+    "tune": "run",
+    "tune run --variance --calls many": "--calls",
+    "tune run --variance --batch-size 0": "--batch-size",
     "data": "src",
     "show": "run",
     "convert src": "dst",
@@ -577,7 +614,7 @@ def test_wrong_usage_is_exit_2_and_short(words: str, here: Path):
 def test_no_words_print_the_commands():
     end = type_in()
     assert "Traceback" not in end.err
-    for command in ("train", "sample", "evaluate", "data", "show", "convert"):
+    for command in ("train", "sample", "evaluate", "tune", "data", "show", "convert"):
         assert f"\n  {command} " in end.out + end.err
 
 

@@ -17,6 +17,7 @@ FIELDS = {
     "class_names",
     "data_fingerprint",
     "sha256",
+    "side_files",
     "schedule",
     "recipe",
 }

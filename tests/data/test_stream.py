@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddpm.data import Batch, batches, open_images
+from ddpm.data import Batch, Reader, batches, open_images
 from ddpm.data import stream as stream_module
 from ddpm.data.stream import stream_coins, stream_indices
 from ddpm.errors import InputError
@@ -169,3 +169,46 @@ def test_any_exception_on_the_thread_reaches_the_consumer(small, monkeypatch):
 def test_impossible_batches_are_refused_at_once(small, position, batch_size):
     with pytest.raises(InputError, match="not possible"):
         batches(small, seed=0, position=position, batch_size=batch_size, flip=False)
+
+
+# ---- some rows of a set ---------------------------------------------------------------------------------------------
+
+
+ROWS = np.array([7, 3, 22, 3, 0])
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 2**30], ids=["read each time", "kept"])
+@pytest.mark.parametrize("rows", [None, ROWS, np.array([5])], ids=["all", "some", "one"])
+def test_a_reader_of_rows_reads_those_images_in_their_order(small, monkeypatch, rows, kept_bytes):
+    monkeypatch.setattr(stream_module, "KEPT_BYTES", kept_bytes)
+    whole = small.array()
+    expected = whole if rows is None else whole[rows]
+    reader = Reader(small, rows)
+    assert len(reader) == len(expected)
+    assert reader.shape == (3, 5, 6)
+    assert (reader.kept is None) == (kept_bytes == 0)
+    for indices in (np.arange(len(expected)), np.zeros(3, int), np.arange(len(expected))[::-1], np.arange(0)):
+        assert (reader.read(indices) == expected[indices]).all()
+
+
+def test_what_a_reader_hands_out_is_the_callers_to_change(small):
+    reader = Reader(small, ROWS)
+    reader.read(np.arange(5))[:] = 0
+    assert (reader.read(np.arange(5)) == small.array()[ROWS]).all()
+
+
+def test_a_reader_of_rows_decodes_only_those_and_each_once(folder, noise, monkeypatch):
+    images = open_images(folder({f"{k}.png": noise(k) for k in range(6)}))
+    decoded = []
+    picture = type(images.items).picture
+    monkeypatch.setattr(type(images.items), "picture", lambda *args: decoded.append(args[1]) or picture(*args))
+    reader = Reader(images, np.array([4, 1, 5]))
+    for indices in ([0], [2, 0, 2], [1, 1], [0, 1, 2]):
+        reader.read(np.array(indices))
+    assert decoded == [4, 5, 1]
+
+
+def test_a_set_too_large_to_keep_may_have_few_rows_that_are_kept(small, monkeypatch):
+    monkeypatch.setattr(stream_module, "KEPT_BYTES", 5 * 3 * 5 * 6)
+    assert Reader(small).kept is None
+    assert Reader(small, ROWS).kept is not None

@@ -259,7 +259,7 @@ def test_a_float32_network_gives_float64_densities_to_its_own_precision():
     assert (found - density(optimal(data), data, x, steps=100)).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("probes", [None, draw_probes(2, range(5), 0, (2, 1, 1))])
+@pytest.mark.parametrize("probes", [None, draw_probes(2, 0, range(5), (2, 1, 1))])
 def test_channels_for_a_variance_are_not_part_of_the_ode(probes: Tensor | None):
     plain = optimal(LUMPS)
     both = Denoiser(
@@ -268,7 +268,7 @@ def test_channels_for_a_variance_are_not_part_of_the_ode(probes: Tensor | None):
     assert torch.equal(log_density(both, X2, steps=3, probes=probes), log_density(plain, X2, steps=3, probes=probes))
 
 
-@pytest.mark.parametrize("probes", [None, draw_probes(3, range(4), 0, (1, 1, 4))])
+@pytest.mark.parametrize("probes", [None, draw_probes(3, 0, range(4), (1, 1, 4))])
 def test_a_step_asks_the_network_four_times(probes: Tensor | None):
     denoiser = optimal(GAUSSIAN)
     log_density(denoiser, X4, steps=7, probes=probes)
@@ -319,7 +319,7 @@ def test_all_probes_together_give_the_exact_trace():
 def test_random_probes_agree_within_three_of_their_standard_errors(case: str):
     data, x = CASES[case]
     copies = x[1:2].expand(2000, *x.shape[1:])
-    probes = draw_probes(1, range(2000), 0, x.shape[1:])
+    probes = draw_probes(1, 0, range(2000), x.shape[1:])
     found = density(optimal(data), data, copies, steps=40, probes=probes)
     exact = density(optimal(data), data, x[1:2], steps=40)
     error = found.std() / math.sqrt(2000)
@@ -331,14 +331,14 @@ def test_random_probes_agree_within_three_of_their_standard_errors(case: str):
 
 def test_probes_are_signs_that_depend_on_seed_and_position_alone():
     shape = (3, 8, 8)
-    probes = draw_probes(2, [5, 6, 7], 40, shape)
+    probes = draw_probes(2, 40, [5, 6, 7], shape)
     assert probes.shape == (2, 3, *shape)
     assert probes.dtype == torch.float64
     assert set(probes.unique().tolist()) == {-1.0, 1.0}
-    assert torch.equal(draw_probes(2, [7, 5], 40, shape), probes[:, [2, 0]])
-    assert torch.equal(draw_probes(1, [6], 40, shape), probes[:1, 1:2])
+    assert torch.equal(draw_probes(2, 40, [7, 5], shape), probes[:, [2, 0]])
+    assert torch.equal(draw_probes(1, 40, [6], shape), probes[:1, 1:2])
     assert abs(float(probes.mean())) < 4 / math.sqrt(probes.numel())
-    for other in (draw_probes(2, [5, 6, 7], 41, shape), probes[[1, 0]], probes[:, [1, 2, 0]]):
+    for other in (draw_probes(2, 41, [5, 6, 7], shape), probes[[1, 0]], probes[:, [1, 2, 0]]):
         assert abs(float((other * probes).mean())) < 4 / math.sqrt(probes.numel())
 
 

@@ -164,9 +164,7 @@ def all_pixels() -> list[list[list[Pixel]]]:
     halves = said[:, :, :CHANNELS].reshape(T, 2, -1), said[:, :, CHANNELS:].reshape(T, 2, -1)
     rows = zip(noised.reshape(T, 2, -1), *halves, strict=True)
     levels = IMAGES.reshape(2, -1).tolist()
-    return [
-        [list(zip(levels[k], *(part[k].tolist() for part in row), strict=True)) for k in range(2)] for row in rows
-    ]
+    return [[list(zip(levels[k], *(part[k].tolist() for part in row), strict=True)) for k in range(2)] for row in rows]
 
 
 class Heard:

@@ -2,279 +2,223 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from ddpm.cli.bound_options import SOLVER_STEPS, Options
 from ddpm.cli.console import counted, duration, progress_bar, say
-from ddpm.errors import InputError
 
 if TYPE_CHECKING:
     from ddpm.data import ImageSet
-    from ddpm.evaluation import FullSum, OdeBound
+    from ddpm.evaluation import FullSum
     from ddpm.likelihood.estimate import Bound
-    from ddpm.likelihood.profile import Profile
     from ddpm.likelihood.scoring import Scoring
     from ddpm.model import Model
-    from ddpm.scored import Manner
 
-CALLS = 4096
-SOLVER_STEPS = 40
 SHOWN_LEVELS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
-BOUND_METRICS = ("bits", "rate", "ode")
+PROBE_CALLS = 16
 
 Result = tuple[dict[str, Any], list[str]]
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the command line says about the bound; None is unsaid."""
-
-    metrics: tuple[str, ...]
-    calls: int | None = None
-    full: bool = False
-    shard: str | None = None
-    levels: int | None = None
-    steps: int | None = None
-    variance: str | None = None
-    limit: int | None = None
-    seed: int = 0
-    batch_size: int = 128
-    keep: str | None = None
-
-    def check(self) -> None:
-        """Refuse options that would do nothing, and budgets that are none."""
-        asked = set(self.metrics)
-        if self.calls is not None and self.calls < 1:
-            raise InputError(f"--calls {self.calls} is no budget; {CALLS} would fit.")
-        if self.limit is not None and self.limit < 1:
-            raise InputError(f"--limit {self.limit} leaves nothing to score; 1 would fit.")
-        if self.full and self.calls is not None:
-            raise InputError("--full sums every level of every image, so there is no budget: leave --calls out.")
-        if self.shard is not None and not self.full:
-            raise InputError("--shard shares out a full sum: it needs --full.")
-        unused = {
-            "--calls": self.calls is not None and not asked & set(BOUND_METRICS),
-            "--full": self.full and not asked & {"bits", "rate"},
-            "--levels": self.levels is not None and not asked & {"bits", "rate"},
-            "--limit": self.limit is not None and not asked & set(BOUND_METRICS),
-        }
-        for option, idle in unused.items():
-            if idle:
-                raise InputError(f"{option} means nothing to --metric {' and '.join(self.metrics)}; leave it out.")
-
-    @property
-    def manner(self) -> Manner:
-        """How the bound is computed."""
-        from ddpm.scored import Manner
-
-        return Manner(self.variance, self.levels)
-
-    @property
-    def part(self) -> tuple[int, int]:
-        """Which shards of a full sum are this process's: (i, n) from "i/n"."""
-        if self.shard is None:
-            return (1, 1)
-        match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", self.shard)
-        if match is None or not 1 <= int(match[1]) <= int(match[2]):
-            raise InputError(f"--shard '{self.shard}' is no share of the work; 1/4 to 4/4 would fit.")
-        return int(match[1]), int(match[2])
-
-    def folder(self, model: Model) -> Path:
-        """Where files go: --keep, else evaluation/ in the run or checkpoint."""
-        return Path(self.keep) if self.keep is not None else Path(model.source) / "evaluation"
+Found = TypeVar("Found")
 
 
 def bound_metrics(model: Model, images: ImageSet, options: Options) -> Result:
     """Compute the bits, rate and ode that were asked for: what goes into the JSON, and lines for a person."""
-    from ddpm.scored import scoring_for
+    from ddpm.scored import Manner, scoring_for
 
-    advance: list[Callable[[int], None]] = [lambda calls: None]
     scoring = scoring_for(
         model,
         images,
-        options.manner,
+        Manner(options.variance, options.levels),
         limit=options.limit,
-        seed=options.seed,
+        seed=options.seed or 0,
         batch_size=options.batch_size,
-        on_calls=lambda calls: advance[0](calls),
     )
-    about = _about(model, scoring, options)
-    for file in about["side_files"]:
-        say(f"Variances: {file}.")
+    options.check_with(model, scoring)
+    if scoring.denoiser.measured is not None:
+        say_tuned(model)
+    about = _about(model, scoring)
     table: dict[str, Any] = {}
-    lines = _header(model, images, scoring, about)
-    run = _Run(model, scoring, options, about, advance)
-    for metric in BOUND_METRICS:
+    lines = _header(model, images, scoring)
+    for metric, measure in (("bits", _bits), ("rate", _rate), ("ode", _ode)):
         if metric in options.metrics:
-            found, said = run.measure(metric)
-            table[metric] = found
-            lines += said
-    return _beside(table, lines, options)
+            found, said = measure(model, scoring, options)
+            table[metric] = found | about
+            lines += ["", *said]
+    if "total" in table.get("bits", {}) and "ode" in table:
+        lines += ["", *_beside(table)]
+    return table, lines
 
 
-class _Run:
-    """One evaluation: its parts share a progress bar's hook, and a full sum."""
+def say_tuned(model: Model) -> None:
+    """Say which side file is used."""
+    tuned = model.read_tuned()
+    say(f"Variances: {tuned.measured.source}, measured on {len(tuned.image_hashes):,} images of {tuned.data}.")
 
-    def __init__(
-        self,
-        model: Model,
-        scoring: Scoring,
-        options: Options,
-        about: dict[str, Any],
-        advance: list[Callable[[int], None]],
-    ) -> None:
-        self.model, self.scoring, self.options, self.about, self.advance = model, scoring, options, about, advance
-        self.summed: tuple[FullSum, float] | None = None
 
-    def measure(self, metric: str) -> Result:
-        """One metric."""
-        return {"bits": self._bits, "rate": self._rate, "ode": self._ode}[metric]()
+def _bits(model: Model, scoring: Scoring, options: Options) -> Result:
+    from ddpm.likelihood.estimate import estimate_bound
 
-    def _bits(self) -> Result:
-        from ddpm.likelihood.estimate import estimate_bound
+    kind = "estimate"
+    if options.full:
+        full, calls, seconds = _full(model, scoring, options)
+        if full.missing():
+            return _unfinished(full)
+        bound, kind = full.bound(), "full sum"
+    else:
+        calls = options.budget
+        bound, seconds = _timed(scoring, calls, lambda counting: estimate_bound(counting, calls))
+    found = _named(bound, "total", "prior", "steps", "decoder") | {"calls_now": calls, "seconds": round(seconds, 2)}
+    lines = [f"bits per dimension, {kind} of the variational bound", *_term_lines(bound)]
+    lines.append(_cost(bound.calls, calls, seconds, bound.error_of))
+    if options.levels is not None:
+        found["curve"], line = _curve(model, options)
+        lines.append(line)
+    return found, lines
 
-        calls = self.options.calls or CALLS
-        if self.options.full:
-            full, seconds = self._full()
-            if full.missing():
-                return self._unfinished(full)
-            bound = full.bound()
-        else:
-            bound, seconds = self._timed(calls, lambda: estimate_bound(self.scoring, calls))
-        found = asdict(bound) | self.about | {"seconds": round(seconds, 2)}
-        found |= {name: getattr(bound, name)._asdict() for name in ("total", "prior", "steps", "decoder")}
-        lines = [f"bits per dimension, {'full sum' if self.options.full else 'estimate'} of the variational bound"]
-        lines += [*_term_lines(bound), _cost(bound.calls, seconds, bound.error_of)]
-        if self.options.levels is not None:
-            found["curve"], more = self._curve()
-            lines += more
-        return found, lines
 
-    def _rate(self) -> Result:
-        from ddpm.evaluation.rate import write_profile
-        from ddpm.files import check_output
-        from ddpm.likelihood.profile import estimate_profile
+def _rate(model: Model, scoring: Scoring, options: Options) -> Result:
+    from ddpm.evaluation.rate import write_profile
+    from ddpm.likelihood.profile import estimate_profile
 
-        folder = self.options.folder(self.model)
-        check_output(folder, folder=True)
-        calls = self.options.calls or max(CALLS, self.scoring.chain.steps)
-        if self.options.full:
-            full, seconds = self._full()
-            if full.missing():
-                return self._unfinished(full)
-            profile = full.profile()
-        else:
-            profile, seconds = self._timed(calls, lambda: estimate_profile(self.scoring, calls))
-        files = [str(file) for file in write_profile(profile, folder, self.about)]
-        found = {"rows": profile.rows(), **self.about, "files": files, "seconds": round(seconds, 2)}
-        return found, ["", *_rate_lines(profile), f"every level and the plot: {', '.join(files)}"]
+    if options.full:
+        full, calls, seconds = _full(model, scoring, options)
+        if full.missing():
+            return _unfinished(full)
+        profile = full.profile()
+    else:
+        steps = scoring.chain.steps
+        calls = max(options.budget // steps, 1) * steps
+        profile, seconds = _timed(scoring, calls, lambda counting: estimate_profile(counting, calls))
+    files = [str(file) for file in write_profile(profile, options.folder, _about(model, scoring))]
+    lines = ["reverse steps      t   rate (bits/dim)        RMSE (0-255)"]
+    lines += [
+        f"{row['reverse_steps']:13,} {row['t']:6,} {row['rate']:17.5f} {_number(row['rmse'], row['rmse_error'], 2):>19}"
+        for row in profile.rows()
+    ]
+    lines += [f"{calls:,} network calls, {duration(seconds)}", f"every level and the plot: {', '.join(files)}"]
+    return {"rows": profile.rows(), "files": files, "calls_now": calls, "seconds": round(seconds, 2)}, lines
 
-    def _ode(self) -> Result:
-        from ddpm.evaluation.ode import CALLS_PER_STEP, images_within, ode_bound
 
-        calls, steps = self.options.calls or CALLS, self.options.steps or SOLVER_STEPS
-        images = min(images_within(calls, steps), len(self.scoring.images))
-        start = time.monotonic()
-        ode_bound(self.scoring, calls=CALLS_PER_STEP * max(images, 2), steps=1)
-        each = (time.monotonic() - start) / (CALLS_PER_STEP * images)
-        ode, seconds = self._timed(
-            CALLS_PER_STEP * steps * images, lambda: ode_bound(self.scoring, calls=calls, steps=steps), each
-        )
-        found = asdict(ode) | {key: self.about[key] for key in ("weights", "variance", "side_files")}
-        found |= {name: getattr(ode, name)._asdict() for name in ("total", "flow", "decoder")}
-        found["seconds"] = round(seconds, 2)
-        return found, _ode_lines(ode, seconds)
+def _ode(model: Model, scoring: Scoring, options: Options) -> Result:
+    from ddpm.evaluation.ode import calls_per_image, images_within, ode_bound
 
-    def _full(self) -> tuple[FullSum, float]:
-        from ddpm.evaluation import full_sum
+    steps = options.steps or SOLVER_STEPS
+    images = min(images_within(options.budget, steps), len(scoring.images))
+    calls = calls_per_image(steps) * images
+    start = time.monotonic()
+    ode_bound(scoring, calls=calls_per_image(1) * max(images, 2), steps=1)
+    each = (time.monotonic() - start) / (calls_per_image(1) * images)
+    ode, seconds = _timed(scoring, calls, lambda counting: ode_bound(counting, calls=options.budget, steps=steps), each)
+    found = _named(ode, "total", "flow", "decoder") | {"solver_steps": steps, "seconds": round(seconds, 2)}
+    lines = [
+        "bits per dimension by the probability-flow ODE",
+        f"{ode.images} images, {steps} Runge-Kutta steps, {ode.trace} trace, the flow not clipped",
+        f"dequantised by {ode.dequantisation}",
+        f"  total    {_number(*ode.total)}",
+        f"  flow     {_number(*ode.flow)}",
+        f"  decoder  {_number(*ode.decoder)}",
+        _cost(calls, calls, seconds, ode.error_of),
+    ]
+    return found, lines
 
-        if self.summed is None:
-            full = full_sum(self.model, self.scoring, self.options.folder(self.model))
-            part = self.options.part
-            say(f"{full.shards:,} shards in {full.folder}; the same command goes on after a stop.")
-            _, seconds = self._timed(full.calls(part), lambda: full.compute(part))
-            self.summed = full, seconds
-        return self.summed
 
-    def _timed(self, calls: int, work: Callable[[], Any], each: float | None = None) -> tuple[Any, float]:
-        """Say what it will take (`each` seconds a call, measured if not given), do it, and take the time."""
-        if calls:
-            each = _seconds_per_call(self.scoring) if each is None else each
-            say(f"{calls:,} network calls, about {duration(calls * each)}.")
-        start = time.monotonic()
-        with progress_bar("Network calls", calls) as bar:
-            self.advance[0] = counted(bar)
-            result = work()
-            self.advance[0] = lambda more: None
-        return result, time.monotonic() - start
+def _full(model: Model, scoring: Scoring, options: Options) -> tuple[FullSum, int, float]:
+    """Compute this process's missing shards; the network calls that took, and the seconds."""
+    from ddpm.evaluation import full_sum
 
-    def _curve(self) -> tuple[list[float], list[str]]:
-        """What the best chains of 1..K levels are expected to cost on images like those that were tuned on."""
-        from ddpm.evaluation.rate import plot_levels
-        from ddpm.scored import chosen_levels
+    full = full_sum(model, scoring, options.folder)
+    calls = full.calls(options.part)
+    say(f"{full.shards:,} shards in {full.folder}; the same command goes on after a stop.")
+    _, seconds = _timed(scoring, calls, lambda counting: replace(full, scoring=counting).compute(options.part))
+    return full, calls, seconds
 
-        most = self.options.levels or 1
-        costs = chosen_levels(self.model, most).bits.tolist()
-        path = self.options.folder(self.model) / "levels.png"
-        plot_levels(costs, path)
-        shown = [k for k in SHOWN_LEVELS if k < most] + [most]
-        curve = ", ".join(f"{costs[k - 1]:.3f} at {k}" for k in shown)
-        return costs, [f"expected from the tuned errors, by number of levels: {curve} ({path})"]
 
-    def _unfinished(self, full: FullSum) -> Result:
-        missing = len(full.missing())
-        line = f"{full.shards - missing:,} of {full.shards:,} shards are there; the rest are other processes' share."
-        return {"shards": full.shards, "missing": missing, "folder": str(full.folder)}, [line]
+def _timed(
+    scoring: Scoring, calls: int, work: Callable[[Scoring], Found], each: float | None = None
+) -> tuple[Found, float]:
+    """Say what it will take (`each` seconds a call, measured if not given), do it, and take the time."""
+    if calls:
+        say(f"{calls:,} network calls, about {duration(calls * (each or _seconds_per_call(scoring)))}.")
+    start = time.monotonic()
+    with progress_bar("Network calls", calls) as bar:
+        found = work(replace(scoring, on_calls=counted(bar)))
+    return found, time.monotonic() - start
 
 
 def _seconds_per_call(scoring: Scoring) -> float:
-    """Time one batch after another that nobody times."""
+    """Time one small batch after another that nobody times."""
     import numpy as np
 
     from ddpm.likelihood.scoring import Calls
 
-    count = min(scoring.batch_size, 32)
-    zeros = np.zeros(count, np.int64)
+    zeros = np.zeros(min(scoring.batch_size, PROBE_CALLS), np.int64)
+    start = 0.0
     for _ in range(2):
         start = time.monotonic()
         scoring.terms(Calls(zeros, zeros + scoring.chain.steps, zeros), "timing")
-    return (time.monotonic() - start) / count
+    return (time.monotonic() - start) / len(zeros)
 
 
-def _about(model: Model, scoring: Scoring, options: Options) -> dict[str, Any]:
+def _curve(model: Model, options: Options) -> tuple[list[float], str]:
+    """What the best chains of 1..K levels are expected to cost on images like those that were tuned on."""
+    from ddpm.evaluation.rate import plot_levels
+    from ddpm.scored import chosen_levels
+
+    most = options.levels or 1
+    costs = chosen_levels(model, most).bits.tolist()
+    shown = [k for k in SHOWN_LEVELS if k < most] + [most]
+    line = "expected from the tuned errors: " + ", ".join(f"{costs[k - 1]:.3f} at {k}" for k in shown) + " levels"
+    if options.keep is not None:
+        path = options.folder / "levels.png"
+        plot_levels(costs, path)
+        line += f" ({path})"
+    return costs, line
+
+
+def _unfinished(full: FullSum) -> Result:
+    missing = len(full.missing())
+    line = f"{full.shards - missing:,} of {full.shards:,} shards are there; the rest are other processes' share."
+    return {"shards": full.shards, "missing": missing, "folder": str(full.folder)}, [line]
+
+
+def _about(model: Model, scoring: Scoring) -> dict[str, Any]:
     denoiser, chain = scoring.denoiser, scoring.chain
-    measured = denoiser.measured
     return {
         "weights": model.weights,
         "variance": denoiser.variance,
         "levels": chain.steps,
         "of_levels": denoiser.process.schedule.steps,
+        "levels_used": chain.levels[1:].tolist(),
         "clip": denoiser.clip,
-        "seed": options.seed,
-        "side_files": [] if measured is None else [measured.source],
+        "seed": scoring.seed,
+        "side_files": [] if denoiser.measured is None else [denoiser.measured.source],
     }
 
 
-def _header(model: Model, images: ImageSet, scoring: Scoring, about: dict[str, Any]) -> list[str]:
-    levels = f"all {about['levels']:,} levels"
-    if about["levels"] < about["of_levels"]:
-        levels = f"the best {about['levels']:,} of {about['of_levels']:,} levels"
-    clipping = "clipped to [-1, 1]" if about["clip"] else "not clipped"
+def _header(model: Model, images: ImageSet, scoring: Scoring) -> list[str]:
+    chain, whole = scoring.chain, scoring.denoiser.process.schedule.steps
+    levels = f"all {whole:,} levels"
+    if chain.steps < whole:
+        levels = f"the best {chain.steps:,} of {whole:,} levels ({chain.levels[1]} to {chain.levels[-1]})"
+    clipping = "clipped to [-1, 1]" if scoring.denoiser.clip else "not clipped"
     return [
         f"{images.name}: {len(scoring.images):,} images of {images.geometry}",
         f"{model.weights} weights of {model.source}, {model.images_seen:,} images seen",
-        f"variance {about['variance']}, {levels}, predicted clean images {clipping}",
+        f"variance {scoring.denoiser.variance}, {levels}, predicted clean images {clipping}",
     ]
 
 
+def _named(result: Any, *estimates: str) -> dict[str, Any]:
+    """A result as a table, its estimates as {value, error}."""
+    return asdict(result) | {name: getattr(result, name)._asdict() for name in estimates}
+
+
 def _term_lines(bound: Bound) -> list[str]:
-    width = max(len(name) for name in ("total", "prior", "steps", "decoder"))
     terms = (("total", bound.total), ("prior", bound.prior), ("steps", bound.steps), ("decoder", bound.decoder))
-    return [f"  {name:{width}}  {_number(estimate.value, estimate.error)}" for name, estimate in terms]
+    return [f"  {name:7}  {_number(estimate.value, estimate.error)}" for name, estimate in terms]
 
 
 def _number(value: float, error: float, digits: int = 5) -> str:
@@ -282,36 +226,19 @@ def _number(value: float, error: float, digits: int = 5) -> str:
     return f"{value:.{digits}f}" + (f" ± {error:.{digits}f}" if error == error else "")
 
 
-def _cost(calls: int, seconds: float, error_of: str) -> str:
-    return f"{calls:,} network calls, {duration(seconds)}; ± one standard error ({error_of})"
+def _cost(calls: int, now: int, seconds: float, error_of: str) -> str:
+    those = "" if now == calls else f", {now:,} of them now"
+    return f"{calls:,} network calls{those}, {duration(seconds)}; ± one standard error ({error_of})"
 
 
-def _rate_lines(profile: Profile) -> list[str]:
-    lines = ["reverse steps      t   rate (bits/dim)         RMSE (0-255)"]
-    lines += [
-        f"{row['reverse_steps']:13,} {row['t']:6,} {row['rate']:17.5f} {_number(row['rmse'], row['rmse_error'], 2):>20}"
-        for row in profile.rows()
-    ]
-    return lines
-
-
-def _ode_lines(ode: OdeBound, seconds: float) -> list[str]:
+def _beside(table: dict[str, Any]) -> list[str]:
+    """Bound and ODE side by side, each with its number of images, and the place of a real code's length."""
+    lengths = {"bound": table["bits"], "ode": table["ode"]}
+    table["lengths"] = {name: row["total"] | {"images": row["images"]} for name, row in lengths.items()}
+    table["lengths"]["code"] = None
+    names = [f"{name} ({row['images']:,} images)" for name, row in lengths.items()]
+    numbers = [_number(**row["total"]) for row in lengths.values()]
     return [
-        "",
-        f"bits per dimension by the probability-flow ODE, {ode.images} images, {ode.steps} Runge-Kutta steps, "
-        f"{ode.trace} trace; dequantised by {ode.dequantisation}",
-        f"  total    {_number(*ode.total)}",
-        f"  flow     {_number(*ode.flow)}",
-        f"  decoder  {_number(*ode.decoder)}",
-        _cost(ode.calls, seconds, ode.error_of) + ("; not clipped" if ode.steps else ""),
+        "".join(f"{name:>24}" for name in (*names, "real code")),
+        "".join(f"{number:>24}" for number in (*numbers, "not measured")),
     ]
-
-
-def _beside(table: dict[str, Any], lines: list[str], options: Options) -> Result:
-    """Bound and ODE side by side, with the place of a real code's length."""
-    if {"bits", "ode"} <= set(options.metrics) and "total" in table["bits"]:
-        lengths = {"bound": table["bits"]["total"], "ode": table["ode"]["total"], "code": None}
-        lines += ["", f"{'bound':>18} {'ODE':>20} {'real code':>20}"]
-        lines += [f"{_number(**lengths['bound']):>18} {_number(**lengths['ode']):>20} {'not measured':>20}"]
-        table["lengths"] = lengths
-    return table, lines

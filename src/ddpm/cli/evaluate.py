@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddpm.cli.bound import BOUND_METRICS, Options, bound_metrics
+from ddpm.cli.bound import bound_metrics
+from ddpm.cli.bound_options import BOUND_METRICS, Options
 from ddpm.cli.console import counted, print_result, progress_bar, say
 from ddpm.errors import InputError
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ddpm.model import Model
     from ddpm.samplers import Sampling
 
+SAMPLES = 256
 SHOWN = 8
 NEAREST = 7
 
@@ -40,16 +42,18 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(help="bits, rate, ode: score only so many images, drawn by seed.")
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="neighbours: how many pictures to draw, seeds 0 and up.")] = 256,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="neighbours: how many pictures to draw, seeds 0 and up (256).")
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(help="ode: solver steps (40); neighbours: network calls a picture (all levels).")
     ] = None,
     training_data: Annotated[str | None, typer.Option(help="The training images, if they moved since.")] = None,
     variance: Annotated[
-        str | None, typer.Option(help="Of reverse steps: large, small, or optimal (after ddpm tune).")
+        str | None, typer.Option(help="Of reverse steps: large, small, or optimal (after ddpm tune); the model's own.")
     ] = None,
     weights: Annotated[str, typer.Option(help="averaged or raw.")] = "averaged",
-    seed: Annotated[int, typer.Option(help="bits, rate, ode: which images, levels and noises.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="bits, rate, ode: which images, levels and noises (0).")] = None,
     keep: Annotated[
         str | None, typer.Option(help="Folder for files: rate.png, .json, .csv; full sums; neighbours.png.")
     ] = None,
@@ -68,7 +72,8 @@ def evaluate(
     for name in metric:
         if name not in METRICS:
             raise InputError(f"there is no metric '{name}'; there are {', '.join(METRICS)}.")
-    options = Options(tuple(metric), calls, full, shard, levels, steps, variance, limit, seed, batch_size, keep)
+    bound = (calls, full, shard, levels, steps, variance, limit, seed, batch_size)
+    options = Options(run, tuple(metric), *bound, keep, samples, training_data)
     options.check()
     if keep is not None:
         check_output(keep, folder=True)
@@ -82,7 +87,7 @@ def evaluate(
         found, lines = bound_metrics(model, api.model_images(model, data), options)
         table |= found
     if "neighbours" in metric:
-        report, more = _neighbours(model, data, training_data, samples, how, keep)
+        report, more = _neighbours(model, data, training_data, samples or SAMPLES, how, keep)
         table["neighbours"] = report
         lines += more
     print_result(without_nan(table), lines, as_json=as_json)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ddpm.cli.bound import say_tuned
 from ddpm.cli.console import counted, progress_bar, say
 from ddpm.errors import InputError
 
@@ -52,7 +53,7 @@ def sample(
     per_picture = steps or model.recipe.process.steps
     say(f"Drawing by {sampler}, {per_picture} network calls a picture, {weights} weights of {model.source}.")
     if variance == OPTIMAL:
-        say(f"Variances: {model.read_tuned().measured.source}.")
+        say_tuned(model)
     with progress_bar("Sampling", len(numbers) * per_picture) as bar:
         advance = counted(bar)
         if progressive:

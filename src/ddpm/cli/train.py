@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ddpm.cli.console import duration, giga, parse_changes, progress_bar, say, toml_lines
+from ddpm.cli.console import duration, giga, parse_changes, progress_bar, rounded, say, toml_lines
 from ddpm.errors import Stopped
 
 if TYPE_CHECKING:
@@ -73,6 +73,6 @@ def _dry_run(recipe: Recipe) -> list[str]:
         f"parameters           {cost.parameters:,}",
         f"multiply-adds        {cost.macs:,} a network call on one image ({giga(2 * cost.macs)} GFLOP)",
         f"memory               about {giga(cost.memory)} GB for a batch of {recipe.batch_size}",
-        f"speed                about {cost.images_per_second:,.3g} images/s on this machine as it is now",
+        f"speed                about {rounded(cost.images_per_second)} images/s on this machine as it is now",
         f"time                 about {duration(cost.seconds)} for {recipe.train_images:,} images",
     ]

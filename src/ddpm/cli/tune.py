@@ -10,8 +10,6 @@ import typer
 from ddpm.cli.console import counted, duration, print_result, progress_bar, say
 from ddpm.errors import InputError
 
-CALLS_PER_LEVEL = 32
-
 
 def tune(
     run: Annotated[str, typer.Argument(help="A run folder or a checkpoint.")],
@@ -29,25 +27,27 @@ def tune(
 
     import ddpm
     from ddpm import api
-    from ddpm.evaluation import tune_variance
+    from ddpm.evaluation.tune import calls_made, tune_variance
     from ddpm.likelihood.measure import calls_needed, decoder_at_floor
+    from ddpm.scored import check_fits
     from ddpm.units import GREY_LEVELS
 
     if not variance:
         raise InputError("nothing was asked for; --variance would fit.")
     model = ddpm.load(run, weights=weights, device=device)
-    levels = model.recipe.process.steps
-    least = calls_needed(levels, 1)
-    each = CALLS_PER_LEVEL if calls is None else calls // least
-    if each < 1:
-        raise InputError(f"--calls {calls} do not reach every level; {least} would fit.")
     images = (
         api.training_images(model, option="--data") if data is None else api.model_images(model, data, split="train")
     )
-    say(f"{calls_needed(levels, each):,} network calls on {images.name}, {weights} weights of {model.source}.")
+    check_fits(model, images)
+    levels = model.recipe.process.steps
+    least = calls_needed(levels, 1)
+    if calls is not None and calls < least:
+        raise InputError(f"--calls {calls} do not reach every level; {least} would fit.")
+    expected = calls_made(levels, calls)
+    say(f"{expected:,} network calls on {images.name}, {weights} weights of {model.source}.")
     start = time.monotonic()
-    with progress_bar("Network calls", calls_needed(levels, each)) as bar:
-        path, found = tune_variance(model, images, each=each, seed=seed, batch_size=batch_size, on_calls=counted(bar))
+    with progress_bar("Network calls", expected) as bar:
+        path, found = tune_variance(model, images, calls=calls, seed=seed, batch_size=batch_size, on_calls=counted(bar))
     measured = found.measured
     sigma = math.exp(measured.decoder_log_variance[1] / 2)
     floored = decoder_at_floor(measured)

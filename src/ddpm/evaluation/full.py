@@ -74,7 +74,7 @@ class FullSum:
         missing = self.missing(part)
         if not missing:
             return
-        writable_folder(self.folder)
+        writable_folder(self.folder).mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.folder / f".lock-{part[0]}-{part[1]}", blocking=False):
                 for number in missing:
@@ -137,7 +137,7 @@ class FullSum:
                     shard = Shard(**{name: held[name] for name in Shard._fields})
                 if shard.nats.shape != (len(self._images(number)), self.scoring.chain.steps):
                     raise ValueError
-            except (BadZipFile, ValueError, KeyError, EOFError, OSError):
+            except (BadZipFile, ValueError, KeyError, EOFError, OSError, RuntimeError):
                 raise DamagedFile(f"'{path}' is cut short or damaged; without it the same command goes on.") from None
             yield shard
 

@@ -13,7 +13,7 @@ from ddpm.likelihood.scoring import Scoring, balanced, on_cpu
 from ddpm.seeding import generator
 from ddpm.units import bits
 
-CALLS_PER_STEP = 4  # of the classical Runge-Kutta method
+CALLS_PER_STEP = 4  # of the classical Runge-Kutta method; the decoder takes one more an image
 DEQUANTISATION = "noise of level 1, grey levels decoded as in the bound"
 
 
@@ -43,16 +43,21 @@ def images_within(calls: int, steps: int) -> int:
     """How many images a budget of network calls allows; at least two, for an error."""
     if steps < 1:
         raise InputError(f"{steps} solver steps lead nowhere; 40 would fit.")
-    found = calls // (CALLS_PER_STEP * steps)
+    found = calls // calls_per_image(steps)
     if found < 2:
-        raise InputError(f"{calls} network calls are too few for two images; {2 * CALLS_PER_STEP * steps} would fit.")
+        raise InputError(f"{calls} network calls are too few for two images; {2 * calls_per_image(steps)} would fit.")
     return found
+
+
+def calls_per_image(steps: int) -> int:
+    """Network calls an image takes: those of the solver, and one of the decoder."""
+    return CALLS_PER_STEP * steps + 1
 
 
 def ode_bound(scoring: Scoring, *, calls: int = 4096, steps: int = 40) -> OdeBound:
     """Score as many images as the budget allows, drawn at random.
 
-    calls  network calls in all, 4 x steps an image
+    calls  network calls in all, 4 x steps + 1 an image
     steps  of the solver, 1 or more
 
     With more than EXACT_DIMENSIONS dimensions the divergence is Hutchinson's estimate, one probe an image.
@@ -70,10 +75,11 @@ def ode_bound(scoring: Scoring, *, calls: int = 4096, steps: int = 40) -> OdeBou
         with scoring.guarded():
             term = ode_term(denoiser, x0, noise=noise, steps=steps, probes=probes, labels=labels)
         flow[here], decoder[here] = term.flow.cpu().numpy(), term.decoder.cpu().numpy()
-        scoring.on_calls(CALLS_PER_STEP * steps * len(x0))
+        scoring.on_calls(calls_per_image(steps) * len(x0))
+    scoring.check_numbers(flow + decoder)
     scale = bits(1.0) / scoring.dimensions
     trace = "exact" if exact else "Hutchinson"
     total, flow_bits, decoder_bits = (estimate_of(scale * nats) for nats in (flow + decoder, flow, decoder))
     return OdeBound(
-        total, flow_bits, decoder_bits, images=count, calls=CALLS_PER_STEP * steps * count, steps=steps, trace=trace
+        total, flow_bits, decoder_bits, images=count, calls=calls_per_image(steps) * count, steps=steps, trace=trace
     )

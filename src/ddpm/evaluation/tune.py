@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from ddpm.data import ImageSet, Reader
-from ddpm.likelihood.measure import calls_needed, measure
+from ddpm.errors import InputError
+from ddpm.files import writable_folder
+from ddpm.likelihood.measure import COMMON, DECODER_LEVELS, calls_needed, measure
 from ddpm.likelihood.scoring import Scoring
 from ddpm.model import Model
 from ddpm.scored import check_fits, chosen_rows, class_numbers, scored_denoiser
 from ddpm.tuned import Variances, hashes, write_variances
 
+CALLS_PER_LEVEL = 32
 POOL = 2048  # different images used at most; their hashes are kept, so that they are never scored
 
 
@@ -21,7 +24,7 @@ def tune_variance(
     model: Model,
     images: ImageSet,
     *,
-    each: int = 32,
+    calls: int | None = None,
     seed: int = 0,
     batch_size: int = 128,
     on_calls: Callable[[int], None] = lambda calls: None,
@@ -29,10 +32,16 @@ def tune_variance(
     """Measure the optimal reverse variances and store them beside the checkpoint; returns the file and its content.
 
     images  never those that will be scored; the training images, usually
-    each    network calls per level
+    calls   network calls in all; None takes CALLS_PER_LEVEL a level, more at the first
+
+    Errors (InputError): images of another geometry or class set, too few calls, a checkpoint that cannot be written to.
     """
+    each = _each(model.recipe.process.steps, calls)
+    writable_folder(model.source)
     check_fits(model, images)
-    rows = chosen_rows(len(images), POOL, seed)
+    steps = model.recipe.process.steps
+    used = each * max(COMMON, steps - DECODER_LEVELS)  # so that each image of the pool is asked for at least once
+    rows = chosen_rows(len(images), min(POOL, used), seed)
     reader = Reader(images, rows)
     denoiser = scored_denoiser(model)
     labels = class_numbers(model, images, rows)
@@ -45,6 +54,7 @@ def tune_variance(
         batch_size=batch_size,
         device=model.device,
         on_calls=on_calls,
+        name=f"'{model.source}'",
     )
     variances = Variances(
         measure(scoring, each),
@@ -57,3 +67,16 @@ def tune_variance(
         calls_needed(scoring.chain.steps, each),
     )
     return write_variances(Path(model.source), variances), variances
+
+
+def calls_made(steps: int, calls: int | None) -> int:
+    """How many network calls a budget becomes on a process of so many steps."""
+    return calls_needed(steps, _each(steps, calls))
+
+
+def _each(steps: int, calls: int | None) -> int:
+    least = calls_needed(steps, 1)
+    each = CALLS_PER_LEVEL if calls is None else calls // least
+    if each < 1:
+        raise InputError(f"{calls} network calls do not reach every level; {least} would fit.")
+    return each

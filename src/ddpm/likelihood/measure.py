@@ -21,7 +21,7 @@ DECODER_LEVELS = 32  # from which a chain's last step may start
 COMMON = 8  # times as many images at these levels, and the same at each, so that the levels compare fairly
 BANDWIDTH = 0.05  # of the smoothing over the levels above, in ln t
 FLOOR = BIN / 8  # of the decoder's standard deviation: a pixel off by a whole grey level then costs 10 nats, not more
-FINEST, COARSEST, GRID = 0.25, 2.0, 13  # standard deviations tried, over the root mean squared error
+FINEST, COARSEST, GRID = 0.25, 4.0, 17  # standard deviations tried, over the root mean squared error
 
 
 def calls_needed(steps: int, each: int) -> int:

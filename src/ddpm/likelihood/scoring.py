@@ -53,6 +53,7 @@ class Scoring:
     labels      (N,) classes as the network counts them, or None
     device      where the network lies
     on_calls    called after each batch with the number of network calls made in it
+    name        of the model, in errors
     """
 
     denoiser: Denoiser
@@ -63,6 +64,7 @@ class Scoring:
     batch_size: int = 128
     device: torch.device = CPU
     on_calls: Callable[[int], None] = lambda calls: None
+    name: str = "the network"
 
     @property
     def dimensions(self) -> int:
@@ -81,10 +83,14 @@ class Scoring:
             with torch.no_grad(), self.guarded():
                 term = step_term(denoiser, x0, steps, noise=noise, chain=self.chain, labels=labels)
             nats[here], squared_error[here] = term.nats.cpu().numpy(), term.squared_error.cpu().numpy()
-            if not np.isfinite(nats[here]).all():
-                raise InputError("the network puts out values that are no numbers; another checkpoint would fit.")
+            self.check_numbers(nats[here])
             self.on_calls(len(part.steps))
         return Terms(nats, squared_error)
+
+    def check_numbers(self, values: Floats) -> None:
+        """Raise InputError unless all values are numbers."""
+        if not np.isfinite(values).all():
+            raise InputError(f"{self.name} puts out values that are no numbers; an earlier checkpoint would fit.")
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:

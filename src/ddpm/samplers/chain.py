@@ -65,6 +65,4 @@ def run_chain(
     def noise(level: int) -> Tensor:
         return normal("sample", seeds, level, geometry.shape).to(device)
 
-    return SAMPLERS[sampling.sampler](
-        denoiser, noise(int(chain.levels[-1])), chain=chain, noise=noise, labels=labels
-    )
+    return SAMPLERS[sampling.sampler](denoiser, noise(int(chain.levels[-1])), chain=chain, noise=noise, labels=labels)

@@ -178,9 +178,7 @@ def _validate(learner: Learner, run: RunFolder, held_out: ImageSet | None, say: 
     terms = {name: getattr(bound, name)._asdict() for name in ("total", "prior", "steps", "decoder")}
     run.append_validation({"images": learner.images_seen, **terms})
     total = bound.total
-    say(
-        f"{learner.images_seen:,} images: {total.value:.4f} ± {total.error:.4f} bits per dimension on {held_out.name}."
-    )
+    say(f"{learner.images_seen:,} images: {total.value:.4f} ± {total.error:.4f} bits per dimension on {held_out.name}.")
 
 
 def _save(learner: Learner, run: RunFolder, images: ImageSet) -> None:

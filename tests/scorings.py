@@ -1,0 +1,131 @@
+"""Small things to score: sets of images in memory, networks whose errors are known, checkpoints of a few weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddpm.checkpoint import load_model, write_checkpoint
+from ddpm.data import ImageSet, Reader
+from ddpm.data.items import ArrayItems
+from ddpm.denoiser import Denoiser
+from ddpm.geometry import Geometry
+from ddpm.likelihood.scoring import Scoring
+from ddpm.likelihood.terms import prior_nats, step_term
+from ddpm.model import Model, build_network
+from ddpm.process import Process
+from ddpm.recipe import make_recipe
+from ddpm.schedule import Schedule
+from ddpm.units import images_to_x
+
+SHAPE = (1, 2, 4)
+SPREAD = 0.3  # standard deviation of the pixels of `pixels`, on the scale of [-1, 1]
+
+
+def pixels(count: int, shape: tuple[int, int, int] = SHAPE, seed: int = 0, spread: float = SPREAD) -> np.ndarray:
+    """Grey levels of Gaussian pixels: uint8 (count, *shape)."""
+    x = spread * np.random.default_rng(seed).standard_normal((count, *shape))
+    return np.clip(np.rint((x + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+def image_set(
+    images: np.ndarray, labels: Sequence[int] | None = None, class_names: tuple[str, ...] = (), name: str = "here"
+) -> ImageSet:
+    """Images in memory as a source opened; the fingerprint is that of their content."""
+    marks = None if labels is None else np.asarray(labels, np.int64)
+    fingerprint = hashlib.sha256(images.tobytes() + repr((images.shape, labels)).encode()).hexdigest()
+    items = ArrayItems(images, name, np.arange(len(images)))
+    return ImageSet(name, Geometry(*images.shape[1:]), marks, class_names, fingerprint, items, "crop")
+
+
+class Network:
+    """Predicts the noise of Gaussian data of one spread exactly, but for a wobble; counts the images it was asked."""
+
+    def __init__(self, schedule: Schedule, spread: float = SPREAD, wobble: float = 0.0) -> None:
+        self.schedule, self.spread, self.wobble, self.calls = schedule, spread, wobble, 0
+        self.seen: list[Tensor | None] = []
+
+    def __call__(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        self.calls += len(x)
+        self.seen.append(labels)
+        a = torch.from_numpy(np.interp(time.double() + 1, np.arange(self.schedule.steps + 1), self.schedule.alpha_bar))
+        a = a.to(x.dtype).reshape(-1, 1, 1, 1)
+        eps = (1 - a).sqrt() * x / (a * self.spread**2 + 1 - a)
+        shift = 0 if labels is None else labels.to(x.dtype).reshape(-1, 1, 1, 1)
+        return eps + self.wobble * torch.tanh(3 * x.flip(-1) + x.roll(1, -1) + shift)
+
+
+def known_error(schedule: Schedule, spread: float = SPREAD) -> np.ndarray:
+    """MSE of x0 of the exact network on Gaussian pixels (T + 1,): the variance of p(x_0 | x_t)."""
+    a = schedule.alpha_bar
+    return spread**2 * (1 - a) / (a * spread**2 + 1 - a)
+
+
+def scoring_of(
+    schedule: Schedule,
+    images: np.ndarray,
+    *,
+    chain: Schedule | None = None,
+    wobble: float = 0.0,
+    denoiser: dict[str, Any] | None = None,
+    **options: Any,
+) -> Scoring:
+    """The network above on images, all in float64; its denoiser's other settings, and the scoring's."""
+    settings = {"variance": "small", "clip": False, "dtype": torch.float64} | (denoiser or {})
+    whole = Denoiser(settings.pop("network", None) or Network(schedule, wobble=wobble), Process(schedule), **settings)
+    return Scoring(whole, Reader(image_set(images)), chain or schedule, **options)
+
+
+def expected_parts(scoring: Scoring, draws: int, seed: int = 0) -> np.ndarray:
+    """The mean image's (total, prior, steps, decoder) in nats by the whole sum, each term of each image drawn so often.
+
+    Noise from a generator of its own; the network is asked directly.
+    """
+    noise = torch.Generator().manual_seed(seed)
+    x0 = images_to_x(torch.from_numpy(scoring.images.read(np.arange(len(scoring.images)))), torch.float64)
+    many = x0.repeat(draws, 1, 1, 1)
+    means = []
+    for step in range(1, scoring.chain.steps + 1):
+        drawn = torch.randn(many.shape, generator=noise, dtype=torch.float64)
+        steps = torch.full((len(many),), step)
+        means.append(float(step_term(scoring.denoiser, many, steps, noise=drawn, chain=scoring.chain).nats.mean()))
+    prior = float(prior_nats(x0, scoring.chain).mean())
+    return np.array([prior + sum(means), prior, sum(means[1:]), means[0]])
+
+
+RECIPE: dict[str, Any] = {
+    "data": "here",
+    "train_images": 96,
+    "batch_size": 8,
+    "learning_rate": 1e-3,
+    "device": "cpu",
+    "image": {"channels": 1, "height": 4, "width": 4},
+    "network": {"channels": 4, "groups": 2, "multipliers": [1], "blocks": 1, "attention_levels": [], "classes": 0},
+    "process": {"steps": 12, "beta_start": 0.01, "beta_end": 0.5, "variance": "small"},
+    "training": {"warmup_images": 0, "log_images": 32, "sample_images": 10_000},
+}
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings, some replaced."""
+    below = {k: merged(base[k], v) if isinstance(v, dict) and isinstance(base.get(k), dict) else v
+             for k, v in changes.items()}  # fmt: skip
+    return base | below
+
+
+def stored_model(folder: Path, class_names: tuple[str, ...] = (), seed: int = 0, **changes: Any) -> Model:
+    """A checkpoint of a tiny U-Net with weights at random, written and read back."""
+    recipe = make_recipe(merged(RECIPE | {"seed": seed}, changes))
+    random = torch.Generator().manual_seed(seed)
+    states = {}
+    for kind in ("averaged", "raw"):
+        state = build_network(recipe).state_dict()
+        states[kind] = {name: w + 0.1 * torch.randn(w.shape, generator=random) for name, w in state.items()}
+    write_checkpoint(folder, recipe=recipe, weights=states, class_names=class_names)
+    return load_model(folder, device="cpu")
