@@ -23,7 +23,7 @@ def refuse_nan(text: str) -> None:
 WORDS = {
     "bits": ("--calls", "300"),
     "rate": ("--calls", "30", "--keep", "kept"),
-    "ode": ("--calls", "8", "--steps", "1"),
+    "ode": ("--calls", "10", "--steps", "1"),
     "neighbours": ("--samples", "4"),
 }
 

@@ -191,7 +191,7 @@ def _about(model: Model, scoring: Scoring) -> dict[str, Any]:
         "variance": denoiser.variance,
         "levels": chain.steps,
         "of_levels": denoiser.process.schedule.steps,
-        "levels_used": chain.levels[1:].tolist(),
+        "levels_used": "all" if chain.steps == denoiser.process.schedule.steps else chain.levels[1:].tolist(),
         "clip": denoiser.clip,
         "seed": scoring.seed,
         "side_files": [] if denoiser.measured is None else [denoiser.measured.source],
