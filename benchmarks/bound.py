@@ -150,7 +150,7 @@ def main() -> None:
         model = tuned(run, options.data)
         same = scoring_for(model, test, Manner("optimal"), limit=options.images)
         found = asdict(ode_bound(same, calls=calls_per_image(steps) * options.images, steps=steps))
-        found |= {key: rounded(found[key]) for key in ("total", "flow", "decoder")}
+        found |= {key: rounded(Estimate(**found[key])) for key in ("total", "flow", "decoder")}
         table["ode"].append({"run": run, "variance_of_decoder": "optimal", **found})
         write_result("bound", table, seed=0)
 

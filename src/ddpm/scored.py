@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ddpm.data import ImageSet, Reader
-from ddpm.denoiser import OPTIMAL, Denoiser
+from ddpm.denoiser import OPTIMAL, Denoiser, Network
 from ddpm.errors import InputError
 from ddpm.likelihood.levels import BestLevels, best_levels
 from ddpm.likelihood.scoring import Integers, Scoring
@@ -84,7 +86,21 @@ def scoring_for(
 def scored_denoiser(model: Model, variance: str | None = None) -> Denoiser:
     """The denoiser as bounds see it: clean images clipped to [-1, 1], except where the network says the mean itself,
     which the official code never clips."""
-    return replace(model.denoiser_with(variance), clip=model.recipe.objective.prediction != "mean")
+    denoiser = replace(model.denoiser_with(variance), clip=model.recipe.objective.prediction != "mean")
+    return _with_float64(denoiser, model.device)
+
+
+def _with_float64(denoiser: Denoiser, device: torch.device) -> Denoiser:
+    """A denoiser whose arithmetic can be float64: on Apple's GPUs the network alone stays there."""
+    if device.type != "mps":
+        return denoiser
+    network = denoiser.network
+
+    def there_and_back(x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        return network(x.to(device), time, labels).cpu()
+
+    moved: Network = there_and_back
+    return replace(denoiser, network=moved)
 
 
 def chosen_rows(count: int, limit: int | None, seed: int) -> Integers:

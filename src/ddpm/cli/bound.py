@@ -70,7 +70,7 @@ def _bits(model: Model, scoring: Scoring, options: Options) -> Result:
     else:
         calls = options.budget
         bound, seconds = _timed(scoring, calls, lambda counting: estimate_bound(counting, calls))
-    found = _named(bound, "total", "prior", "steps", "decoder") | {"calls_now": calls, "seconds": round(seconds, 2)}
+    found = asdict(bound) | {"calls_now": calls, "seconds": round(seconds, 2)}
     lines = [f"bits per dimension, {kind} of the variational bound", *_term_lines(bound)]
     lines.append(_cost(bound.calls, calls, seconds, bound.error_of))
     if options.levels is not None:
@@ -112,14 +112,14 @@ def _ode(model: Model, scoring: Scoring, options: Options) -> Result:
     ode_bound(scoring, calls=calls_per_image(1) * max(images, 2), steps=1)
     each = (time.monotonic() - start) / (calls_per_image(1) * images)
     ode, seconds = _timed(scoring, calls, lambda counting: ode_bound(counting, calls=options.budget, steps=steps), each)
-    found = _named(ode, "total", "flow", "decoder") | {"solver_steps": steps, "seconds": round(seconds, 2)}
+    found = asdict(ode) | {"solver_steps": steps, "seconds": round(seconds, 2)}
     lines = [
         "bits per dimension by the probability-flow ODE",
         f"{ode.images} images, {steps} Runge-Kutta steps, {ode.trace} trace, the flow not clipped",
         f"dequantised by {ode.dequantisation}",
-        f"  total    {_number(*ode.total)}",
-        f"  flow     {_number(*ode.flow)}",
-        f"  decoder  {_number(*ode.decoder)}",
+        f"  total    {_number(ode.total.value, ode.total.error)}",
+        f"  flow     {_number(ode.flow.value, ode.flow.error)}",
+        f"  decoder  {_number(ode.decoder.value, ode.decoder.error)}",
         _cost(calls, calls, seconds, ode.error_of),
     ]
     return found, lines
@@ -209,11 +209,6 @@ def _header(model: Model, images: ImageSet, scoring: Scoring) -> list[str]:
         f"{model.weights} weights of {model.source}, {model.images_seen:,} images seen",
         f"variance {scoring.denoiser.variance}, {levels}, predicted clean images {clipping}",
     ]
-
-
-def _named(result: Any, *estimates: str) -> dict[str, Any]:
-    """A result as a table, its estimates as {value, error}."""
-    return asdict(result) | {name: getattr(result, name)._asdict() for name in estimates}
 
 
 def _term_lines(bound: Bound) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 from ddpm.errors import InputError
 from ddpm.likelihood.estimate import Estimate, estimate_of
 from ddpm.likelihood.ode import EXACT_DIMENSIONS, draw_probes, ode_term
-from ddpm.likelihood.scoring import Scoring, balanced, on_cpu
+from ddpm.likelihood.scoring import Scoring, balanced
 from ddpm.seeding import generator
 from ddpm.units import bits
 
@@ -65,7 +65,6 @@ def ode_bound(scoring: Scoring, *, calls: int = 4096, steps: int = 40) -> OdeBou
     count = min(images_within(calls, steps), len(scoring.images))
     chosen = balanced(generator("ode", scoring.seed), len(scoring.images), count)
     exact = scoring.dimensions <= EXACT_DIMENSIONS
-    denoiser = on_cpu(scoring.denoiser, scoring.device)
     flow, decoder = np.empty(count), np.empty(count)
     for start in range(0, count, scoring.batch_size):
         here = slice(start, start + scoring.batch_size)
@@ -73,7 +72,7 @@ def ode_bound(scoring: Scoring, *, calls: int = 4096, steps: int = 40) -> OdeBou
         positions = range(start, start + len(x0))
         probes = None if exact else draw_probes(1, scoring.seed, positions, x0.shape[1:])
         with scoring.guarded():
-            term = ode_term(denoiser, x0, noise=noise, steps=steps, probes=probes, labels=labels)
+            term = ode_term(scoring.denoiser, x0, noise=noise, steps=steps, probes=probes, labels=labels)
         flow[here], decoder[here] = term.flow.cpu().numpy(), term.decoder.cpu().numpy()
         scoring.on_calls(calls_per_image(steps) * len(x0))
     scoring.check_numbers(flow + decoder)

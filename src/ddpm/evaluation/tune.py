@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpm.data import ImageSet, Reader
+from ddpm.data import ImageSet
 from ddpm.errors import InputError
 from ddpm.files import writable_folder
 from ddpm.likelihood.measure import COMMON, DECODER_LEVELS, calls_needed, measure
-from ddpm.likelihood.scoring import Scoring
 from ddpm.model import Model
-from ddpm.scored import check_fits, chosen_rows, class_numbers, scored_denoiser
+from ddpm.scored import scoring_for
 from ddpm.tuned import Variances, hashes, write_variances
 
 CALLS_PER_LEVEL = 32
@@ -38,31 +37,15 @@ def tune_variance(
     """
     each = _each(model.recipe.process.steps, calls)
     writable_folder(model.source)
-    check_fits(model, images)
-    steps = model.recipe.process.steps
-    used = each * max(COMMON, steps - DECODER_LEVELS)  # so that each image of the pool is asked for at least once
-    rows = chosen_rows(len(images), min(POOL, used), seed)
-    reader = Reader(images, rows)
-    denoiser = scored_denoiser(model)
-    labels = class_numbers(model, images, rows)
-    scoring = Scoring(
-        denoiser,
-        reader,
-        denoiser.process.schedule,
-        labels=labels,
-        seed=seed,
-        batch_size=batch_size,
-        device=model.device,
-        on_calls=on_calls,
-        name=f"'{model.source}'",
-    )
+    used = each * max(COMMON, model.recipe.process.steps - DECODER_LEVELS)  # each image of the pool at least once
+    scoring = scoring_for(model, images, limit=min(POOL, used), seed=seed, batch_size=batch_size, on_calls=on_calls)
     variances = Variances(
         measure(scoring, each),
         model.weights,
         model.weights_sha256,
         images.name,
         images.fingerprint,
-        tuple(hashes(reader.read(np.arange(len(reader))))),
+        tuple(hashes(scoring.images.read(np.arange(len(scoring.images))))),
         seed,
         calls_needed(scoring.chain.steps, each),
     )

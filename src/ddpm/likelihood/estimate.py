@@ -10,7 +10,6 @@ the scatter among them is the error, whatever the design gains.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -26,7 +25,8 @@ UNIFORM_SHARE = 0.05  # of the drawn steps, so that no step that the pilot misju
 FEWEST_CALLS = 256
 
 
-class Estimate(NamedTuple):
+@dataclass(frozen=True)
+class Estimate:
     """A number and its standard error, in bits per dimension."""
 
     value: float

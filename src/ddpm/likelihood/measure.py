@@ -12,7 +12,7 @@ from torch import Tensor
 from ddpm.errors import InputError
 from ddpm.gaussians import Gaussian
 from ddpm.likelihood.decoder import log_probability
-from ddpm.likelihood.scoring import Calls, Floats, Integers, Scoring, balanced, on_cpu
+from ddpm.likelihood.scoring import Calls, Floats, Integers, Scoring, balanced
 from ddpm.measured import Measured
 from ddpm.seeding import generator
 from ddpm.units import BIN
@@ -74,7 +74,7 @@ def _smooth(values: Floats, levels: Integers) -> Floats:
 def _fit_decoder(scoring: Scoring, calls: Calls, level: int) -> tuple[float, float, float]:
     """The squared error at one level, and the log-variance of p(x_0 | x_level) that costs least, and what it costs."""
     chain = scoring.chain.subset([level])
-    denoiser = replace(on_cpu(scoring.denoiser, scoring.device), variance="small")  # only its mean is looked at
+    denoiser = replace(scoring.denoiser, variance="small")  # only its mean is looked at
     pairs: list[tuple[Tensor, Tensor]] = []
     for start in range(0, len(calls.steps), scoring.batch_size):
         here = slice(start, start + scoring.batch_size)

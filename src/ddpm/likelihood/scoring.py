@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpm.data import Reader
-from ddpm.denoiser import Denoiser, Network
+from ddpm.denoiser import Denoiser
 from ddpm.errors import InputError
 from ddpm.likelihood.terms import prior_nats, step_term
 from ddpm.schedule import Schedule
@@ -74,14 +74,13 @@ class Scoring:
     def terms(self, calls: Calls, purpose: str) -> Terms:
         """Make the calls; the noise of each is a function of (purpose, seed, its number)."""
         nats, squared_error = np.empty(len(calls.steps)), np.empty(len(calls.steps))
-        denoiser = on_cpu(self.denoiser, self.device)
         for start in range(0, len(nats), self.batch_size):
             here = slice(start, start + self.batch_size)
             part = Calls(*(column[here] for column in calls))
             x0, noise, labels = self.inputs(part.images, part.numbers, purpose)
             steps = torch.from_numpy(part.steps)
             with torch.no_grad(), self.guarded():
-                term = step_term(denoiser, x0, steps, noise=noise, chain=self.chain, labels=labels)
+                term = step_term(self.denoiser, x0, steps, noise=noise, chain=self.chain, labels=labels)
             nats[here], squared_error[here] = term.nats.cpu().numpy(), term.squared_error.cpu().numpy()
             self.check_numbers(nats[here])
             self.on_calls(len(part.steps))
@@ -119,19 +118,6 @@ class Scoring:
             pixels = torch.from_numpy(self.images.read(images[start : start + self.batch_size]))
             found.append(prior_nats(images_to_x(pixels, torch.float64), self.chain).numpy())
         return np.concatenate(found)
-
-
-def on_cpu(denoiser: Denoiser, device: torch.device) -> Denoiser:
-    """A denoiser whose arithmetic can be float64: on Apple's GPUs the network alone stays there."""
-    if device.type != "mps":
-        return denoiser
-    network = denoiser.network
-
-    def there_and_back(x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
-        return network(x.to(device), time, labels).cpu()
-
-    moved: Network = there_and_back
-    return replace(denoiser, network=moved)
 
 
 def balanced(generator: np.random.Generator, images: int, count: int) -> Integers:

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ddpm.checkpoint import checkpoints, prune, read_config, read_training, read_weights, write_checkpoint
@@ -22,7 +22,7 @@ from ddpm.samplers import Sampling
 from ddpm.scored import scoring_for
 from ddpm.training.learner import Learner, learning_rate
 from ddpm.training.plot import plot_loss
-from ddpm.training.run import RunFolder
+from ddpm.training.run import VALIDATION, RunFolder
 
 GRID_SEEDS = range(16)
 GRID_STEPS = 50
@@ -175,8 +175,8 @@ def _validate(learner: Learner, run: RunFolder, held_out: ImageSet | None, say: 
         return
     scoring = scoring_for(learner.averaged_model(), held_out)
     bound = estimate_bound(scoring, learner.recipe.training.validation_calls)
-    terms = {name: getattr(bound, name)._asdict() for name in ("total", "prior", "steps", "decoder")}
-    run.append_validation({"images": learner.images_seen, **terms})
+    terms = {name: value for name, value in asdict(bound).items() if name in VALIDATION}
+    run.append_validation({**terms, "images": learner.images_seen})
     total = bound.total
     say(f"{learner.images_seen:,} images: {total.value:.4f} ± {total.error:.4f} bits per dimension on {held_out.name}.")
 
