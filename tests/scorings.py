@@ -77,7 +77,7 @@ def scoring_of(
     **options: Any,
 ) -> Scoring:
     """The network above on images, all in float64; its denoiser's other settings, and the scoring's."""
-    settings = {"variance": "small", "clip": False, "dtype": torch.float64} | (denoiser or {})
+    settings = {"variance": "small", "threshold": "none", "dtype": torch.float64} | (denoiser or {})
     whole = Denoiser(settings.pop("network", None) or Network(schedule, wobble=wobble), Process(schedule), **settings)
     return Scoring(whole, Reader(image_set(images)), chain or schedule, **options)
 

@@ -14,8 +14,10 @@ from ddpm.denoiser import LEARNED, OPTIMAL, REVERSE_VARIANCES, Denoiser, Output
 from ddpm.errors import InputError
 from ddpm.measured import Measured
 from ddpm.process import PREDICTIONS, Process
+from ddpm.samplers.spacing import spaced
 from ddpm.schedule import VARIANCES, make_schedule
 
+THRESHOLD = {False: "none", True: "static"}
 T = 1000
 SCHEDULE = make_schedule()
 PROCESS = Process(SCHEDULE)
@@ -102,7 +104,7 @@ def test_the_network_works_in_its_own_dtype_and_the_chain_in_that_of_the_state(i
 def test_a_float32_network_still_gives_float64_arithmetic_around_it():
     """Its output is rounded once; x0 = 157 xt - 157 eps afterwards is exact to 1e-13, not to float32's 1e-5."""
     xt, eps = normal(1), normal(2)
-    x0 = Denoiser(Says(eps), PROCESS, clip=False).x0(xt, torch.full((3,), T))
+    x0 = Denoiser(Says(eps), PROCESS, threshold="none").x0(xt, torch.full((3,), T))
     a = ALPHA_BAR[T]
     assert (x0 - (xt - math.sqrt(1 - a) * eps.float().double()) / math.sqrt(a)).abs().max() < 1e-10
 
@@ -122,7 +124,13 @@ def test_every_prediction_is_read_as_the_image_it_means(prediction: str, t: int)
 @pytest.mark.parametrize("clip", [False, True])
 def test_the_predicted_image_is_clipped_only_when_asked(prediction: str, clip: bool):
     x0, xt = 2 * normal(5), normal(6)
-    denoiser = Denoiser(Says(output_for(prediction, x0, xt, 300)), PROCESS, prediction, clip=clip, dtype=torch.float64)
+    denoiser = Denoiser(
+        Says(output_for(prediction, x0, xt, 300)),
+        PROCESS,
+        prediction,
+        threshold=THRESHOLD[clip],
+        dtype=torch.float64,
+    )
     expected = x0.clamp(-1, 1) if clip else x0
     assert (denoiser.x0(xt, torch.full((3,), 300)) - expected).abs().max() < 1e-10
     assert (denoiser.reverse(xt, 300, chain=SCHEDULE).x0 - expected).abs().max() < 1e-10
@@ -169,7 +177,7 @@ def test_reverse_variances_are_the_chains_own(variance: str):
 def test_translation_leaves_gradients_to_the_network(prediction: str):
     """Training and later editing differentiate through it; clipping is off, as in training."""
     said = normal(0).requires_grad_()
-    denoiser = Denoiser(Says(said), PROCESS, prediction, clip=False, dtype=torch.float64)
+    denoiser = Denoiser(Says(said), PROCESS, prediction, threshold="none", dtype=torch.float64)
     denoiser.x0(normal(1), torch.tensor([1, 400, 1000])).sum().backward()
     assert said.grad is not None
     assert (said.grad != 0).all()
@@ -298,7 +306,7 @@ def test_reading_an_output_is_the_second_half_of_a_reverse_step(variance: str):
 
 def refusal(denoiser: Denoiser, steps: int = T) -> str:
     with pytest.raises(InputError) as caught:
-        denoiser.reverse(normal(14), steps, chain=SCHEDULE.strided(steps))
+        denoiser.reverse(normal(14), steps, chain=spaced(SCHEDULE, "uniform", steps))
     text = str(caught.value)
     assert text.endswith(".")
     assert "\n" not in text

@@ -9,6 +9,7 @@ import pytest
 
 from ddpm.likelihood.terms import closed_form_nats
 from ddpm.measured import Measured
+from ddpm.samplers.spacing import spaced
 from ddpm.schedule import VARIANCES, Schedule, make_schedule
 
 T = 1000
@@ -18,8 +19,8 @@ SNR = ALPHA_BAR[1:] / (1 - ALPHA_BAR[1:])
 CHAINS = {
     "all levels": SCHEDULE,
     "a few": SCHEDULE.subset([7, 8, 300, 999]),
-    "fifty": SCHEDULE.strided(50),
-    "one": SCHEDULE.strided(1),
+    "fifty": spaced(SCHEDULE, "uniform", 50),
+    "one": spaced(SCHEDULE, "uniform", 1),
 }
 
 

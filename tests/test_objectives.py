@@ -82,7 +82,7 @@ def test_a_network_that_knows_the_picture_loses_nothing(prediction: str):
 
 def test_training_does_not_clip_what_the_network_means():
     """A network far off is told how far: clipping its image would make the loss flat."""
-    denoiser = Denoiser(lambda x, time, labels: torch.full_like(x, 100.0), PROCESS, "x0", clip=True)
+    denoiser = Denoiser(lambda x, time, labels: torch.full_like(x, 100.0), PROCESS, "x0", threshold="static")
     losses = simple_loss(denoiser, torch.zeros(SHAPE), LEVELS, noise=drawn(2).float())
     assert losses.tolist() == pytest.approx([1e4] * 4)
 
@@ -142,9 +142,9 @@ def test_the_bounds_loss_is_one_term_in_bits_a_dimension_and_never_clipped(predi
     """Against step_term without clipping; the network is far enough off for a clip to show."""
     x0, noise = images(1), drawn(2)
     denoiser = saying(2 * drawn(3), 0.3 * drawn(4), prediction, variance)
-    assert denoiser.clip
+    assert denoiser.threshold == "static"
     found = bound_loss(denoiser, x0, LEVELS, noise=noise)
-    chain, unclipped = PROCESS.schedule, replace(denoiser, clip=False)
+    chain, unclipped = PROCESS.schedule, replace(denoiser, threshold="none")
     expected = step_term(unclipped, x0, LEVELS, noise=noise, chain=chain).nats / (30 * math.log(2))
     assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-14)
     if prediction != "mean":  # whose mean is believed as it is

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from ddpm.errors import InputError
+from ddpm.samplers.spacing import spaced
 from ddpm.schedule import BETAS, VARIANCES, Schedule, make_schedule
 
 PAPER = make_schedule()
@@ -138,7 +139,7 @@ def test_cosine_alpha_bar_is_the_squared_cosine_until_the_cap_on_beta_takes_hold
 
 def chains(name: str) -> list[Schedule]:
     full = make_schedule(name)
-    return [full, full.strided(50), full.strided(1), full.subset([3, 4, 5, 500, 997])]
+    return [full, spaced(full, "uniform", 50), spaced(full, "uniform", 1), full.subset([3, 4, 5, 500, 997])]
 
 
 @EVERY_SCHEDULE
@@ -188,7 +189,7 @@ def test_later_log_variances_are_those_of_beta_or_of_the_posterior(name: str):
 @pytest.mark.parametrize("kind", VARIANCES)
 def test_log_variances_of_very_short_chains_are_finite(kind: str):
     for steps in (1, 2, 3):
-        chain = PAPER.strided(steps)
+        chain = spaced(PAPER, "uniform", steps)
         assert np.isfinite(chain.log_variance(kind)).all()
         first = chain.posterior_variance[2] if steps > 1 else 1 - chain.alpha_bar[1]
         assert math.exp(chain.log_variance(kind)[1]) == near(first)
@@ -205,28 +206,10 @@ def test_a_subset_keeps_alpha_bar_and_names_its_levels_whatever_their_order():
 
 
 def test_a_subset_of_a_subset_is_the_subset_of_the_whole():
-    once, twice = PAPER.subset([5, 900]), PAPER.strided(1000).subset([5, 77, 900]).subset([900, 5])
+    once, twice = PAPER.subset([5, 900]), PAPER.subset(range(1001)).subset([5, 77, 900]).subset([900, 5])
     assert once.levels.tolist() == twice.levels.tolist()
     assert (once.alpha_bar == twice.alpha_bar).all()
-    assert PAPER.subset([2, 4, 8, 16]).strided(2).levels.tolist() == [0, 2, 16]
-
-
-@pytest.mark.parametrize("total", [1, 2, 3, 10, 64])
-def test_strided_takes_exactly_so_many_levels_from_one_to_the_last(total: int):
-    full = make_schedule(steps=total)
-    for steps in range(1, total + 1):
-        levels = full.strided(steps).levels
-        assert len(levels) == steps + 1 == len(set(levels.tolist()))
-        assert levels[0] == 0
-        assert levels[-1] == total
-        assert steps == 1 or levels[1] == 1
-        gaps = np.diff(levels[1:])
-        assert steps < 3 or gaps.max() - gaps.min() <= 1, "levels are spread evenly"
-
-
-@pytest.mark.parametrize("steps", [10, 20, 50, 100, 250, 333, 999, 1000])
-def test_strided_fits_a_thousand_levels(steps: int):
-    assert PAPER.strided(steps).steps == steps
+    assert PAPER.subset([2, 4, 8, 16]).subset([16, 2]).levels.tolist() == [0, 2, 16]
 
 
 # ---- what makes no sense --------------------------------------------------------------------------------------------
@@ -244,9 +227,6 @@ SENSELESS = {
     "start at zero": lambda: make_schedule(beta_start=0.0),
     "end at one": lambda: make_schedule(beta_end=1.0),
     "no signal is left (underflow)": lambda: make_schedule("const", steps=1000, beta_end=0.9),
-    "strided by none": lambda: PAPER.strided(0),
-    "strided by more than there are": lambda: PAPER.strided(1001),
-    "strided by less than none": lambda: PAPER.strided(-3),
     "subset of nothing": lambda: PAPER.subset([]),
     "subset of the clean level": lambda: PAPER.subset([0]),
     "subset beyond the last": lambda: PAPER.subset([1001]),

@@ -21,10 +21,20 @@ HOUSE = PROJECT / "src" / "ddpm"
 
 FLOORS = (
     ("errors.py", "files.py", "geometry.py", "units.py", "tensors.py", "gaussians.py", "seeding.py", "pictures.py"),
-    ("schedule.py", "networks/", "data/"),
+    ("schedule.py", "networks/", "data/", "distances/"),
     ("process.py", "measured.py", "denoiser.py"),
     ("objectives.py", "likelihood/", "samplers/"),
-    ("recipe.py", "model.py", "checkpoint.py", "tuned.py", "scored.py"),
+    (
+        "recipe.py",
+        "model.py",
+        "checkpoint.py",
+        "sidefile.py",
+        "tuned.py",
+        "placed.py",
+        "scored.py",
+        "drawn.py",
+        "kept.py",
+    ),
     ("training/", "evaluation/", "codec/", "convert/", "editing/"),
     ("api.py",),
     ("cli/", "ui/"),

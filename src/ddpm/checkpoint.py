@@ -30,6 +30,7 @@ from torch import Tensor
 from ddpm.errors import DamagedFile, InputError
 from ddpm.files import UNFINISHED, check_signed, signed, sync
 from ddpm.model import Model, build_network, resolve_device
+from ddpm.placed import tuned_levels
 from ddpm.recipe import Recipe, make_recipe
 from ddpm.tuned import read_variances
 
@@ -193,6 +194,7 @@ def load_model(path: str | Path, *, weights: str = "averaged", device: str = "au
         source=str(folder),
         weights_sha256=config.sha256[MODEL_FILE],
         read_tuned=functools.partial(read_variances, folder, weights, config.sha256[MODEL_FILE]),
+        read_levels=functools.partial(tuned_levels, folder, weights, config.sha256[MODEL_FILE]),
     )
 
 

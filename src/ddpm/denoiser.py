@@ -24,6 +24,8 @@ from ddpm.tensors import gather
 LEARNED = ("learned", "range")
 OPTIMAL = "optimal"
 REVERSE_VARIANCES = (*VARIANCES, *LEARNED, OPTIMAL)
+THRESHOLDS = ("static", "dynamic", "none")
+DYNAMIC_SHARE = 0.995  # of an image's pixels that dynamic thresholding leaves alone (Saharia et al. 2022, App. E)
 
 
 class Network(Protocol):
@@ -63,7 +65,8 @@ class Denoiser:
                 the network's second half of channels as log-variances, pixel by pixel (Ho et al. 2020, sec. 3.2),
                 "range" as places between small (-1) and large (1) (Nichol & Dhariwal 2021, eq. 15); "optimal" is
                 what `measured` says
-    clip        whether predicted clean images are clipped to [-1, 1] before the posterior mean is formed
+    threshold   what happens to predicted clean images before anything is made of them: "static" clips them to [-1, 1],
+                "dynamic" clips each at a quantile of its own and scales it back (Saharia et al. 2022, sec. 2.3)
     dtype       of the network's inputs
     measured    needed for "optimal" alone
     """
@@ -72,7 +75,7 @@ class Denoiser:
     process: Process
     prediction: str = "eps"
     variance: str = "large"
-    clip: bool = True
+    threshold: str = "static"
     dtype: torch.dtype = torch.float32
     measured: Measured | None = None
 
@@ -82,16 +85,20 @@ class Denoiser:
         channels = xt.shape[1]
         return Output(output[:, :channels], output[:, channels:] if output.shape[1] > channels else None)
 
-    def x0(self, xt: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The clean image predicted from xt at levels t (B,) in 1..T."""
-        return self._x0(self.output(xt, t, labels).prediction, xt, t)
+    def x0(
+        self, xt: Tensor, step: int | Tensor, labels: Tensor | None = None, *, chain: Schedule | None = None
+    ) -> Tensor:
+        """The clean image predicted from xt, thresholded; arguments as in `reverse`, None is the full process."""
+        chain = self.process.schedule if chain is None else chain
+        index = step if isinstance(step, Tensor) else torch.full((len(xt),), step)
+        return self._x0(self.output(xt, levels(chain, index), labels).prediction, xt, index, chain)
 
     def eps_at(self, xt: Tensor, level: float, labels: Tensor | None = None) -> Tensor:
         """The noise predicted at one real level for all images, as an ODE's right-hand side needs it.
 
         xt       (B, C, H, W)
         level    in [1, T]; alpha_bar there is Schedule.alpha_bar_at
-        returns  (B, C, H, W); never clipped, whatever `clip` says: a clip would put kinks into a smooth function
+        returns  (B, C, H, W); never clipped, whatever `threshold` says: a clip would put kinks into a smooth function
         """
         if self.prediction == "mean":
             raise InputError("prediction 'mean' is defined at whole levels only; a network of eps, x0 or v would fit.")
@@ -114,7 +121,7 @@ class Denoiser:
 
     def read(self, output: Output, xt: Tensor, step: Tensor, *, chain: Schedule) -> ReverseStep:
         """The reverse step that an output at xt stands for; arguments as in `reverse`, step (B,)."""
-        x0 = self._x0(output.prediction, xt, levels(chain, step))
+        x0 = self._x0(output.prediction, xt, step, chain)
         mean = Process(chain).posterior_mean(x0, xt, step)
         if self.prediction == "mean":  # said outright where the chain leaves out no level, and then never clipped
             neighbours = np.concatenate([[0.0], np.diff(chain.levels) == 1])
@@ -141,9 +148,51 @@ class Denoiser:
             )
         return spread
 
-    def _x0(self, prediction: Tensor, xt: Tensor, t: Tensor) -> Tensor:
-        x0 = self.process.x0_from(self.prediction, prediction, xt, t)
-        return x0.clamp(-1, 1) if self.clip else x0
+    def _x0(self, prediction: Tensor, xt: Tensor, step: Tensor, chain: Schedule) -> Tensor:
+        if self.prediction == "mean":  # of the full process, whatever the chain
+            t = levels(chain, step)
+            if t.is_floating_point():
+                raise InputError("prediction 'mean' is defined at whole levels only; a spacing of those would fit.")
+            x0 = self.process.x0_from(self.prediction, prediction, xt, t)
+        else:
+            x0 = Process(chain).x0_from(self.prediction, prediction, xt, step)
+        return thresholded(x0, self.threshold)
+
+
+@dataclass(frozen=True)
+class Guided:
+    """A network with classifier-free guidance (Ho & Salimans 2022, eq. 6), as a network: two calls in one batch.
+
+    network   trained with label drop-out
+    weight    1 is the network itself, 0 what it says without a class; in the paper's letters 1 + w
+    no_label  the number that stands for no class
+
+    What a network says is affine in eps, so it may be mixed whatever it stands for; a learned spread is the class's.
+    """
+
+    network: Network
+    weight: float
+    no_label: int
+
+    def __call__(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        """See Network; labels are needed."""
+        assert labels is not None, "guidance needs labels"
+        both = torch.cat([labels, torch.full_like(labels, self.no_label)])
+        with_class, without = self.network(torch.cat([x, x]), torch.cat([time, time]), both).chunk(2)
+        channels = x.shape[1]
+        mixed = without[:, :channels] + self.weight * (with_class - without)[:, :channels]
+        return torch.cat([mixed, with_class[:, channels:]], dim=1)
+
+
+def thresholded(x0: Tensor, threshold: str) -> Tensor:
+    """Bring predicted clean images (B, C, H, W) into [-1, 1] by one of THRESHOLDS, or leave them."""
+    if threshold == "none":
+        return x0
+    if threshold == "static":
+        return x0.clamp(-1, 1)
+    rank = math.ceil(DYNAMIC_SHARE * x0[0].numel())
+    largest = x0.flatten(1).abs().kthvalue(rank, dim=1).values.clamp(min=1).reshape(-1, *[1] * (x0.ndim - 1))
+    return x0.clamp(-largest, largest) / largest
 
 
 def levels(chain: Schedule, step: Tensor) -> Tensor:

@@ -3,6 +3,9 @@
 Only these become a sentence and a code; anything else is a bug of ours and keeps its traceback (exit 1).
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class DdpmError(Exception):
     """Base of every exception this project raises on purpose; its text is one sentence for the user."""
@@ -36,3 +39,9 @@ class DamagedFile(DdpmError):
     """A file that was ours is cut short or altered; the sentence names it."""
 
     exit_code = 4
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """A phrase that offers the closest of some names, or nothing."""
+    found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f", did you mean '{found[0]}'?" if found else ""

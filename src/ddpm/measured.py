@@ -34,12 +34,12 @@ class Measured:
     source: str = ""
 
     def log_variance(self, chain: Schedule) -> Table:
-        """Log-variances of a chain's reverse steps (S + 1,), index 0 unused (0).
+        """Log-variances of a chain's reverse steps (S + 1,), index 0 unused (0); errors between levels are linear.
 
         Where the last step starts from a level without a fitted decoder, the squared error there takes its place.
         """
-        error = self.squared_error[chain.levels]
+        error = np.interp(chain.levels, np.arange(len(self.squared_error)), self.squared_error)
         variance = chain.posterior_variance + chain.posterior_x0**2 * error
-        fitted = self.decoder_log_variance[chain.levels[1]]
+        fitted = self.decoder_log_variance[round(float(chain.levels[1]))]
         first = np.log(error[1]) if np.isnan(fitted) else fitted
         return np.concatenate([[0.0, first], np.log(variance[2:])])

@@ -6,21 +6,25 @@ import collections
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ddpm.denoiser import LEARNED, OPTIMAL, Denoiser
+from ddpm.denoiser import LEARNED, OPTIMAL, Denoiser, Guided
 from ddpm.errors import InputError
 from ddpm.geometry import Geometry
 from ddpm.networks import UNet
 from ddpm.process import Process
 from ddpm.recipe import Recipe
-from ddpm.samplers import PAPER, Sampling, State, progressive, run_chain
+from ddpm.samplers import Plan, Sampling, State, Tuned, plan, progressive, run_chain
+from ddpm.samplers.sampling import TUNED
 from ddpm.schedule import VARIANCES
 from ddpm.seeding import generator
 from ddpm.tuned import Variances
 from ddpm.units import x_to_images
+
+PAPER = Sampling()
 
 
 def _never_tuned() -> Variances:
@@ -39,7 +43,9 @@ class Model:
     source       the folder it was read from
     data_fingerprint  of the training images, "" if unknown
     weights_sha256    of the file the weights came from, "" if they came from none
-    read_tuned        reads what `ddpm tune` stored beside the checkpoint
+    read_tuned        reads the variances that `ddpm tune` stored beside the checkpoint
+    read_levels       reads the levels that it placed for a sampler (None: any) and a number of steps, and for which;
+                      None if it did not
     """
 
     recipe: Recipe
@@ -51,6 +57,7 @@ class Model:
     data_fingerprint: str = ""
     weights_sha256: str = ""
     read_tuned: Callable[[], Variances] = _never_tuned
+    read_levels: Callable[[str | None, int], tuple[str, Tuned] | None] = lambda sampler, steps: None
 
     @property
     def geometry(self) -> Geometry:
@@ -83,12 +90,63 @@ class Model:
         measured = self.read_tuned().measured if variance == OPTIMAL else None
         return replace(self.denoiser, variance=str(variance), measured=measured)
 
-    def check(self, sampling: Sampling) -> None:
-        """Raise InputError if this model cannot draw so; cheap."""
+    def plan(self, sampling: Sampling) -> Plan:
+        """The levels and the sampler that a Sampling means for this model; InputError if it cannot draw so. Cheap.
+
+        Where no sampler is named, one that levels were placed for comes first.
+        """
         self.labels([0], sampling.class_name)
-        schedule = self.recipe.process.make_schedule()
-        chain = schedule if sampling.steps is None else schedule.strided(sampling.steps)
-        if self.denoiser_with(sampling.variance).variance == "learned" and chain.steps < schedule.steps:
+        tuned = None
+        if sampling.may_be_tuned:
+            named = sampling.sampler if sampling.eta is None else sampling.method
+            placed = self.read_levels(named, sampling.steps or 0)
+            if placed is not None:
+                sampling, tuned = replace(sampling, sampler=placed[0]), placed[1]
+        if tuned is None and (sampling.spacing == TUNED or sampling.method == "fitted"):
+            raise InputError(
+                f"no {sampling.steps} levels were placed for sampler '{sampling.method}' of '{self.source}'; "
+                f"`ddpm tune {self.source} --sampler {sampling.method} --steps {sampling.steps}` does it."
+            )
+        found = plan(sampling, self.recipe.process.make_schedule(), tuned)
+        if sampling.guidance != 1 and not self.recipe.training.label_dropout:
+            raise InputError(
+                f"guidance needs a model that also learned without its classes (training.label_dropout above 0), and "
+                f"'{self.source}' did not."
+            )
+        whole = found.chain.levels.dtype.kind == "i"
+        if self.recipe.objective.prediction == "mean" and not whole:
+            raise InputError(
+                f"the model in '{self.source}' predicts the mean, which is defined at whole levels only; --spacing "
+                "uniform would fit."
+            )
+        if sampling.method == "ancestral" and sampling.steps is not None:
+            self._check_variance(sampling.variance)
+        return found
+
+    def protocol(self, sampling: Sampling) -> dict[str, Any]:
+        """All that a picture depends on but its seed, as plain values: two equal protocols draw equal pictures."""
+        found = self.plan(sampling)
+        sampling = found.sampling
+        ancestral, label = sampling.method == "ancestral", self.labels([0], sampling.class_name)
+        return {
+            "weights": self.weights,
+            "weights_sha256": self.weights_sha256,
+            "sampler": sampling.method,
+            "steps": found.chain.steps,
+            "calls": found.calls,
+            "spacing": found.spacing,
+            "levels": "all" if found.spacing == "all" else found.chain.levels[1:].tolist(),
+            "eta": found.eta,
+            "reach": found.reach,
+            "variance": self.denoiser_with(sampling.variance).variance if ancestral else None,
+            "measured_sha256": self.read_tuned().own_sha256 if ancestral and sampling.variance == OPTIMAL else None,
+            "threshold": sampling.threshold,
+            "guidance": sampling.guidance,
+            "class": None if sampling.class_name is None or label is None else int(label[0]),
+        }
+
+    def _check_variance(self, variance: str | None) -> None:
+        if self.denoiser_with(variance).variance == "learned":
             raise InputError(
                 "variances learned pixel by pixel belong to the full chain; with fewer steps --variance large, small "
                 "or optimal would fit."
@@ -97,7 +155,7 @@ class Model:
     def draw_batches(
         self,
         seeds: Sequence[int],
-        sampling: Sampling = PAPER,
+        sampling: Sampling | Plan = PAPER,
         *,
         batch_size: int = 64,
         on_step: Callable[[int], None] = lambda pictures: None,
@@ -114,7 +172,7 @@ class Model:
     def draw(
         self,
         seeds: Sequence[int],
-        sampling: Sampling = PAPER,
+        sampling: Sampling | Plan = PAPER,
         *,
         batch_size: int = 64,
         on_step: Callable[[int], None] = lambda pictures: None,
@@ -126,7 +184,7 @@ class Model:
     def draw_progressively(
         self,
         seeds: Sequence[int],
-        sampling: Sampling = PAPER,
+        sampling: Sampling | Plan = PAPER,
         *,
         slots: int = 20,
         batch_size: int = 64,
@@ -144,11 +202,18 @@ class Model:
             rows.append(torch.stack([x_to_images(x0) for x0 in reversed(found)], dim=1))
         return torch.cat(rows)
 
-    def _states(self, seeds: Sequence[int], sampling: Sampling, on_step: Callable[[int], None]) -> Iterator[State]:
+    def _states(
+        self, seeds: Sequence[int], sampling: Sampling | Plan, on_step: Callable[[int], None]
+    ) -> Iterator[State]:
+        found = sampling if isinstance(sampling, Plan) else self.plan(sampling)
+        sampling = found.sampling
         labels = self.labels(seeds, sampling.class_name)
-        denoiser = self.denoiser_with(sampling.variance)
+        denoiser = replace(self.denoiser_with(sampling.variance), threshold=sampling.threshold)
+        if sampling.guidance != 1:
+            guided = Guided(self.network, weight=sampling.guidance, no_label=self.recipe.network.classes or 0)
+            denoiser = replace(denoiser, network=guided)
         try:
-            for state in run_chain(denoiser, self.geometry, seeds, sampling, labels=labels, device=self.device):
+            for state in run_chain(denoiser, self.geometry, seeds, found, labels=labels, device=self.device):
                 on_step(len(seeds))
                 yield state
         except torch.OutOfMemoryError:
@@ -197,7 +262,7 @@ def build_network(recipe: Recipe) -> UNet:
             blocks=network.blocks,
             attention_levels=network.attention_levels or (),
             dropout=network.dropout,
-            classes=network.classes or None,
+            classes=network.classes + bool(recipe.training.label_dropout) if network.classes else None,
             groups=network.groups,
             space_to_depth=network.space_to_depth,
             seed=recipe.seed,

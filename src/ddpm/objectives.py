@@ -64,7 +64,7 @@ def _squared_error(denoiser: Denoiser, output: Output, x0: Tensor, t: Tensor, no
 
 def _bits(denoiser: Denoiser, output: Output, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
     chain = denoiser.process.schedule
-    gaussian = replace(denoiser, clip=False).read(output, xt, t, chain=chain).gaussian
+    gaussian = replace(denoiser, threshold="none").read(output, xt, t, chain=chain).gaussian
     return term_nats(gaussian, x0, xt, t, chain=chain) / (x0[0].numel() * math.log(2))
 
 

@@ -74,8 +74,7 @@ class Process:
 
     def _scales(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(alpha_bar) and sqrt(1 - alpha_bar), each (B, 1, 1, 1)."""
-        alpha_bar = self.schedule.alpha_bar
-        return gather(np.sqrt(alpha_bar), t, like), gather(np.sqrt(1 - alpha_bar), t, like)
+        return gather(self.schedule.signal, t, like), gather(self.schedule.sigma, t, like)
 
 
 def _check(prediction: str) -> None:

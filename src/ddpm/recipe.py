@@ -6,7 +6,6 @@ A recipe file holds only what differs from the defaults below, which are the pap
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from ddpm.data import FITS, ON_BAD_IMAGE
 from ddpm.denoiser import LEARNED
-from ddpm.errors import InputError
+from ddpm.errors import InputError, nearest
 from ddpm.geometry import Geometry, parse_size
 from ddpm.likelihood.estimate import FEWEST_CALLS
 from ddpm.objectives import LEVEL_SAMPLING, LOSSES
@@ -98,6 +97,7 @@ class TrainingTable(_Table):
     warmup_images: Count = 640_000
     clip_norm: Rate = 1.0
     flip: Annotated[bool, Field(strict=True)] = False
+    label_dropout: Share = 0.0
     average_decay: Share = 0.9999
     average_ramp: Annotated[bool, Field(strict=True)] = True
     log_images: Positive = 6_400
@@ -191,6 +191,8 @@ def resolve(recipe: Recipe, geometry: Geometry, classes: int) -> Recipe:
     if wanted and wanted != classes:
         raise InputError(f"the recipe has network.classes = {wanted}, the data has {classes} classes.")
     network: dict[str, Any] = {"classes": (classes if classes > 1 else 0) if wanted is None else wanted}
+    if recipe.training.label_dropout and not network["classes"]:
+        raise InputError("training.label_dropout drops class labels, and this recipe has none; leave it 0.")
     if recipe.network.attention_levels is None:
         network["attention_levels"] = _attention_levels(recipe, min(geometry.size))
     return changed(recipe, {"image": image, "network": network})
@@ -220,12 +222,6 @@ def _read(name: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"recipe file '{name}' is not TOML: {error}.") from None
-
-
-def nearest(name: str, names: list[str]) -> str:
-    """A phrase that offers the closest of some names, or nothing."""
-    found = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f", did you mean '{found[0]}'?" if found else ""
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,18 +27,19 @@ class Schedule:
     """The float64 tables of a chain of S steps, each indexed by step 0..S (index 0 is the clean image).
 
     alpha_bar  (S + 1,) squared signal scale, 1 at index 0, strictly decreasing, above 0
-    levels     (S + 1,) integers, the level of the full process each index stands for
+    levels     (S + 1,) the level of the full process each index stands for: integers, or reals for a chain from `at`
     """
 
     alpha_bar: Table
-    levels: NDArray[np.int64]
+    levels: NDArray[Any]
 
     def __post_init__(self) -> None:
         a = self.alpha_bar
         if len(a) < 2 or len(a) != len(self.levels) or a[0] != 1 or not (np.diff(a) < 0).all() or not a[-1] > 0:
             raise InputError("a schedule's alpha_bar must fall strictly from 1 and stay above 0.")
         object.__setattr__(self, "alpha_bar", _read_only(a.astype(np.float64)))
-        object.__setattr__(self, "levels", _read_only(self.levels.astype(np.int64)))
+        kind = np.float64 if self.levels.dtype.kind == "f" else np.int64
+        object.__setattr__(self, "levels", _read_only(self.levels.astype(kind)))
 
     @property
     def steps(self) -> int:
@@ -49,6 +50,16 @@ class Schedule:
     def beta(self) -> Table:
         """Variance that one forward step adds, 1 - alpha_bar[i] / alpha_bar[i - 1]; 0 at index 0."""
         return _read_only(np.concatenate([[0.0], 1 - self.alpha_bar[1:] / self.alpha_bar[:-1]]))
+
+    @cached_property
+    def signal(self) -> Table:
+        """What is left of the clean image, sqrt(alpha_bar)."""
+        return _read_only(np.sqrt(self.alpha_bar))
+
+    @cached_property
+    def sigma(self) -> Table:
+        """Standard deviation of the noise beside it, sqrt(1 - alpha_bar); 0 at index 0."""
+        return _read_only(np.sqrt(1 - self.alpha_bar))
 
     @cached_property
     def snr(self) -> Table:
@@ -113,13 +124,18 @@ class Schedule:
         index = np.searchsorted(self.levels, chosen)
         return Schedule(self.alpha_bar[index], self.levels[index])
 
-    def strided(self, steps: int) -> Schedule:
-        """The chain over `steps` levels spread evenly from 1 to T, both ends included (T alone if steps is 1)."""
-        if not 1 <= steps <= self.steps:
-            raise InputError(f"{steps} steps do not fit a process of {self.steps}; 1 to {self.steps} would.")
-        if steps == 1:
-            return self.subset([int(self.levels[-1])])
-        return self.subset(self.levels[np.rint(np.linspace(1, self.steps, steps)).astype(int)].tolist())
+    def at(self, levels: Iterable[float]) -> Schedule:
+        """The chain over real levels in [1, T] of the full process (any order, level 0 implied); see alpha_bar_at.
+
+        Whole levels alone make the very chain that `subset` makes.
+        """
+        chosen = np.unique(np.asarray([*levels], np.float64))
+        if not len(chosen) or not (chosen >= 1).all() or not (chosen <= self.steps).all():
+            raise InputError(f"a chain needs at least one level, all of them between 1 and {self.levels[-1]}.")
+        if (chosen == np.rint(chosen)).all():
+            return self.subset(chosen.astype(np.int64).tolist())
+        alpha_bar = [self.alpha_bar_at(level) for level in chosen.tolist()]
+        return Schedule(np.concatenate([[1.0], alpha_bar]), np.concatenate([[0.0], chosen]))
 
 
 Array = TypeVar("Array", bound=NDArray[Any])

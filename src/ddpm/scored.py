@@ -86,7 +86,8 @@ def scoring_for(
 def scored_denoiser(model: Model, variance: str | None = None) -> Denoiser:
     """The denoiser as bounds see it: clean images clipped to [-1, 1], except where the network says the mean itself,
     which the official code never clips."""
-    denoiser = replace(model.denoiser_with(variance), clip=model.recipe.objective.prediction != "mean")
+    threshold = "none" if model.recipe.objective.prediction == "mean" else "static"
+    denoiser = replace(model.denoiser_with(variance), threshold=threshold)
     return _with_float64(denoiser, model.device)
 
 

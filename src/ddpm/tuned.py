@@ -1,14 +1,11 @@
-"""Side files: what was measured once of a checkpoint, stored beside it, and sure of whose it is.
+"""Optimal variances that `ddpm tune --variance` measured, in a side file of the checkpoint.
 
-    variance-averaged.json   errors by level and decoder variances of the averaged weights (variance-raw.json: raw)
-
-A side file names the SHA-256 of the weights it was measured on and is signed like the checkpoint's own files.
+variance-averaged.json   errors by level and decoder variances of the averaged weights (variance-raw.json: raw)
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm.errors import DamagedFile, InputError, WrongModel
-from ddpm.files import check_signed, signed, whole_file
+from ddpm.errors import InputError
 from ddpm.measured import Measured
 from ddpm.schedule import Table
+from ddpm.sidefile import read_side_file, write_side_file
 
 FORMAT = "ddpm variances"
 FORMAT_VERSION = 1
@@ -36,6 +33,7 @@ class Variances:
     data_fingerprint  of that source
     image_hashes      of the images that were used, see hashes
     seed, calls       how it was measured
+    own_sha256        of the file's content, "" before it is written
     """
 
     measured: Measured
@@ -46,6 +44,7 @@ class Variances:
     image_hashes: tuple[str, ...]
     seed: int
     calls: int
+    own_sha256: str = ""
 
 
 def variance_file(checkpoint: Path, weights: str) -> Path:
@@ -57,8 +56,6 @@ def write_variances(checkpoint: Path, variances: Variances) -> Path:
     """Store variances beside their checkpoint; returns the file."""
     measured = variances.measured
     table = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
         "weights": variances.weights,
         "weights_sha256": variances.weights_sha256,
         "data": variances.data,
@@ -71,10 +68,7 @@ def write_variances(checkpoint: Path, variances: Variances) -> Path:
         "decoder_nats": _numbers(measured.decoder_nats),
         "image_hashes": list(variances.image_hashes),
     }
-    path = variance_file(checkpoint, variances.weights)
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(signed(table)) + "\n", encoding="utf-8")
-    return path
+    return write_side_file(variance_file(checkpoint, variances.weights), FORMAT, FORMAT_VERSION, table)
 
 
 def read_variances(checkpoint: Path, weights: str, weights_sha256: str) -> Variances:
@@ -84,19 +78,9 @@ def read_variances(checkpoint: Path, weights: str, weights_sha256: str) -> Varia
     """
     path = variance_file(checkpoint, weights)
     command = f"`ddpm tune {checkpoint} --variance{'' if weights == 'averaged' else f' --weights {weights}'}`"
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"the optimal variances of '{checkpoint}' were not measured yet; {command} does it.") from None
-    except (ValueError, OSError):
-        raise DamagedFile(f"'{path}' is cut short or damaged; {command} makes a new one.") from None
-    if not isinstance(table, dict) or table.get("format") != FORMAT:
-        raise DamagedFile(f"'{path}' is no file of variances; {command} makes one.")
-    if type(table.get("format_version")) is int and table["format_version"] > FORMAT_VERSION:
-        raise InputError(f"'{path}' has a format version this ddpm does not read; a newer ddpm would fit.")
-    check_signed(table, path)
-    if table["weights_sha256"] != weights_sha256:
-        raise WrongModel(f"'{path}' was measured on other weights than those beside it; {command} measures these.")
+    table = read_side_file(path, FORMAT, FORMAT_VERSION, weights_sha256=weights_sha256, command=command)
+    if table is None:
+        raise InputError(f"the optimal variances of '{checkpoint}' were not measured yet; {command} does it.")
     return Variances(
         Measured(
             _table(table["squared_error"]),
@@ -112,6 +96,7 @@ def read_variances(checkpoint: Path, weights: str, weights_sha256: str) -> Varia
         tuple(table["image_hashes"]),
         table["seed"],
         table["calls"],
+        table["own_sha256"],
     )
 
 

@@ -12,6 +12,7 @@ from ddpm.errors import InputError
 from ddpm.likelihood.levels import best_levels
 from ddpm.likelihood.terms import closed_form_nats
 from ddpm.measured import Measured
+from ddpm.samplers.spacing import spaced
 from ddpm.schedule import Schedule, make_schedule
 from ddpm.units import bits
 from scorings import known_error
@@ -96,7 +97,7 @@ def test_for_gaussian_data_the_prediction_is_the_bound_by_its_terms():
     found = best_levels(schedule, measured, 50)
     for k in (1, 2, 10, 50):
         assert found.bits[k - 1] == pytest.approx(cost(schedule, measured, found.chains[k - 1]), rel=1e-10)
-        even = tuple(int(level) for level in schedule.strided(k).levels[1:])
+        even = tuple(int(level) for level in spaced(schedule, "uniform", k).levels[1:])
         assert found.bits[k - 1] <= cost(schedule, measured, even) + 1e-12
 
 

@@ -26,6 +26,7 @@ from ddpm.likelihood.ode import (
 )
 from ddpm.networks.unet import UNet
 from ddpm.process import PREDICTIONS, Process
+from ddpm.samplers.spacing import spaced
 from ddpm.schedule import BETAS, make_schedule
 
 T = 1000
@@ -149,7 +150,7 @@ def test_log_snrs_out_of_range_are_refused(log_snr: float):
 
 def test_a_chain_of_some_levels_has_no_levels_between_them():
     with pytest.raises(AssertionError, match="leaves out"):
-        SCHEDULE.strided(10).alpha_bar_at(5)
+        spaced(SCHEDULE, "uniform", 10).alpha_bar_at(5)
 
 
 def test_the_network_hears_real_levels_less_one_in_float64():
@@ -169,7 +170,7 @@ def test_the_network_hears_real_levels_less_one_in_float64():
 def test_every_prediction_is_read_as_the_noise_it_means_and_never_clipped(prediction: str, level: float):
     """Tolerance: x0 = 157 (xt - ...) at level T, and eps = 100 (xt - x0) at level 1, lose three digits of sixteen."""
     denoiser = optimal(GAUSSIAN, prediction)
-    assert denoiser.clip
+    assert denoiser.threshold == "static"
     assert (denoiser.eps_at(X4, level) - GAUSSIAN.eps(X4, signal_left(level))).abs().max() < 1e-10
 
 

@@ -23,6 +23,7 @@ from ddpm.process import PREDICTIONS, Process
 from ddpm.schedule import make_schedule
 
 T, CHANNELS, HEIGHT, WIDTH = 1000, 2, 2, 3
+THRESHOLD = {False: "none", True: "static"}
 SHAPE = (2, CHANNELS, HEIGHT, WIDTH)
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, SHAPE)
@@ -195,7 +196,7 @@ def test_every_term_at_every_level_is_the_oracles(prediction: str, variance: str
     measured = Measured(
         squared_error=np.array(ERRORS), decoder_log_variance=table, decoder_nats=table, second_moment=0.25
     )
-    denoiser = Denoiser(HEARD, Process(chain), prediction, variance, clip, torch.float64, measured)
+    denoiser = Denoiser(HEARD, Process(chain), prediction, variance, THRESHOLD[clip], torch.float64, measured)
     x0 = torch.from_numpy(IMAGES / 127.5 - 1).repeat(T, 1, 1, 1)
     noise = torch.from_numpy(NOISE.reshape(-1, *SHAPE[1:]))
     found = step_term(denoiser, x0, torch.arange(1, T + 1).repeat_interleave(2), noise=noise, chain=chain)

@@ -23,6 +23,7 @@ from ddpm.measured import Measured
 from ddpm.process import PREDICTIONS, Process
 from ddpm.schedule import VARIANCES, Schedule, make_schedule
 
+THRESHOLD = {False: "none", True: "static"}
 T = 1000
 SCHEDULE = make_schedule()
 PROCESS = Process(SCHEDULE)
@@ -145,7 +146,7 @@ def test_a_term_of_the_small_variance_is_the_gain_times_the_error(prediction: st
     """
     shape = (T, 2, 2, 3)
     said, noise, x0 = normal(5, shape), normal(6, shape), pixels(7, shape)
-    denoiser = Denoiser(lambda x, t, labels: said[t], PROCESS, prediction, "small", clip, torch.float64)
+    denoiser = Denoiser(lambda x, t, labels: said[t], PROCESS, prediction, "small", THRESHOLD[clip], torch.float64)
     found = step_term(denoiser, x0, torch.from_numpy(STEPS), noise=noise, chain=SCHEDULE)
     assert found.nats.shape == found.squared_error.shape == (T,)
     expected = 0.5 * 12 * (SNR[:-1] - SNR[1:]) * found.squared_error.numpy()[1:]
@@ -200,7 +201,7 @@ def test_gradients_of_every_term_are_finite_and_leave_out_nothing(prediction: st
     shape = (5, 1, 2, 3)
     said = (0.1 * normal(13, (5, 2, 2, 3))).float().requires_grad_()
     x0, noise = pixels(14, shape, torch.float32), normal(15, shape).float()
-    denoiser = Denoiser(lambda x, t, labels: said, PROCESS, prediction, "learned", clip=False)
+    denoiser = Denoiser(lambda x, t, labels: said, PROCESS, prediction, "learned", threshold="none")
     nats = step_term(denoiser, x0, steps, noise=noise, chain=SCHEDULE).nats
     nats.sum().backward()
     assert nats.dtype == torch.float32

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from ddpm.denoiser import Denoiser
-from ddpm.errors import InputError
 from ddpm.geometry import Geometry
 from ddpm.model import Model
 from ddpm.networks import UNet
 from ddpm.process import PREDICTIONS, Process
 from ddpm.recipe import make_recipe, resolve
-from ddpm.samplers import SAMPLERS, Sampling, State, run_chain
+from ddpm.samplers import SAMPLERS, Sampling, State, plan, run_chain
 from ddpm.schedule import VARIANCES, make_schedule
 from ddpm.units import x_to_images
 
@@ -27,7 +26,7 @@ EVERY_SAMPLER = pytest.mark.parametrize("sampler", SAMPLERS)
 
 def walk(seeds, sampling: Sampling, network=lambda x, time, labels: 0.3 * x, geometry=GEOMETRY, **options):
     denoiser = Denoiser(network, Process(make_schedule()), **options)
-    return list(run_chain(denoiser, geometry, seeds, sampling, device=CPU))
+    return list(run_chain(denoiser, geometry, seeds, plan(sampling, make_schedule()), device=CPU))
 
 
 def redrawn(network: UNet) -> UNet:
@@ -72,7 +71,8 @@ def test_a_seed_is_the_same_picture_alone_or_among_sixty_four(sampler: str, pred
     denoiser = Denoiser(learned(prediction, steps), Process(make_schedule(steps=steps)), prediction)
 
     def states(seeds: list[int]) -> list[State]:
-        return list(run_chain(denoiser, geometry, seeds, Sampling(sampler, 25), device=CPU))
+        found = plan(Sampling(sampler, 25), denoiser.process.schedule)
+        return list(run_chain(denoiser, geometry, seeds, found, device=CPU))
 
     together = states(list(range(100, 164)))
     shown = x_to_images(together[-1].x)
@@ -126,7 +126,7 @@ def test_noise_is_a_function_of_seed_and_level_alone():
     heard: list[dict[int, Tensor]] = []
     for steps in (None, 4, 7):
         starts.clear()
-        states = walk([11, 12], Sampling(steps=steps), listen, prediction="x0")
+        states = walk([11, 12], Sampling("ancestral", steps), listen, prediction="x0")
         noise = {1000: starts[1000]}
         for state in states[:-1]:
             s, t = schedule.alpha_bar[state.level], schedule.alpha_bar[state.start]
@@ -150,7 +150,7 @@ def test_noise_of_a_whole_chain_is_standard_normal_and_uncorrelated():
         previous[int(time[0]) + 1] = x.double()
         return torch.zeros_like(x)
 
-    for state in walk([2024], Sampling(variance="large"), listen, Geometry(1, 16, 16), prediction="x0"):
+    for state in walk([2024], Sampling(), listen, Geometry(1, 16, 16), prediction="x0"):
         if state.level >= 2:
             s, t = schedule.alpha_bar[state.level], schedule.alpha_bar[state.start]
             mean = np.sqrt(t / s) * (1 - s) / (1 - t) * previous[state.start]
@@ -174,32 +174,20 @@ def test_noise_of_a_whole_chain_is_standard_normal_and_uncorrelated():
 @pytest.mark.parametrize("own", VARIANCES)
 @pytest.mark.parametrize("asked", [None, *VARIANCES])
 def test_the_variance_asked_for_replaces_the_models_own(own: str, asked: str | None):
-    found = walk([1], Sampling(steps=5, variance=asked), variance=own)[-1].x
-    assert torch.equal(found, walk([1], Sampling(steps=5), variance=asked or own)[-1].x)
+    found = model(own).draw([1], Sampling("ancestral", 5, variance=asked))
+    assert torch.equal(found, model(asked or own).draw([1], Sampling("ancestral", 5)))
     other = next(kind for kind in VARIANCES if kind != (asked or own))
-    assert not torch.equal(found, walk([1], Sampling(steps=5), variance=other)[-1].x)
-
-
-@pytest.mark.parametrize("options", [{"sampler": "ancestrel"}, {"variance": "medium"}])
-def test_options_that_do_not_exist_are_refused_with_those_that_do(options: dict[str, str]):
-    choices = SAMPLERS if "sampler" in options else VARIANCES
-    with pytest.raises(InputError, match=", ".join(choices)):
-        Sampling(**options)
-
-
-@pytest.mark.parametrize("steps", [0, -1, 1001])
-def test_a_number_of_steps_that_does_not_fit_is_refused(steps: int):
-    with pytest.raises(InputError, match="1 to 1000"):
-        walk([1], Sampling(steps=steps))
+    assert not torch.equal(found, model(other).draw([1], Sampling("ancestral", 5)))
 
 
 # ---- a model's pictures ---------------------------------------------------------------------------------------------
 
 
-def model(classes: int = 0) -> Model:
+def model(variance: str = "large", classes: int = 0) -> Model:
     table = {
         "network": {"channels": 16, "multipliers": (1, 2), "blocks": 1, "groups": 8},
         "image": {"channels": 2, "height": 8, "width": 12},
+        "process": {"variance": variance},
     }
     recipe = resolve(make_recipe(table), Geometry(2, 8, 12), classes)
     network = redrawn(UNet(2, 2, channels=16, multipliers=(1, 2), blocks=1, attention_levels=(0,), groups=8,
@@ -232,6 +220,6 @@ def test_the_class_of_a_picture_is_drawn_from_its_seed_and_changes_it():
 
 
 def test_drawing_progressively_ends_with_the_picture_itself():
-    slots = model().draw_progressively([3, 4], Sampling(steps=100), slots=10)
+    slots = model().draw_progressively([3, 4], Sampling("ancestral", 100), slots=10)
     assert slots.shape == (2, 10, 2, 8, 12)
-    assert torch.equal(slots[:, -1], model().draw([3, 4], Sampling(steps=100)))
+    assert torch.equal(slots[:, -1], model().draw([3, 4], Sampling("ancestral", 100)))

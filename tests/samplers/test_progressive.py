@@ -10,7 +10,7 @@ from torch import Tensor
 from ddpm.denoiser import Denoiser
 from ddpm.geometry import Geometry
 from ddpm.process import PREDICTIONS, Process
-from ddpm.samplers import SAMPLERS, Sampling, State, progressive, run_chain
+from ddpm.samplers import SAMPLERS, Sampling, State, plan, progressive, run_chain
 from ddpm.schedule import make_schedule
 
 
@@ -19,9 +19,10 @@ def restless(x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
     return torch.sin(3 * x + time[:, None, None, None] / 100) + 0.5 * x
 
 
-def chain_of(sampler: str, prediction: str = "eps", steps: int | None = None) -> list[State]:
+def chain_of(sampler: str, prediction: str = "eps", steps: int = 1000) -> list[State]:
     denoiser = Denoiser(restless, Process(make_schedule()), prediction)
-    return list(run_chain(denoiser, Geometry(2, 4, 3), [1, 2], Sampling(sampler, steps), device=torch.device("cpu")))
+    found = plan(Sampling(sampler, steps), denoiser.process.schedule)
+    return list(run_chain(denoiser, Geometry(2, 4, 3), [1, 2], found, device=torch.device("cpu")))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ddpm.cli.bound_options import SOLVER_STEPS, Options
 from ddpm.cli.console import counted, duration, progress_bar, say
+from ddpm.cli.evaluate_options import SOLVER_STEPS, Options
 
 if TYPE_CHECKING:
     from ddpm.data import ImageSet
@@ -192,7 +192,7 @@ def _about(model: Model, scoring: Scoring) -> dict[str, Any]:
         "levels": chain.steps,
         "of_levels": denoiser.process.schedule.steps,
         "levels_used": "all" if chain.steps == denoiser.process.schedule.steps else chain.levels[1:].tolist(),
-        "clip": denoiser.clip,
+        "clip": denoiser.threshold != "none",
         "seed": scoring.seed,
         "side_files": [] if denoiser.measured is None else [denoiser.measured.source],
     }
@@ -203,7 +203,7 @@ def _header(model: Model, images: ImageSet, scoring: Scoring) -> list[str]:
     levels = f"all {whole:,} levels"
     if chain.steps < whole:
         levels = f"the best {chain.steps:,} of {whole:,} levels ({chain.levels[1]} to {chain.levels[-1]})"
-    clipping = "clipped to [-1, 1]" if scoring.denoiser.clip else "not clipped"
+    clipping = "clipped to [-1, 1]" if scoring.denoiser.threshold != "none" else "not clipped"
     return [
         f"{images.name}: {len(scoring.images):,} images of {images.geometry}",
         f"{model.weights} weights of {model.source}, {model.images_seen:,} images seen",

@@ -151,7 +151,7 @@ def full_sum(model: Model, scoring: Scoring, where: Path) -> FullSum:
         "weights": [model.weights_sha256, model.weights],
         "variance": denoiser.variance,
         "measured": "" if measured is None else _digest(measured.log_variance(chain).tolist()),
-        "clip": denoiser.clip,
+        "clip": denoiser.threshold != "none",
         "levels": chain.levels.tolist(),
         "data": [scoring.images.images.fingerprint, _digest(scoring.images.rows.tolist())],
         "seed": scoring.seed,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ddpm.denoiser import Denoiser
-from ddpm.samplers.state import Noise, State
+from ddpm.samplers.state import Noise, State, steps
 from ddpm.schedule import Schedule
 
 
@@ -17,8 +17,7 @@ def ancestral(
     denoiser: Denoiser, x: Tensor, *, chain: Schedule, noise: Noise, labels: Tensor | None = None
 ) -> Iterator[State]:
     """Walk the reverse chain, one network call a step; the last step adds no noise. See samplers.state.Sampler."""
-    for step in range(chain.steps, 0, -1):
-        start, level = int(chain.levels[step]), int(chain.levels[step - 1])
+    for step, start, level in steps(chain):
         gaussian, x0 = denoiser.reverse(x, step, chain=chain, labels=labels)
         x = gaussian.sample(noise(level)) if step > 1 else gaussian.mean
         yield State(level, x, start, x0)

@@ -2,52 +2,24 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ddpm.denoiser import REVERSE_VARIANCES, Denoiser
-from ddpm.errors import InputError
+from ddpm.denoiser import Denoiser
 from ddpm.geometry import Geometry
-from ddpm.samplers.ancestral import ancestral
-from ddpm.samplers.state import Sampler, State
+from ddpm.samplers.sampling import Plan
+from ddpm.samplers.state import State
 from ddpm.seeding import normal
-
-SAMPLERS: dict[str, Sampler] = {"ancestral": ancestral}
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How pictures are drawn.
-
-    sampler     one of SAMPLERS
-    steps       levels to visit, evenly spread from 1 to T; None visits all
-    variance    of the reverse steps, one of REVERSE_VARIANCES; None is the model's own
-    class_name  the class of all pictures; None draws one from each seed (if the model takes classes)
-    """
-
-    sampler: str = "ancestral"
-    steps: int | None = None
-    variance: str | None = None
-    class_name: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.sampler not in SAMPLERS:
-            raise InputError(f"there is no sampler '{self.sampler}'; there are {', '.join(SAMPLERS)}.")
-        if self.variance not in (None, *REVERSE_VARIANCES):
-            raise InputError(f"there is no variance '{self.variance}'; there are {', '.join(REVERSE_VARIANCES)}.")
-
-
-PAPER = Sampling()
 
 
 def run_chain(
     denoiser: Denoiser,
     geometry: Geometry,
     seeds: Sequence[int],
-    sampling: Sampling,
+    plan: Plan,
     *,
     labels: Tensor | None = None,
     device: torch.device,
@@ -56,13 +28,17 @@ def run_chain(
 
     seeds   B integers, one an image
     labels  (B,) integers or None
+
+    All chains start from the noise of level T, whatever the level they start at: a picture changes little with N.
     """
-    if sampling.variance is not None:
-        denoiser = replace(denoiser, variance=sampling.variance)
-    schedule = denoiser.process.schedule
-    chain = schedule if sampling.steps is None else schedule.strided(sampling.steps)
 
-    def noise(level: int) -> Tensor:
-        return normal("sample", seeds, level, geometry.shape).to(device)
+    def noise(level: float) -> Tensor:
+        return normal("sample", seeds, _position(level), geometry.shape).to(device)
 
-    return SAMPLERS[sampling.sampler](denoiser, noise(int(chain.levels[-1])), chain=chain, noise=noise, labels=labels)
+    start = noise(denoiser.process.schedule.steps)
+    return plan.sampler(denoiser, start, chain=plan.chain, noise=noise, labels=labels)
+
+
+def _position(level: float) -> int:
+    """A place in the stream of random numbers: a whole level is its own, a real one its float64's bits."""
+    return int(level) if level == int(level) else int(struct.unpack("<Q", struct.pack("<d", level))[0])

@@ -18,5 +18,5 @@ def progressive(states: Iterable[State], *, every: int) -> list[Tensor]:
     """
     slots: dict[int, Tensor] = {}
     for state in states:
-        slots[(state.start - 1) // every] = state.x0
+        slots[int(state.start - 1) // every] = state.x0
     return [slots[k] for k in sorted(slots)]

@@ -11,7 +11,7 @@ from torch import Tensor
 from ddpm.denoiser import Denoiser
 from ddpm.schedule import Schedule
 
-Noise = Callable[[int], Tensor]
+Noise = Callable[[float], Tensor]
 """Standard normal noise (B, C, H, W) for the arrival at a level."""
 
 
@@ -25,17 +25,26 @@ class State:
     x0     (B, C, H, W) the clean image predicted there
     """
 
-    level: int
+    level: float
     x: Tensor
-    start: int
+    start: float
     x0: Tensor
 
 
 class Sampler(Protocol):
-    """A generator of states from the first level down to 0."""
+    """A generator of states from the chain's last level down to 0, one a step.
+
+    The last step always arrives at alpha_bar = 1, without noise: its state is the last predicted clean image.
+    """
 
     def __call__(
         self, denoiser: Denoiser, x: Tensor, *, chain: Schedule, noise: Noise, labels: Tensor | None = None
     ) -> Iterator[State]:
         """x (B, C, H, W) at the chain's last level; labels (B,) or None."""
         ...
+
+
+def steps(chain: Schedule) -> Iterator[tuple[int, float, float]]:
+    """A chain's steps from the noisiest down: index, the level it starts from, the level it arrives at."""
+    for step in range(chain.steps, 0, -1):
+        yield step, chain.levels[step].item(), chain.levels[step - 1].item()

@@ -75,8 +75,8 @@ class Learner:
     def _learn(self, batch: Batch) -> None:
         x0 = images_to_x(to_device(batch.images, self.device))
         classes = self.recipe.network.classes
-        labels = None if batch.labels is None or not classes else to_device(batch.labels, self.device)
         seed, position = self.recipe.seed, self.images_seen
+        labels = None if batch.labels is None or not classes else to_device(self._dropped(batch.labels), self.device)
         t, weights = self._levels(len(x0))
         noise = torch.from_numpy(generator("noise", seed, position).standard_normal(tuple(x0.shape), "float32"))
         with self._dropout(), torch.autocast(self.device.type, torch.bfloat16, self.recipe.precision == "bfloat16"):
@@ -89,6 +89,14 @@ class Learner:
             remember(self.history, t.numpy(), losses.detach().cpu().double().numpy())
         self.images_seen += len(x0)
         self.losses.append(loss.detach())
+
+    def _dropped(self, labels: Tensor) -> Tensor:
+        """Classes, some of them replaced by no class, so that the network learns to do without (Ho & Salimans 2022)."""
+        share = self.recipe.training.label_dropout
+        if not share:
+            return labels
+        drop = generator("label dropout", self.recipe.seed, self.images_seen).random(len(labels)) < share
+        return labels.masked_fill(torch.from_numpy(drop), self.recipe.network.classes or 0)
 
     def _levels(self, count: int) -> tuple[Tensor, Tensor]:
         """One level per image, and the weight of its loss."""

@@ -1,0 +1,97 @@
+"""Levels that `ddpm tune --steps` placed, by sampler and number of steps, in a side file of the checkpoint.
+
+levels-averaged.json   for the averaged weights (levels-raw.json: raw)
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ddpm.samplers import Tuned
+from ddpm.sidefile import read_side_file, write_side_file
+
+FORMAT = "ddpm levels"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Levels for one sampler and number of steps, and how they were found.
+
+    levels, eta, reach  what to use, see samplers.Tuned
+    criterion        what was made small, in words
+    value            of it, with these levels
+    before           of it, with the spacing that was best by name, and which that was
+    best_named       that spacing
+    pictures, calls  drawn for each trial; network calls in all
+    seed             where the trials' seeds start
+    data             the images compared with
+    """
+
+    levels: tuple[float, ...]
+    eta: float | None
+    reach: float | None
+    criterion: str
+    value: float
+    before: float
+    best_named: str
+    pictures: int
+    calls: int
+    seed: int
+    data: str
+
+    @property
+    def tuned(self) -> Tuned:
+        """What samplers want to know."""
+        return Tuned(self.levels, self.eta, self.reach)
+
+
+def levels_file(checkpoint: Path, weights: str) -> Path:
+    """Where a checkpoint's placed levels lie."""
+    return checkpoint / f"levels-{weights}.json"
+
+
+def read_placed(checkpoint: Path, weights: str, weights_sha256: str) -> dict[str, dict[int, Placed]]:
+    """All levels that were placed: by sampler, by number of steps; {} if none were."""
+    command = f"`ddpm tune {checkpoint} --steps ...`"
+    path = levels_file(checkpoint, weights)
+    table = read_side_file(path, FORMAT, FORMAT_VERSION, weights_sha256=weights_sha256, command=command)
+    if table is None:
+        return {}
+    return {
+        sampler: {int(steps): _placed(entry) for steps, entry in found.items()}
+        for sampler, found in table["samplers"].items()
+    }
+
+
+def tuned_levels(
+    checkpoint: Path, weights: str, weights_sha256: str, sampler: str | None, steps: int
+) -> tuple[str, Tuned] | None:
+    """What was placed for a number of steps, and for which sampler; None if nothing was.
+
+    sampler  None is "fitted" if something was placed for it, else any
+    """
+    every = read_placed(checkpoint, weights, weights_sha256)
+    found = {name: by_steps[steps].tuned for name, by_steps in every.items() if steps in by_steps}
+    names = [sampler] if sampler is not None else ["fitted", *found]
+    return next(((name, found[name]) for name in names if name in found), None)
+
+
+def add_placed(checkpoint: Path, weights: str, weights_sha256: str, sampler: str, placed: Placed) -> Path:
+    """Store levels beside those that are there; those of the same sampler and number of steps are replaced."""
+    every = read_placed(checkpoint, weights, weights_sha256)
+    every.setdefault(sampler, {})[len(placed.levels)] = placed
+    table = {
+        "weights": weights,
+        "weights_sha256": weights_sha256,
+        "samplers": {
+            name: {str(steps): asdict(found[steps]) for steps in sorted(found)} for name, found in sorted(every.items())
+        },
+    }
+    return write_side_file(levels_file(checkpoint, weights), FORMAT, FORMAT_VERSION, table)
+
+
+def _placed(entry: dict[str, Any]) -> Placed:
+    return Placed(**{**entry, "levels": tuple(entry["levels"])})

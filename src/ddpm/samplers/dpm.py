@@ -1,0 +1,63 @@
+"""DPM-Solver++(2M), of second order in the log-SNR, along the ODE or the SDE (Lu et al. 2022b, Algorithm 2 and eq. 19).
+
+With l = ln(SNR) / 2, the way from l to l + h is solved exactly but for the clean image along it, which is taken as
+linear in l through the last two predictions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ddpm.denoiser import Denoiser
+from ddpm.samplers.state import Noise, State, steps
+from ddpm.schedule import Schedule
+
+
+@torch.no_grad()
+def dpm_solver(
+    denoiser: Denoiser,
+    x: Tensor,
+    *,
+    chain: Schedule,
+    noise: Noise,
+    labels: Tensor | None = None,
+    eta: float = 0.0,
+    reach: float = 1.0,
+) -> Iterator[State]:
+    """One network call a step; the first step is DDIM's. See samplers.state.Sampler.
+
+    eta    at least 0, how much noise is taken away and put back: 0 is the probability-flow ODE and draws none, 1 the
+           reverse SDE. With eta, e^-h becomes e^-(1 + eta) h in what is kept of x.
+    reach  how far ahead the clean image is extrapolated: 0 not at all, 1 to the middle of the step, 2 to its end; only
+           1 is of second order
+    """
+    before: Tensor | None = None
+    for step, start, level in steps(chain):
+        x0 = denoiser.x0(x, step, labels, chain=chain)
+        if step == 1:
+            yield State(level, x0, start, x0)
+            return
+        h = half_log_snr(chain, step - 1) - half_log_snr(chain, step)
+        middle = x0 if before is None else _extrapolated(x0, before, reach * h / 2, chain, step)
+        sigma = chain.sigma[step - 1].item()
+        x = sigma / chain.sigma[step].item() * math.exp(-eta * h) * x
+        x = x - chain.signal[step - 1].item() * math.expm1(-(1 + eta) * h) * middle
+        if eta:
+            x = x + sigma * math.sqrt(-math.expm1(-2 * eta * h)) * noise(level)
+        before = x0
+        yield State(level, x, start, x0)
+
+
+def half_log_snr(chain: Schedule, step: int) -> float:
+    """l = ln(alpha_bar / (1 - alpha_bar)) / 2 at a step of a chain."""
+    return 0.5 * float(chain.log_snr[step])
+
+
+def _extrapolated(x0: Tensor, before: Tensor, ahead: float, chain: Schedule, step: int) -> Tensor:
+    """The clean image `ahead` of a step in l, on the line through its predictions there and at the step before."""
+    share = ahead / (half_log_snr(chain, step) - half_log_snr(chain, step + 1))
+    return (1 + share) * x0 - share * before
