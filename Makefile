@@ -19,12 +19,12 @@ demo: $(READY) ## train on handwritten digits for a few minutes and draw some, i
 	$(BIN)/ddpm train digits --out runs/demo
 	$(BIN)/ddpm sample runs/demo --seeds 0-63 --out runs/demo/samples.png
 	$(BIN)/ddpm sample runs/demo --seeds 0-7 --progressive --out runs/demo/progressive.png
-	$(BIN)/ddpm evaluate runs/demo --data digits:test --metric neighbours --samples 64 --steps 100 --variance small --keep runs/demo
+	$(BIN)/ddpm evaluate runs/demo --data digits:test --metric neighbours --samples 64 --steps 20 --keep runs/demo
 
 	@echo
 	@echo "Look at runs/demo/samples.png, progressive.png, neighbours.png and loss.png. What to type next:"
 	@echo "  $(BIN)/ddpm sample runs/demo --seeds 64-127 --out more.png"
-	@echo "  $(BIN)/ddpm sample models/fashion-mnist --seeds 0-15 --steps 100 --variance small --out fashion.png"
+	@echo "  $(BIN)/ddpm sample models/fashion-mnist --seeds 0-15 --steps 8 --out fashion.png"
 	@echo "  $(BIN)/ddpm train small --data path/to/your/images --size 32 --dry-run"
 
 # ---- the end of the demo --------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ddpm.api import (
         bits_per_dim,
+        compare,
         convert,
         full_sum,
         images,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         load,
         nearest_neighbours,
         ode_bits_per_dim,
+        place_levels,
         rate_distortion,
         recipe,
         sample,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "__version__",
     "bits_per_dim",
+    "compare",
     "convert",
     "full_sum",
     "images",
@@ -39,6 +42,7 @@ __all__ = [
     "load",
     "nearest_neighbours",
     "ode_bits_per_dim",
+    "place_levels",
     "rate_distortion",
     "recipe",
     "sample",

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ddpm.checkpoint import checkpoints, find_checkpoint, read_config
+from ddpm.checkpoint import describe as show
 from ddpm.checkpoint import load_model as load
 from ddpm.convert import convert
 from ddpm.data import ImageSet, open_images
 from ddpm.data import inspect_source as inspect
 from ddpm.errors import InputError, MixedSizes
-from ddpm.evaluation import FullSum, OdeBound, nearest_neighbours, ode_bound, tune_variance
+from ddpm.evaluation import FullSum, OdeBound, compare, nearest_neighbours, ode_bound, tune_variance
 from ddpm.evaluation import full_sum as full_sum_of
+from ddpm.evaluation.criterion import criterion_on
+from ddpm.evaluation.placing import check_placing, place_each
 from ddpm.evaluation.rate import write_profile
 from ddpm.files import writable_folder
 from ddpm.geometry import parse_size
 from ddpm.likelihood.estimate import Bound, estimate_bound
 from ddpm.likelihood.profile import Profile, estimate_profile
-from ddpm.model import Model, build_network
+from ddpm.model import Model
 from ddpm.pictures import save_grid
 from ddpm.recipe import Recipe, changed, load_recipe, resolve
 from ddpm.samplers import Sampling
@@ -33,6 +34,7 @@ from ddpm.training import train as train_run
 
 __all__ = [
     "bits_per_dim",
+    "compare",
     "convert",
     "full_sum",
     "images",
@@ -40,6 +42,7 @@ __all__ = [
     "load",
     "nearest_neighbours",
     "ode_bits_per_dim",
+    "place_levels",
     "rate_distortion",
     "recipe",
     "sample",
@@ -137,23 +140,24 @@ def sample(
     model: Model,
     *,
     seeds: Iterable[int],
-    sampler: str = "ancestral",
+    sampler: str | None = None,
     steps: int | None = None,
+    spacing: str | None = None,
     variance: str | None = None,
+    eta: float | None = None,
+    threshold: str = "static",
     class_name: str | None = None,
+    guidance: float = 1.0,
     batch_size: int = 64,
     on_step: Callable[[int], None] = lambda pictures: None,
 ) -> Tensor:
     """Draw one picture per seed, the same whatever the batch: uint8 (B, C, H, W).
 
-    steps       levels to visit, evenly spread; None visits all
-    variance    of the reverse steps, "large" or "small"; None is the recipe's
-    class_name  one of model.class_names; None draws a class from each seed
-    on_step     called after every step with the number of pictures it advanced
+    sampler ... guidance  see samplers.Sampling; without any, the paper's chain over all levels
+    on_step               called after every step with the number of pictures it advanced
     """
-    return model.draw(
-        list(seeds), Sampling(sampler, steps, variance, class_name), batch_size=batch_size, on_step=on_step
-    )
+    how = Sampling(sampler, steps, spacing, variance, eta, threshold, class_name, guidance)
+    return model.draw(list(seeds), how, batch_size=batch_size, on_step=on_step)
 
 
 def bits_per_dim(
@@ -276,26 +280,33 @@ def tune(
     return tune_variance(model, found, calls=calls, seed=seed, batch_size=batch_size, on_calls=on_calls)[0]
 
 
-def show(run: str | Path) -> dict[str, Any]:
-    """What a model is, as plain values: checkpoint, checkpoints, images_seen, parameters, class_names, schedule,
-    data_fingerprint, sha256 of its files, side_files, recipe. Its weights are not read."""
-    folder = find_checkpoint(Path(run))
-    config = read_config(folder)
-    schedule = config.recipe.process.make_schedule()
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in build_network(config.recipe).parameters())
-    return {
-        "checkpoint": str(folder),
-        "checkpoints": [str(found) for found in checkpoints(Path(run))],
-        "images_seen": config.images_seen,
-        "parameters": parameters,
-        "class_names": list(config.class_names),
-        "data_fingerprint": config.data_fingerprint,
-        "sha256": dict(config.sha256),
-        "side_files": [str(file) for file in sorted(folder.glob("variance-*.json"))],
-        "schedule": {"steps": schedule.steps, "alpha_bar_end": float(schedule.alpha_bar[-1])},
-        "recipe": config.recipe.model_dump(mode="json"),
-    }
+def place_levels(
+    model: Model,
+    images: ImageSet | None = None,
+    *,
+    steps: Sequence[int],
+    sampler: str = "fitted",
+    features: Sequence[str] = ("pixels",),
+    trials: int = 32,
+    pictures: int = 1024,
+    seed: int = 0,
+    batch_size: int = 64,
+    on_calls: Callable[[int], None] = lambda calls: None,
+) -> Path:
+    """Place the levels of short chains for a model and store them beside its checkpoint; returns the file.
+
+    images    None: the model's own training images; never those that pictures will be compared with
+    steps     numbers of levels, each placed by itself; `sample` with so many steps takes them
+    features  what pictures are judged by, see distances.open_extractor; of several, the geometric mean counts
+    trials    for each number of steps, each of so many `pictures`
+
+    Errors: InputError, as for `compare`; a folder that cannot be written to; a model that predicts the mean.
+    """
+    found = training_images(model, option="images") if images is None else images
+    check_placing(model, sampler, steps, trials)
+    criterion = criterion_on(model, found, features, pictures=pictures, seed=seed)
+    options: dict[str, Any] = {"trials": trials, "batch_size": batch_size, "on_calls": on_calls}
+    return [path for path, _ in place_each(model, criterion, sampler, steps, **options)][-1]
 
 
 def resolve_recipe(recipe: Recipe) -> Recipe:

@@ -113,6 +113,11 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(found, key=lambda entry: int(entry.name))
 
 
+def is_run(path: Path) -> bool:
+    """Whether a folder is a run or a checkpoint, whole or not."""
+    return any((path / mark).exists() for mark in (CONFIG_FILE, "recipe.json", "checkpoints"))
+
+
 def find_checkpoint(path: Path) -> Path:
     """The checkpoint a user means: the folder itself, or a run folder's newest."""
     if not path.is_dir():
@@ -196,6 +201,28 @@ def load_model(path: str | Path, *, weights: str = "averaged", device: str = "au
         read_tuned=functools.partial(read_variances, folder, weights, config.sha256[MODEL_FILE]),
         read_levels=functools.partial(tuned_levels, folder, weights, config.sha256[MODEL_FILE]),
     )
+
+
+def describe(run: str | Path) -> dict[str, Any]:
+    """What a model is, as plain values: checkpoint, checkpoints, images_seen, parameters, class_names, schedule,
+    data_fingerprint, sha256 of its files, side_files, recipe. Its weights are not read."""
+    folder = find_checkpoint(Path(run))
+    config = read_config(folder)
+    schedule = config.recipe.process.make_schedule()
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in build_network(config.recipe).parameters())
+    return {
+        "checkpoint": str(folder),
+        "checkpoints": [str(found) for found in checkpoints(Path(run))],
+        "images_seen": config.images_seen,
+        "parameters": parameters,
+        "class_names": list(config.class_names),
+        "data_fingerprint": config.data_fingerprint,
+        "sha256": dict(config.sha256),
+        "side_files": [str(file) for kind in ("levels", "variance") for file in sorted(folder.glob(f"{kind}-*.json"))],
+        "schedule": {"steps": schedule.steps, "alpha_bar_end": float(schedule.alpha_bar[-1])},
+        "recipe": config.recipe.model_dump(mode="json"),
+    }
 
 
 def prune(run: Path, keep: int = 2) -> None:

@@ -31,6 +31,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ddpm.checkpoint import is_run
 from ddpm.errors import DamagedFile, DdpmError, InputError
 from ddpm.files import UNFINISHED, check_output, whole_file, writable_folder
 from ddpm.kept import check_protocol, protocol_of, seeds_in, write_protocol
@@ -102,6 +103,8 @@ class FolderDrawing(Drawing):
 
     def missing(self) -> list[int]:
         """See Drawing."""
+        if is_run(self.out):
+            raise InputError(f"'{self.out}' is a run and no folder for pictures; '{self.out / 'pictures'}' would fit.")
         there = seeds_in(check_output(self.out, folder=True))
         if self._batch.is_file():
             there.update(_read(self._batch, "seeds")[0].tolist())

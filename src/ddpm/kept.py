@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,15 @@ def protocol_of(folder: Path) -> dict[str, Any] | None:
         raise InputError(f"'{path}' has a format version this ddpm does not read; a newer ddpm would fit.")
     check_signed(table, path)
     return dict(table["protocol"])
+
+
+def protocol_in(file: Path) -> tuple[dict[str, Any], list[int]] | None:
+    """How the pictures of an .npz of ours were drawn, and their seeds in its order; None if it is not ours."""
+    try:
+        with np.load(file, allow_pickle=False) as found:
+            return dict(json.loads(str(found["protocol"]))), found["seeds"].tolist()
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile):
+        return None
 
 
 def check_protocol(folder: Path, protocol: Mapping[str, Any], *, advice: str) -> None:

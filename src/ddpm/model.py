@@ -98,7 +98,8 @@ class Model:
         self.labels([0], sampling.class_name)
         tuned = None
         if sampling.may_be_tuned:
-            named = sampling.sampler if sampling.eta is None else sampling.method
+            free = sampling.eta is None and sampling.variance is None
+            named = sampling.sampler if free else sampling.method
             placed = self.read_levels(named, sampling.steps or 0)
             if placed is not None:
                 sampling, tuned = replace(sampling, sampler=placed[0]), placed[1]
@@ -119,8 +120,8 @@ class Model:
                 f"the model in '{self.source}' predicts the mean, which is defined at whole levels only; --spacing "
                 "uniform would fit."
             )
-        if sampling.method == "ancestral" and sampling.steps is not None:
-            self._check_variance(sampling.variance)
+        if sampling.method == "ancestral":
+            self._check_variance(sampling)
         return found
 
     def protocol(self, sampling: Sampling) -> dict[str, Any]:
@@ -145,8 +146,8 @@ class Model:
             "class": None if sampling.class_name is None or label is None else int(label[0]),
         }
 
-    def _check_variance(self, variance: str | None) -> None:
-        if self.denoiser_with(variance).variance == "learned":
+    def _check_variance(self, sampling: Sampling) -> None:
+        if self.denoiser_with(sampling.variance).variance == "learned" and sampling.steps is not None:
             raise InputError(
                 "variances learned pixel by pixel belong to the full chain; with fewer steps --variance large, small "
                 "or optimal would fit."

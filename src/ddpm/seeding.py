@@ -12,6 +12,7 @@ import functools
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 from ddpm.errors import InputError
 
 MOST_SEEDS = 10_000_000
+WORD = 2**64 - 1
 
 
 def generator(purpose: str, seed: int, position: int = 0) -> np.random.Generator:
@@ -44,8 +46,19 @@ def normal(purpose: str, seeds: Sequence[int], position: int, shape: Sequence[in
     shape    of one image
     returns  float32 (B, *shape) on the CPU; row k depends on seeds[k] and position alone
     """
-    rows = [generator(purpose, seed, position).standard_normal(tuple(shape), np.float32) for seed in seeds]
-    return torch.from_numpy(np.stack(rows))
+    rows = np.empty((len(seeds), *shape), np.float32)
+    if not len(seeds):
+        return torch.from_numpy(rows)
+    stream = generator(purpose, seeds[0], position)
+    fresh: Any = stream.bit_generator.state
+    for row, seed in zip(
+        rows, seeds, strict=True
+    ):  # one generator, taken to the start of each stream: making one is slow
+        key = _key(purpose, seed)
+        fresh["state"]["key"] = np.array([key & WORD, key >> 64], np.uint64)
+        stream.bit_generator.state = fresh
+        stream.standard_normal(out=row, dtype=np.float32)
+    return torch.from_numpy(rows)
 
 
 @contextlib.contextmanager

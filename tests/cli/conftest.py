@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from commandline import FORTY, TINY, done
 from PIL import Image
+from torch import Tensor
+
+from ddpm.networks import UNet
 
 
 @pytest.fixture(autouse=True)
@@ -23,6 +26,20 @@ def short_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     """A dry run measures the speed on a twentieth of a second."""
     module = importlib.import_module("ddpm.training.estimate")  # the package has a function of that name
     monkeypatch.setattr(module, "PROBE_SECONDS", 0.05)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images each network call of this process was about, from now on."""
+    asked: list[int] = []
+    plain = UNet.forward
+
+    def counted(network: UNet, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        asked.append(len(x))
+        return plain(network, x, time, labels)
+
+    monkeypatch.setattr(UNet, "forward", counted)
+    return asked
 
 
 @pytest.fixture(scope="session")
@@ -88,6 +105,15 @@ def tuned_run(tmp_path_factory: pytest.TempPathFactory, forty_run: Path) -> Path
     run = tmp_path_factory.mktemp("models") / "tuned"
     shutil.copytree(forty_run, run)
     done("tune", run, "--variance")
+    return run
+
+
+@pytest.fixture(scope="session")
+def guided_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of ten classes that learned without them as well."""
+    run = tmp_path_factory.mktemp("models") / "guided"
+    taught = ("network.classes=10", "training.label_dropout=0.2", "train_images=320")
+    done("train", "digits", "--out", run, *TINY, *(word for setting in taught for word in ("--set", setting)))
     return run
 
 

@@ -34,7 +34,7 @@ def bound_metrics(model: Model, images: ImageSet, options: Options) -> Result:
         Manner(options.variance, options.levels),
         limit=options.limit,
         seed=options.seed or 0,
-        batch_size=options.batch_size,
+        batch_size=options.scored_at_once,
     )
     options.check_with(model, scoring)
     if scoring.denoiser.measured is not None:

@@ -25,7 +25,7 @@ def fitted(
     noise: Noise,
     labels: Tensor | None = None,
     eta: float = 1.0,
-    reach: float = 1.5,
+    reach: float = 1.0,
 ) -> Iterator[State]:
     """One network call a step, and one noise unless eta is 0; of first order unless reach is 1. See dpm.dpm_solver."""
     return dpm_solver(denoiser, x, chain=chain, noise=noise, labels=labels, eta=eta, reach=reach)

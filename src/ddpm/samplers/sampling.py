@@ -33,7 +33,7 @@ ETA = {"ddim": (0.0, 1.0), "dpm++sde": (0.0, 2.0), "fitted": (0.0, 2.0)}
 """The samplers whose noise has a strength, and the range of it."""
 DEFAULT_ETA = {"ddim": 0.0, "dpm++sde": 1.0, "fitted": 1.0}
 REACH = {"fitted": (0.0, 4.0)}
-DEFAULT_REACH = {"fitted": 1.5}
+DEFAULT_REACH = {"fitted": 1.0}
 FAST = "dpm++sde"  # the sampler of short chains, if none is named
 TUNED = "tuned"
 
@@ -56,8 +56,8 @@ class Tuned:
 class Sampling:
     """How pictures are drawn.
 
-    sampler     one of SAMPLERS; None is the paper's ancestral one on all levels, and on fewer what `ddpm tune` placed
-                them for, else FAST
+    sampler     one of SAMPLERS; None is the paper's ancestral one on all levels or if a variance is chosen, and else
+                what `ddpm tune` placed the levels for, or FAST
     steps       N, levels to visit; None visits all
     spacing     of N levels: one of SPACINGS, or "tuned" as `ddpm tune` placed them; None is tuned where it can be, else
                 uniform
@@ -101,7 +101,7 @@ class Sampling:
     @property
     def method(self) -> str:
         """The sampler's name, chosen if none was."""
-        return self.sampler or ("ancestral" if self.steps is None else FAST)
+        return self.sampler or ("ancestral" if self.steps is None or self.variance is not None else FAST)
 
     @property
     def may_be_tuned(self) -> bool:

@@ -1,0 +1,309 @@
+"""Distance to the test set against network calls: our samplers, diffusers' schedulers, and the 1,000-step chain.
+
+    ddpm tune models/fashion-mnist --data fashion-mnist:train --sampler fitted --steps 4,5,6,8,10 --trials 24 \
+        --features pixels --features fashion-mnist-features.pt2 --batch-size 64
+    ddpm tune models/fashion-mnist --data fashion-mnist:train --sampler unipc --steps 4,5,6,8,10 --trials 18 \
+        --features pixels --features fashion-mnist-features.pt2 --batch-size 64
+    python benchmarks/samplers.py --data fashion-mnist --features fashion-mnist-features.pt2 [--part long]
+
+(The first two also for --steps 15,20, with --pictures 512 and --trials 12 and 10.)
+
+All cells draw the same seeds, 0 to N - 1, from the same noise of level T, so that differences are paired. diffusers'
+schedulers run on the same network, clipped to [-1, 1] like ours; the best three of CANDIDATES are chosen first, on
+fewer pictures of other seeds. Pictures are kept in runs/samplers, and only missing ones are drawn; with all of them
+there results/samplers.json and .png are written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from record import RESULTS, write_result
+
+import ddpm
+from ddpm.distances import (
+    FrechetTo,
+    Statistics,
+    features_of,
+    frechet_difference,
+    frechet_estimate,
+    kernel_estimate,
+    moments,
+    open_extractor,
+    statistics_of,
+)
+from ddpm.drawn import drawing
+from ddpm.files import whole_file
+from ddpm.model import Model
+from ddpm.samplers import Sampling
+from ddpm.seeding import normal
+from ddpm.units import x_to_images
+
+MODEL = "models/fashion-mnist"
+CELLS = Path("runs/samplers")
+PICTURES, CHOSEN_ON = 2048, 256
+FIRST_CHOICE_SEED = 500_000  # of the pictures that diffusers' best are chosen on
+CALLS = (4, 5, 6, 8, 10, 15, 20)
+BATCH = 64
+
+OURS: dict[str, Callable[[int], Sampling]] = {
+    "fitted, tuned": lambda calls: Sampling("fitted", calls, "tuned"),
+    "unipc, tuned": lambda calls: Sampling("unipc", calls, "tuned"),
+    "dpm++sde, uniform": lambda calls: Sampling("dpm++sde", calls, "uniform"),
+    "dpm++, karras": lambda calls: Sampling("dpm++", calls, "karras"),
+    "heun, karras": lambda calls: Sampling("heun", (calls + 1) // 2, "karras"),
+}
+LONG: dict[str, Sampling] = {
+    "ancestral (large), all": Sampling(),
+    "ancestral (small), 100": Sampling("ancestral", 100, variance="small"),
+    "ancestral (small), 50": Sampling("ancestral", 50, variance="small"),
+    "ddim, 100": Sampling("ddim", 100, "uniform"),
+    "ddim, 50": Sampling("ddim", 50, "uniform"),
+}
+REFERENCE = "ancestral (large), all"
+CHOICE_CALLS = (5, 8, 20)
+CHOSEN = 3
+CLIPPED = {"thresholding": True, "sample_max_value": 1.0}  # the same as clipping to [-1, 1]
+CANDIDATES: dict[str, tuple[str, dict[str, Any]]] = {
+    "DDIM, trailing": ("DDIMScheduler", {"timestep_spacing": "trailing"}),
+    "DPM++ 2M": ("DPMSolverMultistepScheduler", CLIPPED),
+    "DPM++ 2M, karras": ("DPMSolverMultistepScheduler", CLIPPED | {"use_karras_sigmas": True}),
+    "DPM++ 2M heun, karras": (
+        "DPMSolverMultistepScheduler",
+        CLIPPED | {"use_karras_sigmas": True, "solver_type": "heun"},
+    ),
+    "DPM++ 3M, karras": ("DPMSolverMultistepScheduler", CLIPPED | {"use_karras_sigmas": True, "solver_order": 3}),
+    "DPM++ 2M SDE": ("DPMSolverMultistepScheduler", CLIPPED | {"algorithm_type": "sde-dpmsolver++"}),
+    "DPM++ 2M SDE, karras": (
+        "DPMSolverMultistepScheduler",
+        CLIPPED | {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True},
+    ),
+    "DPM++ 2M SDE heun": (
+        "DPMSolverMultistepScheduler",
+        CLIPPED | {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun"},
+    ),
+    "DEIS": ("DEISMultistepScheduler", CLIPPED),
+    "UniPC": ("UniPCMultistepScheduler", CLIPPED),
+    "UniPC, karras": ("UniPCMultistepScheduler", CLIPPED | {"use_karras_sigmas": True}),
+    "UniPC-3": ("UniPCMultistepScheduler", CLIPPED | {"solver_order": 3}),
+    "SA-Solver": ("SASolverScheduler", CLIPPED),
+    "PNDM": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "Euler ancestral": ("EulerAncestralDiscreteScheduler", {}),
+    "LMS, karras": ("LMSDiscreteScheduler", {"use_karras_sigmas": True}),
+}
+
+
+def scheduler_of(name: str) -> Any:
+    """One of diffusers' schedulers, on the paper's betas."""
+    kind, options = CANDIDATES[name]
+    betas = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
+    return getattr(diffusers, kind)(**betas, **options)
+
+
+@torch.no_grad()
+def theirs(model: Model, name: str, calls: int, seeds: Sequence[int]) -> tuple[torch.Tensor, int]:
+    """uint8 pictures by one of diffusers' schedulers, from our noise of level T; and the network calls it made."""
+    pictures, made = [], 0
+    for start in range(0, len(seeds), BATCH):
+        part = seeds[start : start + BATCH]
+        scheduler, made = scheduler_of(name), 0
+        scheduler.set_timesteps(calls - 1 if name == "PNDM" else calls)  # its first step takes two calls
+        generator = torch.Generator().manual_seed(part[0])
+        x = normal("sample", part, 1000, model.geometry.shape) * scheduler.init_noise_sigma
+        for t in scheduler.timesteps:
+            eps = model.network(scheduler.scale_model_input(x, t), t.expand(len(part)))
+            options = {"generator": generator} if "generator" in scheduler.step.__code__.co_varnames else {}
+            x = scheduler.step(eps, t, x, **options).prev_sample
+            made += 1
+        pictures.append(x_to_images(x))
+    return torch.cat(pictures), made
+
+
+def cell(model: Model, label: str, calls: int, seeds: Sequence[int], sampling: Sampling | None) -> torch.Tensor:
+    """The pictures of one cell (N, C, H, W), drawn if they are not there; diffusers' without a sampling of ours."""
+    path = CELLS / f"{label.replace(', ', '-').replace(' ', '-')}-{calls}-{seeds[0]}-{len(seeds)}.npz"
+    start = time.monotonic()
+    if sampling is not None:
+        drawing(model, seeds, sampling, path).draw(batch_size=BATCH)
+    elif not path.is_file():
+        pictures, made = theirs(model, label, calls, seeds)
+        with whole_file(path) as temporary:
+            np.savez(temporary, arr_0=pictures.permute(0, 2, 3, 1).numpy(), calls=made)
+    print(f"{label}, {calls} calls: {time.monotonic() - start:.0f} s", flush=True)
+    with np.load(path) as found:
+        assert sampling is not None or int(found["calls"]) == calls, (label, int(found["calls"]))
+        return torch.from_numpy(found["arr_0"]).permute(0, 3, 1, 2)
+
+
+class Judge:
+    """Features of the test set, and distances to it; raw pixels beside them, which see what a classifier does not."""
+
+    def __init__(self, model: Model, data: str, features: str) -> None:
+        self.extractor = open_extractor(features, model.geometry, model.device)
+        test = torch.from_numpy(ddpm.images(f"{data}:test").array())
+        self.test = self.features(test)
+        self.images = ddpm.images(f"{data}:train")
+        self.train = self.features(torch.from_numpy(self.images.array()))
+        self.reference: Statistics = statistics_of(self.test, extractor=self.extractor.sha256)
+        self.pixels = open_extractor("pixels", model.geometry, model.device)
+        self.in_pixels = FrechetTo(statistics_of(features_of(self.pixels, torch.split(test, 256))))
+
+    def features(self, pictures: torch.Tensor) -> np.ndarray:
+        """(N, D) float64."""
+        return features_of(self.extractor, torch.split(pictures.contiguous(), 256))
+
+    def fid_in_pixels(self, pictures: torch.Tensor) -> float:
+        """The same in raw pixels."""
+        found = moments(features_of(self.pixels, torch.split(pictures.contiguous(), 256)))
+        return round(self.in_pixels.distance(found), 5)
+
+    def row(self, features: np.ndarray, thousand: np.ndarray | None = None) -> dict[str, Any]:
+        """Distances, with jackknife errors; against the 1,000-step chain, paired by seed."""
+        found = {"fid": estimate(frechet_estimate(features, self.reference))}
+        found["kid"] = estimate(kernel_estimate(features, self.test))
+        if thousand is not None:
+            found["fid_minus_1000_steps"] = estimate(frechet_difference(features, thousand, self.reference))
+        return found
+
+
+def estimate(found: Any) -> dict[str, float]:
+    """For JSON."""
+    return {key: round(float(getattr(found, key)), 5) for key in ("value", "error", "bias")}
+
+
+def choose(model: Model, judge: Judge) -> tuple[list[str], dict[str, dict[int, float]]]:
+    """diffusers' best: at each of CHOICE_CALLS in turn the best not yet chosen; and all distances."""
+    seeds = range(FIRST_CHOICE_SEED, FIRST_CHOICE_SEED + CHOSEN_ON)
+    table: dict[str, dict[int, float]] = {name: {} for name in CANDIDATES}
+    for calls in CHOICE_CALLS:
+        for name in CANDIDATES:
+            found = judge.features(cell(model, name, calls, seeds, None))
+            table[name][calls] = round(frechet_estimate(found, judge.reference).value, 4)
+    chosen: list[str] = []
+    for calls in CHOICE_CALLS:
+        chosen.append(min((n for n in CANDIDATES if n not in chosen), key=lambda name: table[name][calls]))
+    return chosen, table
+
+
+def rows(chosen: Sequence[str]) -> list[tuple[str, int, Sampling | None]]:
+    """Every cell of the table: label, network calls, how ours are drawn."""
+    found: list[tuple[str, int, Sampling | None]] = []
+    for calls in CALLS:
+        for label, sampling in OURS.items():
+            if calls % 2 or not label.startswith("heun"):
+                found.append((label, calls, sampling(calls)))
+        found += [(label, calls, None) for label in chosen]
+    return found + [(label, how.steps or 1000, how) for label, how in LONG.items()]
+
+
+def main() -> None:
+    """See the top of the file."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--data", required=True, help="Fashion-MNIST, an IDX folder")
+    parser.add_argument("--features", required=True, help="a torch.export program")
+    parser.add_argument("--part", choices=["all", "long", "ours", "diffusers"], default="all", help="draw only these")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    model = ddpm.load(MODEL, device="cpu")
+    if options.part in ("long", "ours"):
+        for label, calls, how in rows([]):
+            if (label in LONG) == (options.part == "long"):
+                cell(model, label, calls, range(PICTURES), how)
+        return
+    judge = Judge(model, options.data, options.features)
+    chosen, choice = choose(model, judge)
+    print("diffusers' best:", chosen, json.dumps(choice), flush=True)
+    if options.part == "diffusers":
+        for calls in CALLS:
+            for label in chosen:
+                cell(model, label, calls, range(PICTURES), None)
+        return
+    write(model, judge, chosen, choice)
+
+
+def write(model: Model, judge: Judge, chosen: Sequence[str], choice: dict[str, dict[int, float]]) -> None:
+    """The table and the plot."""
+    seeds = range(PICTURES)
+    thousand = judge.features(cell(model, REFERENCE, 1000, seeds, LONG[REFERENCE]))
+    features: dict[tuple[str, int], np.ndarray] = {}
+    table: list[dict[str, Any]] = []
+    for label, calls, sampling in rows(chosen):
+        pictures = cell(model, label, calls, seeds, sampling)
+        features[label, calls] = judge.features(pictures)
+        found = judge.row(features[label, calls], thousand) | {"fid_in_pixels": judge.fid_in_pixels(pictures)}
+        protocol = {"diffusers": CANDIDATES[label]} if sampling is None else model.protocol(sampling)
+        table.append({"sampler": label, "calls": calls, **found, "protocol": protocol})
+        fid, pixels = found["fid"], found["fid_in_pixels"]
+        print(f"{label:28} {calls:5} {fid['value']:8.3f} +- {fid['error']:.3f}  pixels {pixels:.3f}", flush=True)
+    values = {(row["sampler"], row["calls"]): row["fid"]["value"] for row in table}
+    best = []
+    for calls in CALLS:
+        ours, other = (
+            min((label for label, n in values if n == calls and label in group), key=lambda name: values[name, calls])
+            for group in (OURS, chosen)
+        )
+        difference = frechet_difference(features[ours, calls], features[other, calls], judge.reference)
+        best.append({"calls": calls, "ours": ours, "diffusers": other, "ours_minus_theirs": estimate(difference)})
+    draw = np.random.default_rng(0)
+    some = draw.choice(len(judge.train), PICTURES, replace=False)
+    real = torch.from_numpy(judge.images.array(some.tolist()))
+    result = {
+        "pictures": PICTURES,
+        "seeds": f"0-{PICTURES - 1}",
+        "features": {"file": Path(judge.extractor.name).name, "sha256": judge.extractor.sha256},
+        "reference": "the 10,000 test images",
+        "floor": {
+            f"{PICTURES:,} training images": judge.row(judge.train[some])
+            | {"fid_in_pixels": judge.fid_in_pixels(real)},
+            "60,000 training images": {"fid": estimate(frechet_estimate(judge.train, judge.reference))},
+        },
+        "rows": table,
+        "best": best,
+        "diffusers": diffusers.__version__,
+        "diffusers_choice": {"pictures": CHOSEN_ON, "chosen": list(chosen), "fid": choice},
+    }
+    write_result("samplers", result, seed=0)
+    plot(table, chosen, result["floor"], RESULTS / "samplers.png")
+
+
+def plot(table: Sequence[dict[str, Any]], chosen: Sequence[str], floor: dict[str, Any], path: Path) -> None:
+    """Distance against network calls, both logarithmic; whiskers are two standard errors."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((8, 5), layout="constrained")
+    axes = figure.subplots()
+    for label in (*OURS, *chosen):
+        line = [row for row in table if row["sampler"] == label]
+        axes.errorbar(
+            [row["calls"] for row in line],
+            [row["fid"]["value"] for row in line],
+            [2 * row["fid"]["error"] for row in line],
+            marker="o" if label in OURS else "x",
+            linestyle="-" if label in OURS else "--",
+            label=label if label in OURS else f"diffusers: {label}",
+            markersize=4,
+        )
+    for label in LONG:
+        row = next(row for row in table if row["sampler"] == label)
+        axes.plot(row["calls"], row["fid"]["value"], "k*")
+        axes.annotate(label, (row["calls"], row["fid"]["value"]), fontsize=7, xytext=(4, 4), textcoords="offset points")
+    thousand = next(row for row in table if row["sampler"] == REFERENCE)["fid"]["value"]
+    axes.axhline(thousand, color="black", linewidth=0.6)
+    real = floor[f"{PICTURES:,} training images"]["fid"]["value"]
+    axes.axhline(real, color="grey", linewidth=0.6, linestyle=":")
+    axes.annotate("as many training images", (4, real), fontsize=7, xytext=(0, 3), textcoords="offset points")
+    axes.set(xscale="log", yscale="log", xlabel="network calls a picture", ylabel="Fréchet distance to the test images")
+    axes.legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
