@@ -28,6 +28,7 @@ from ddpm.model import Model
 from ddpm.pictures import save_grid
 from ddpm.recipe import Recipe, changed, load_recipe, resolve
 from ddpm.samplers import Sampling
+from ddpm.samplers.sampling import FAST
 from ddpm.scored import Manner, scoring_for
 from ddpm.training import Progress
 from ddpm.training import train as train_run
@@ -285,7 +286,7 @@ def place_levels(
     images: ImageSet | None = None,
     *,
     steps: Sequence[int],
-    sampler: str = "fitted",
+    sampler: str = FAST,
     features: Sequence[str] = ("pixels",),
     trials: int = 32,
     pictures: int = 1024,

@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -37,10 +38,10 @@ from ddpm.files import UNFINISHED, check_output, whole_file, writable_folder
 from ddpm.kept import check_protocol, protocol_of, seeds_in, write_protocol
 from ddpm.model import Model
 from ddpm.pictures import save_folder
-from ddpm.samplers import Sampling
+from ddpm.samplers import Plan, Sampling
 
 BATCH_FILE = ".batch.npz"  # in a folder of PNGs: drawn, and not all of its PNGs are written yet
-UNREADABLE = (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError, RuntimeError)
+UNREADABLE = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, OSError, RuntimeError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,9 +59,14 @@ class Drawing(ABC):
     out: Path
 
     @cached_property
+    def plan(self) -> Plan:
+        """What the sampling comes to, made once: levels that are placed meanwhile change nothing."""
+        return self.model.plan(self.sampling)
+
+    @cached_property
     def protocol(self) -> dict[str, Any]:
         """How the pictures are drawn, as JSON gives it back."""
-        return dict(json.loads(json.dumps(self.model.protocol(self.sampling))))
+        return dict(json.loads(json.dumps(self.model.protocol(self.plan))))
 
     @abstractmethod
     def missing(self) -> list[int]:
@@ -73,7 +79,7 @@ class Drawing(ABC):
             if protocol_of(self._folder) != self.protocol:
                 write_protocol(self._folder, self.protocol)
             options: dict[str, Any] = {"batch_size": batch_size, "on_step": on_step}
-            for batch in self.model.draw_batches(missing, self.sampling, **options) if missing else ():
+            for batch in self.model.draw_batches(missing, self.plan, **options) if missing else ():
                 self._put(*batch)
             self._finish()
 

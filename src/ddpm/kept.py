@@ -10,6 +10,7 @@ import json
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +99,7 @@ def protocol_in(file: Path) -> tuple[dict[str, Any], list[int]] | None:
     try:
         with np.load(file, allow_pickle=False) as found:
             return dict(json.loads(str(found["protocol"]))), found["seeds"].tolist()
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile):
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile, zlib.error):
         return None
 
 

@@ -44,8 +44,7 @@ class Model:
     data_fingerprint  of the training images, "" if unknown
     weights_sha256    of the file the weights came from, "" if they came from none
     read_tuned        reads the variances that `ddpm tune` stored beside the checkpoint
-    read_levels       reads the levels that it placed for a sampler (None: any) and a number of steps, and for which;
-                      None if it did not
+    read_levels       reads the levels that it placed for a sampler and a number of steps, None if it did not
     """
 
     recipe: Recipe
@@ -57,7 +56,7 @@ class Model:
     data_fingerprint: str = ""
     weights_sha256: str = ""
     read_tuned: Callable[[], Variances] = _never_tuned
-    read_levels: Callable[[str | None, int], tuple[str, Tuned] | None] = lambda sampler, steps: None
+    read_levels: Callable[[str, int], Tuned | None] = lambda sampler, steps: None
 
     @property
     def geometry(self) -> Geometry:
@@ -91,22 +90,17 @@ class Model:
         return replace(self.denoiser, variance=str(variance), measured=measured)
 
     def plan(self, sampling: Sampling) -> Plan:
-        """The levels and the sampler that a Sampling means for this model; InputError if it cannot draw so. Cheap.
-
-        Where no sampler is named, one that levels were placed for comes first.
-        """
+        """The levels and the sampler that a Sampling means for this model; InputError if it cannot draw so. Cheap."""
         self.labels([0], sampling.class_name)
-        tuned = None
-        if sampling.may_be_tuned:
-            free = sampling.eta is None and sampling.variance is None
-            named = sampling.sampler if free else sampling.method
-            placed = self.read_levels(named, sampling.steps or 0)
-            if placed is not None:
-                sampling, tuned = replace(sampling, sampler=placed[0]), placed[1]
-        if tuned is None and (sampling.spacing == TUNED or sampling.method == "fitted"):
+        if (sampling.steps or 0) > self.recipe.process.steps:
+            most = self.recipe.process.steps
+            raise InputError(f"{sampling.steps} steps do not fit a process of {most}; 1 to {most} would.")
+        tuned = self.read_levels(sampling.method, sampling.steps or 0) if sampling.may_be_tuned else None
+        if tuned is None and sampling.spacing == TUNED:
             raise InputError(
                 f"no {sampling.steps} levels were placed for sampler '{sampling.method}' of '{self.source}'; "
-                f"`ddpm tune {self.source} --sampler {sampling.method} --steps {sampling.steps}` does it."
+                f"`ddpm tune {self.source} --sampler {sampling.method} --steps {sampling.steps}"
+                f"{'' if self.weights == 'averaged' else f' --weights {self.weights}'}` does it."
             )
         found = plan(sampling, self.recipe.process.make_schedule(), tuned)
         if sampling.guidance != 1 and not self.recipe.training.label_dropout:
@@ -124,9 +118,9 @@ class Model:
             self._check_variance(sampling)
         return found
 
-    def protocol(self, sampling: Sampling) -> dict[str, Any]:
+    def protocol(self, sampling: Sampling | Plan) -> dict[str, Any]:
         """All that a picture depends on but its seed, as plain values: two equal protocols draw equal pictures."""
-        found = self.plan(sampling)
+        found = sampling if isinstance(sampling, Plan) else self.plan(sampling)
         sampling = found.sampling
         ancestral, label = sampling.method == "ancestral", self.labels([0], sampling.class_name)
         return {
@@ -166,8 +160,9 @@ class Model:
         batch_size  pictures drawn at a time; it changes none of them
         on_step     called after every step of a batch with the number of pictures in it
         """
+        states = self._states_of(sampling, on_step)
         for part in _parts(seeds, batch_size):
-            (last,) = collections.deque(self._states(part, sampling, on_step), maxlen=1)
+            (last,) = collections.deque(states(part), maxlen=1)
             yield part, x_to_images(last.x)
 
     def draw(
@@ -197,31 +192,36 @@ class Model:
         returns  uint8 (B, up to slots, C, H, W) on the CPU, noisiest first, the finished picture last
         """
         every = math.ceil(self.recipe.process.steps / slots)
-        rows = []
+        states, rows = self._states_of(sampling, on_step), []
         for part in _parts(seeds, batch_size):
-            found = progressive(self._states(part, sampling, on_step), every=every)
+            found = progressive(states(part), every=every)
             rows.append(torch.stack([x_to_images(x0) for x0 in reversed(found)], dim=1))
         return torch.cat(rows)
 
-    def _states(
-        self, seeds: Sequence[int], sampling: Sampling | Plan, on_step: Callable[[int], None]
-    ) -> Iterator[State]:
+    def _states_of(
+        self, sampling: Sampling | Plan, on_step: Callable[[int], None]
+    ) -> Callable[[Sequence[int]], Iterator[State]]:
+        """From the seeds of a batch to its states; side files are read once, here, for all batches."""
         found = sampling if isinstance(sampling, Plan) else self.plan(sampling)
         sampling = found.sampling
-        labels = self.labels(seeds, sampling.class_name)
         denoiser = replace(self.denoiser_with(sampling.variance), threshold=sampling.threshold)
         if sampling.guidance != 1:
             guided = Guided(self.network, weight=sampling.guidance, no_label=self.recipe.network.classes or 0)
             denoiser = replace(denoiser, network=guided)
-        try:
-            for state in run_chain(denoiser, self.geometry, seeds, found, labels=labels, device=self.device):
-                on_step(len(seeds))
-                yield state
-        except torch.OutOfMemoryError:
-            raise InputError(
-                f"{len(seeds)} pictures at a time are too many for the memory of {self.device}; "
-                "a smaller batch size would fit."
-            ) from None
+
+        def states(seeds: Sequence[int]) -> Iterator[State]:
+            labels = self.labels(seeds, sampling.class_name)
+            try:
+                for state in run_chain(denoiser, self.geometry, seeds, found, labels=labels, device=self.device):
+                    on_step(len(seeds))
+                    yield state
+            except torch.OutOfMemoryError:
+                raise InputError(
+                    f"{len(seeds)} pictures at a time are too many for the memory of {self.device}; "
+                    "a smaller batch size would fit."
+                ) from None
+
+        return states
 
     def labels(self, seeds: Sequence[int], name: str | None = None) -> Tensor | None:
         """Class labels for pictures of these seeds: all of one class, or drawn from each seed.

@@ -9,6 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
+from ddpm.errors import DamagedFile, WrongModel
 from ddpm.samplers import Tuned
 from ddpm.sidefile import read_side_file, write_side_file
 
@@ -22,12 +25,13 @@ class Placed:
 
     levels, eta, reach  what to use, see samplers.Tuned
     criterion        what was made small, in words
-    value            of it, with these levels
-    before           of it, with the spacing that was best by name, and which that was
+    value            of it, with these levels, on the trials' own pictures: a minimum, so a little too good
+    before           of it, with the best spacing by name and the coefficients that the search began with
     best_named       that spacing
     pictures, calls  drawn for each trial; network calls in all
     seed             where the trials' seeds start
     data             the images compared with
+    trials           made
     """
 
     levels: tuple[float, ...]
@@ -41,6 +45,7 @@ class Placed:
     calls: int
     seed: int
     data: str
+    trials: int
 
     @property
     def tuned(self) -> Tuned:
@@ -66,22 +71,24 @@ def read_placed(checkpoint: Path, weights: str, weights_sha256: str) -> dict[str
     }
 
 
-def tuned_levels(
-    checkpoint: Path, weights: str, weights_sha256: str, sampler: str | None, steps: int
-) -> tuple[str, Tuned] | None:
-    """What was placed for a number of steps, and for which sampler; None if nothing was.
-
-    sampler  None is "fitted" if something was placed for it, else any
-    """
-    every = read_placed(checkpoint, weights, weights_sha256)
-    found = {name: by_steps[steps].tuned for name, by_steps in every.items() if steps in by_steps}
-    names = [sampler] if sampler is not None else ["fitted", *found]
-    return next(((name, found[name]) for name in names if name in found), None)
+def tuned_levels(checkpoint: Path, weights: str, weights_sha256: str, sampler: str, steps: int) -> Tuned | None:
+    """What was placed for one sampler and number of steps, None if nothing was."""
+    placed = read_placed(checkpoint, weights, weights_sha256).get(sampler, {}).get(steps)
+    return None if placed is None else placed.tuned
 
 
 def add_placed(checkpoint: Path, weights: str, weights_sha256: str, sampler: str, placed: Placed) -> Path:
     """Store levels beside those that are there; those of the same sampler and number of steps are replaced."""
-    every = read_placed(checkpoint, weights, weights_sha256)
+    path = levels_file(checkpoint, weights)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        return _add(path, weights, weights_sha256, sampler, placed)
+
+
+def _add(path: Path, weights: str, weights_sha256: str, sampler: str, placed: Placed) -> Path:
+    try:
+        every = read_placed(path.parent, weights, weights_sha256)
+    except (DamagedFile, WrongModel):  # nothing in it is of use to this model
+        every = {}
     every.setdefault(sampler, {})[len(placed.levels)] = placed
     table = {
         "weights": weights,
@@ -90,7 +97,7 @@ def add_placed(checkpoint: Path, weights: str, weights_sha256: str, sampler: str
             name: {str(steps): asdict(found[steps]) for steps in sorted(found)} for name, found in sorted(every.items())
         },
     }
-    return write_side_file(levels_file(checkpoint, weights), FORMAT, FORMAT_VERSION, table)
+    return write_side_file(path, FORMAT, FORMAT_VERSION, table)
 
 
 def _placed(entry: dict[str, Any]) -> Placed:

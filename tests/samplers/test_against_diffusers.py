@@ -142,9 +142,6 @@ PAIRS = {
     "heun": Pair("heun", heun),
     "dpm++": Pair("dpm++", lambda run: dpm(run, "dpmsolver++"), tolerance=SINGLE),
     "dpm++sde": Pair("dpm++sde", lambda run: dpm(run, "sde-dpmsolver++"), tolerance=SINGLE),
-    "fitted, reach 1": Pair(
-        "fitted", lambda run: dpm(run, "sde-dpmsolver++"), options={"reach": 1.0}, tolerance=SINGLE
-    ),
     "unipc": Pair("unipc", unipc),
 }
 

@@ -23,7 +23,7 @@ from ddpm.samplers import SAMPLERS
 from ddpm.schedule import Schedule, make_schedule
 
 ORDERS = {"ddim": 1, "heun": 2, "dpm++": 2, "unipc": 3}
-STOCHASTIC = {"ancestral", "dpm++sde", "fitted"}
+STOCHASTIC = {"ancestral", "dpm++sde"}
 
 T, END = 1000, 20
 SCHEDULE = make_schedule()

@@ -82,9 +82,7 @@ def test_network_is_asked_once_a_level_and_by_heun_twice_but_at_the_ends(sampler
 @EVERY_SAMPLER
 @pytest.mark.parametrize("spacing", [*SPACINGS, None])
 def test_a_plan_tells_how_many_calls_it_costs(sampler: str, spacing: str):
-    """None are levels that were tuned, which every sampler takes and the fitted one needs."""
-    if sampler == "fitted":
-        spacing = None
+    """None are levels that were tuned, which every sampler takes."""
     for steps in (1, 2, 3, 20):
         asked: list[float] = []
 
@@ -152,7 +150,7 @@ def pictures(sampler: str) -> dict[int, Tensor]:
 
 
 # What is not named here and draws noise all the same fails in test_gaussian.
-DETERMINISTIC = [sampler for sampler in SAMPLERS if sampler not in ("ancestral", "dpm++sde", "fitted")]
+DETERMINISTIC = [sampler for sampler in SAMPLERS if sampler not in ("ancestral", "dpm++sde")]
 
 
 @pytest.mark.parametrize("sampler", DETERMINISTIC)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,16 +102,17 @@ class Options:
 
     @property
     def sampling(self) -> Sampling:
-        """How pictures are drawn; a variance that their sampler has not is the bound's alone, if one is asked for."""
+        """How pictures are drawn; beside a bound, the variance is theirs too only if their sampler has one anyway."""
+        from ddpm.denoiser import REVERSE_VARIANCES
         from ddpm.samplers import Sampling
+        from ddpm.samplers.sampling import known
 
         rest: dict[str, Any] = {
             name: getattr(self, name)
             for name in ("sampler", "steps", "spacing", "eta", "threshold", "class_name", "guidance")
         }
-        if self.variance is not None and self.bounds:
-            with suppress(InputError):
-                return Sampling(variance=self.variance, **rest)
+        known("variance", self.variance, REVERSE_VARIANCES)
+        if self.bounds and Sampling(**rest).method != "ancestral":
             return Sampling(**rest)
         return Sampling(variance=self.variance, **rest)
 

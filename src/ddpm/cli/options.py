@@ -13,8 +13,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Sampler = Annotated[
     str | None,
     typer.Option(
-        help="ancestral, ddim, heun, dpm++, dpm++sde, unipc or fitted. If not given: the paper's ancestral without "
-        "--steps; with, the one that ddpm tune placed them for (fitted), else dpm++sde."
+        help="ancestral, ddim, heun, dpm++, dpm++sde or unipc (without --steps the paper's ancestral, else dpm++sde)."
     ),
 ]
 Steps = Annotated[

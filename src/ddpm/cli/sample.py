@@ -76,10 +76,17 @@ def say_plan(model: Model, plan: Plan) -> None:
         f"Drawing by {plan.sampling.method}{eta}: {where}; {plan.calls:,} network calls a picture; "
         f"{model.weights} weights of {model.source}."
     )
+    extra = [f"{name} {value}" for name, value, usual in _unusual(plan.sampling) if value != usual]
+    if extra:
+        say(f"With {', '.join(extra)}{'; the levels were placed without' if plan.spacing == 'tuned' else ''}.")
     if plan.spacing == "tuned":
         say(f"Levels: {levels_file(Path(model.source), model.weights)}.")
     if plan.sampling.variance == OPTIMAL:
         say_tuned(model)
+
+
+def _unusual(how: Sampling) -> list[tuple[str, object, object]]:
+    return [("variance", how.variance, None), ("threshold", how.threshold, "static"), ("guidance", how.guidance, 1.0)]
 
 
 def _draw(model: Model, how: Sampling, plan: Plan, seeds: list[int], out: str, batch_size: int) -> None:

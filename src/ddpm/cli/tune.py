@@ -14,8 +14,11 @@ from ddpm.errors import InputError
 
 if TYPE_CHECKING:
     from ddpm.data import ImageSet
+    from ddpm.evaluation.criterion import Criterion
     from ddpm.model import Model
     from ddpm.placed import Placed
+
+TRIALS, PICTURES = 32, 1024
 
 Result = tuple[dict[str, Any], list[str]]
 
@@ -26,13 +29,15 @@ def tune(
     steps: Annotated[
         str | None, typer.Option(help="Place so many levels for sampling, one number or several: 5,8,10.")
     ] = None,
-    sampler: Annotated[str | None, typer.Option(help="--steps: the sampler that they are for (fitted).")] = None,
+    sampler: Annotated[str | None, typer.Option(help="--steps: the sampler that they are for (dpm++sde).")] = None,
     features: Annotated[
         list[str] | None,
         typer.Option(help="--steps: what pictures are judged by: pixels, or a torch.export program's file; or both."),
     ] = None,
-    trials: Annotated[int | None, typer.Option(help="--steps: levels tried for each number of steps (32).")] = None,
-    pictures: Annotated[int | None, typer.Option(help="--steps: pictures drawn for each trial (1024).")] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="--steps: levels tried for each number of steps (32).")
+    ] = None,
+    pictures: Annotated[int | None, typer.Option(min=1, help="--steps: pictures drawn for each trial (1024).")] = None,
     data: Annotated[str | None, typer.Option(help="Images to measure on (the run's own training images).")] = None,
     calls: Annotated[
         int | None, typer.Option(help="--variance: network calls in all (32 a level, more at the first).")
@@ -46,22 +51,30 @@ def tune(
     """Measure once what is stored beside a checkpoint: variances that make the bound least, levels for few steps."""
     import ddpm
     from ddpm import api
+    from ddpm.evaluation.criterion import criterion_on
+    from ddpm.evaluation.placing import check_placing
+    from ddpm.samplers import Sampling
     from ddpm.scored import check_fits
 
     numbers = _numbers(steps)
     _check(variance, numbers, calls=calls, sampler=sampler, features=features, trials=trials, pictures=pictures)
+    method = Sampling(sampler, 1).method
     model = ddpm.load(run, weights=weights, device=device)
     images = (
         api.training_images(model, option="--data") if data is None else api.model_images(model, data, split="train")
     )
     check_fits(model, images)
+    judged = None
+    if numbers:  # all that can be refused is, before anything long begins
+        tried = trials or TRIALS
+        check_placing(model, method, numbers, tried)
+        judged = criterion_on(model, images, features or ["pixels"], pictures=pictures or PICTURES, seed=seed)
     table: dict[str, Any] = {}
     lines: list[str] = []
     if variance:
         table, lines = _variance(model, images, calls, seed, batch_size)
-    if numbers:
-        how = (sampler, features or ["pixels"], trials or 32, pictures or 1024)
-        found, more = _levels(model, images, numbers, how, seed, batch_size)
+    if judged is not None:
+        found, more = _levels(model, judged, method, numbers, tried, batch_size)
         table |= found
         lines += more
     print_result(table, lines, as_json=as_json)
@@ -86,22 +99,10 @@ def _check(variance: bool, numbers: list[int], *, calls: int | None, **placing: 
             raise InputError(f"--{name} means nothing without --steps; leave it out.")
 
 
-def _levels(
-    model: Model,
-    images: ImageSet,
-    numbers: list[int],
-    how: tuple[str | None, list[str], int, int],
-    seed: int,
-    batch_size: int,
-) -> Result:
-    from ddpm.evaluation.criterion import criterion_on
-    from ddpm.evaluation.placing import check_placing, most_calls, place_each
-    from ddpm.samplers import Sampling
+def _levels(model: Model, judged: Criterion, method: str, numbers: list[int], trials: int, batch_size: int) -> Result:
+    from ddpm.evaluation.placing import most_calls, place_each
 
-    sampler, features, trials, pictures = how
-    method = Sampling(sampler or "fitted", numbers[0]).method
-    check_placing(model, method, numbers, trials)
-    judged = criterion_on(model, images, features, pictures=pictures, seed=seed)
+    pictures = judged.pictures
     most = sum(most_calls(model, method, number, trials=trials, pictures=pictures) for number in numbers)
     say(f"Levels for {method}: up to {trials} trials of {pictures:,} pictures each, {most:,} network calls.")
     table: dict[str, Any] = {"sampler": method, "criterion": str(judged), "placed": {}}

@@ -26,7 +26,7 @@ FORMAT = "ddpm statistics"
 FORMAT_VERSION = 1
 SUFFIX = ".npz"
 UNKNOWN = 0  # the count in a file, where nobody knows it
-KEYS = ("mu", "sigma", "count", "extractor", "fingerprint", "source", "format", "format_version")
+KEYS = ("mu", "sigma", "count", "extractor", "fingerprint", "source", "geometry", "format", "format_version")
 ROUNDING = 1e-5  # of the largest entry or eigenvalue: other tools compute covariances in single precision
 DAMAGES = (OSError, EOFError, ValueError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 
@@ -44,6 +44,7 @@ class Statistics:
     extractor    `Extractor.sha256` of what computed the features; "" unknown
     fingerprint  of the images; "" unknown
     source       what the user called them
+    geometry     of the images, as Geometry writes itself; "" unknown
     """
 
     count: int | None
@@ -52,6 +53,7 @@ class Statistics:
     extractor: str = ""
     fingerprint: str = ""
     source: str = ""
+    geometry: str = ""
 
     @property
     def dimensions(self) -> int:
@@ -102,9 +104,11 @@ class Moments:
         scatter = self.scatter - part.scatter - self.count * share * np.outer(apart, apart)
         return Moments(count, self.mean - share * apart, scatter)
 
-    def statistics(self, *, extractor: str = "", fingerprint: str = "", source: str = "") -> Statistics:
+    def statistics(
+        self, *, extractor: str = "", fingerprint: str = "", source: str = "", geometry: str = ""
+    ) -> Statistics:
         """As a value to keep; at least 2 images."""
-        return Statistics(self.count, self.mean, self.covariance, extractor, fingerprint, source)
+        return Statistics(self.count, self.mean, self.covariance, extractor, fingerprint, source, geometry)
 
 
 def moments(features: Floats) -> Moments:
@@ -150,6 +154,7 @@ def save_statistics(path: str | Path, statistics: Statistics) -> Path:
             extractor=statistics.extractor,
             fingerprint=statistics.fingerprint,
             source=statistics.source,
+            geometry=statistics.geometry,
             format=FORMAT,
             format_version=FORMAT_VERSION,
         )
@@ -184,7 +189,7 @@ def load_statistics(path: str | Path) -> Statistics:
     covariance = (covariance + covariance.T) / 2  # changes no bit of a symmetric one
     if not ours:
         return Statistics(None, mean, covariance, source=str(path))
-    notes = (str(table[key]) for key in ("extractor", "fingerprint", "source"))
+    notes = (str(table[key]) for key in ("extractor", "fingerprint", "source", "geometry"))
     return Statistics(int(table["count"]) or None, mean, covariance, *notes)
 
 

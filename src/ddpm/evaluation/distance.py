@@ -95,11 +95,14 @@ class Question:
         found: Iterable[Floats] = _features(self.extractor, image_batches(self.reference, batch_size), on_images)
         rows, statistics = None, None
         if KID in self.metrics:
-            found = list(found)
-            rows = np.concatenate(found)
+            rows = _gathered(found, len(self.reference))
+            found = [rows]
         if FID in self.metrics:
             statistics = moments_of(found).statistics(
-                extractor=self.extractor.sha256, fingerprint=self.side.fingerprint, source=self.side.source
+                extractor=self.extractor.sha256,
+                fingerprint=self.side.fingerprint,
+                source=self.side.source,
+                geometry=str(self.reference.geometry),
             )
         return Reference(self, statistics, rows)
 
@@ -122,6 +125,9 @@ def question(
     _check_metrics(asked, side)
     if isinstance(reference, Statistics):
         reference.check_features(extractor.dimensions, extractor.sha256)
+        if reference.geometry not in ("", str(pictures.geometry)):
+            came = f"the statistics of '{reference.source}' are of images {reference.geometry}"
+            raise InputError(f"{came}, the pictures are {pictures.geometry}; one size would fit.")
     elif reference.geometry != pictures.geometry:
         came = f"the images in '{reference.name}' are {reference.geometry}, the pictures {pictures.geometry}"
         raise InputError(f"{came}; one size would fit.")
@@ -211,7 +217,7 @@ class Reference:
     ) -> Comparison:
         """The distances of some pictures; `on_images` is called with the images of every batch of features."""
         batches = pictures.batches(batch_size)
-        found = np.concatenate(list(_features(self.question.extractor, batches, on_images)))
+        found = _gathered(_features(self.question.extractor, batches, on_images), pictures.count)
         fid = None if self.statistics is None else frechet_estimate(found, self.statistics)
         kid = None if self.features is None else kernel_estimate(found, self.features)
         return Comparison(fid, kid, self._protocol(pictures))
@@ -232,6 +238,19 @@ class Reference:
             "quantisation": pictures.quantisation,
             "errors": ERRORS,
         }
+
+
+def _gathered(batches: Iterable[Floats], count: int) -> Floats:
+    """Features (N, D) of N = count images; at no time twice in memory."""
+    rows: Floats | None = None
+    done = 0
+    for batch in batches:
+        rows = np.empty((count, batch.shape[1])) if rows is None else rows
+        rows[done : done + len(batch)] = batch
+        done += len(batch)
+    assert rows is not None, "no images"
+    assert done == count
+    return rows
 
 
 def _features(extractor: Extractor, batches: Iterable[Tensor], on_images: Callable[[int], None]) -> Iterator[Floats]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ddpm.data import ImageSet
 from ddpm.data.grammar import parse_source
 from ddpm.drawn import Drawing, drawing
-from ddpm.errors import DdpmError, InputError
+from ddpm.errors import InputError
 from ddpm.geometry import Geometry
 from ddpm.kept import kept, protocol_in
 from ddpm.model import PAPER, Model
@@ -71,7 +71,7 @@ def _of_source(images: ImageSet) -> Pictures:
 
 def _drawn_how(images: ImageSet) -> dict[str, Any]:
     """How a folder or an .npz of ours says that these pictures were drawn; nothing for others."""
-    with suppress(DdpmError):
+    with suppress(InputError):
         place = Path(parse_source(images.name).path).expanduser()
         array = protocol_in(place) if place.suffix == ".npz" else None
         if array is not None and len(array[1]) == len(images):

@@ -48,17 +48,14 @@ class Curve:
     def tuned(self, schedule: Schedule, steps: int) -> Tuned:
         """The levels of N steps, rising."""
         last, first = math.exp(-0.5 * self.bend * self.last), math.exp(-0.5 * self.bend * self.first)
-        return levels_at(schedule, -2 / self.bend * np.log(np.linspace(last, first, steps)), self.eta, self.reach)
+        sigmas = np.linspace(last, first, steps) if steps > 1 else np.array([first])
+        return levels_at(schedule, -2 / self.bend * np.log(sigmas), self.eta, self.reach)
 
     @classmethod
     def usual(cls, schedule: Schedule, sampler: str) -> Curve:
         """Where a search begins: from 0.85 T, where little is to be seen, to 0.03 T."""
-        ends = [math.log(a / (1 - a)) for a in (schedule.alpha_bar_at(_share(schedule, s)) for s in (0.85, 0.03))]
+        ends = [_log_snr(schedule, max(1.0, share * schedule.steps)) for share in (0.85, 0.03)]
         return cls(ends[0], ends[1], 1 / 7, DEFAULT_ETA.get(sampler), DEFAULT_REACH.get(sampler))
-
-
-def _share(schedule: Schedule, share: float) -> float:
-    return max(1.0, share * schedule.steps)
 
 
 def levels_at(schedule: Schedule, log_snrs: Table, eta: float | None, reach: float | None) -> Tuned:
@@ -167,6 +164,7 @@ def place_levels(
         calls,
         criterion.seed,
         criterion.data,
+        trial.spent,
     )
     return placed, curve
 
@@ -180,6 +178,8 @@ def check_placing(model: Model, sampler: str, steps: Sequence[int], trials: int)
     """Refuse, before any picture is drawn, what cannot be placed."""
     if model.recipe.objective.prediction == "mean":
         raise InputError(f"'{model.source}' predicts the mean, at whole levels only; levels are placed between them.")
+    if not steps:
+        raise InputError("no number of steps was asked for; 5, 8, 10 would fit.")
     writable_folder(model.source)
     if trials < len(SPACINGS) + 1:
         raise InputError(f"{trials} trials are too few to search; {len(SPACINGS) + 1} would fit.")
@@ -221,8 +221,7 @@ def _search_levels(trial: Trials, schedule: Schedule) -> None:
 
 
 def _log_snr(schedule: Schedule, level: float) -> float:
-    alpha_bar = schedule.alpha_bar_at(level)
-    return math.log(alpha_bar / (1 - alpha_bar))
+    return -float(np.interp(level, schedule.levels[1:], -schedule.log_snr[1:]))
 
 
 def most_calls(model: Model, sampler: str, steps: int, *, trials: int, pictures: int) -> int:

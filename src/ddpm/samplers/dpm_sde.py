@@ -13,7 +13,14 @@ from ddpm.schedule import Schedule
 
 
 def dpm_solver_sde(
-    denoiser: Denoiser, x: Tensor, *, chain: Schedule, noise: Noise, labels: Tensor | None = None, eta: float = 1.0
+    denoiser: Denoiser,
+    x: Tensor,
+    *,
+    chain: Schedule,
+    noise: Noise,
+    labels: Tensor | None = None,
+    eta: float = 1.0,
+    reach: float = 1.0,
 ) -> Iterator[State]:
     """DPM-Solver++(2M) with noise: one network call and one noise a step, none at the last. See dpm.dpm_solver."""
-    return dpm_solver(denoiser, x, chain=chain, noise=noise, labels=labels, eta=eta)
+    return dpm_solver(denoiser, x, chain=chain, noise=noise, labels=labels, eta=eta, reach=reach)

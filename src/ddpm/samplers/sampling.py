@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,6 @@ from ddpm.samplers.ancestral import ancestral
 from ddpm.samplers.ddim import ddim
 from ddpm.samplers.dpm import dpm_solver
 from ddpm.samplers.dpm_sde import dpm_solver_sde
-from ddpm.samplers.fitted import fitted
 from ddpm.samplers.heun import heun
 from ddpm.samplers.spacing import SPACINGS, spaced
 from ddpm.samplers.state import Sampler
@@ -27,13 +27,13 @@ SAMPLERS: dict[str, Sampler] = {
     "dpm++": dpm_solver,
     "dpm++sde": dpm_solver_sde,
     "unipc": unipc,
-    "fitted": fitted,
 }
-ETA = {"ddim": (0.0, 1.0), "dpm++sde": (0.0, 2.0), "fitted": (0.0, 2.0)}
+ETA = {"ddim": (0.0, 1.0), "dpm++sde": (0.0, 2.0)}
 """The samplers whose noise has a strength, and the range of it."""
-DEFAULT_ETA = {"ddim": 0.0, "dpm++sde": 1.0, "fitted": 1.0}
-REACH = {"fitted": (0.0, 4.0)}
-DEFAULT_REACH = {"fitted": 1.0}
+DEFAULT_ETA = {"ddim": 0.0, "dpm++sde": 1.0}
+REACH = {"dpm++sde": (0.0, 4.0)}
+"""The samplers whose extrapolation may be tuned, and the range of it."""
+DEFAULT_REACH = {"dpm++sde": 1.0}
 FAST = "dpm++sde"  # the sampler of short chains, if none is named
 TUNED = "tuned"
 
@@ -56,8 +56,7 @@ class Tuned:
 class Sampling:
     """How pictures are drawn.
 
-    sampler     one of SAMPLERS; None is the paper's ancestral one on all levels or if a variance is chosen, and else
-                what `ddpm tune` placed the levels for, or FAST
+    sampler     one of SAMPLERS; None is the paper's ancestral one on all levels or if a variance is chosen, else FAST
     steps       N, levels to visit; None visits all
     spacing     of N levels: one of SPACINGS, or "tuned" as `ddpm tune` placed them; None is tuned where it can be, else
                 uniform
@@ -79,18 +78,18 @@ class Sampling:
     guidance: float = 1.0
 
     def __post_init__(self) -> None:
-        _known("sampler", self.sampler, SAMPLERS)
-        _known("spacing", self.spacing, (*SPACINGS, TUNED))
-        _known("variance", self.variance, REVERSE_VARIANCES)
-        _known("threshold", self.threshold, THRESHOLDS)
+        known("sampler", self.sampler, SAMPLERS)
+        known("spacing", self.spacing, (*SPACINGS, TUNED))
+        known("variance", self.variance, REVERSE_VARIANCES)
+        known("threshold", self.threshold, THRESHOLDS)
         if self.steps is not None and self.steps < 1:
             raise InputError(f"{self.steps} steps draw nothing; 1 or more would fit.")
         if self.spacing is not None and self.steps is None:
             raise InputError(f"spacing '{self.spacing}' spreads a number of steps; name it with --steps.")
-        if self.method == "fitted" and not self.may_be_tuned:
-            raise InputError("sampler 'fitted' takes what was measured for some steps; --steps alone would fit.")
         if self.variance is not None and self.method != "ancestral":
             raise InputError(f"sampler '{self.method}' has no variance to choose; --sampler ancestral has.")
+        if not math.isfinite(self.guidance):
+            raise InputError(f"guidance {self.guidance} is no weight; 1 or 2 would fit.")
         if self.eta is not None:
             low, high = ETA.get(self.method, (0.0, 0.0))
             if self.method not in ETA:
@@ -157,6 +156,6 @@ def plan(sampling: Sampling, schedule: Schedule, tuned: Tuned | None = None) -> 
     return Plan(sampling, functools.partial(SAMPLERS[name], **given), chain, spacing, eta, reach)
 
 
-def _known(what: str, name: str | None, names: Iterable[str]) -> None:
+def known(what: str, name: str | None, names: Iterable[str]) -> None:
     if name is not None and name not in names:
         raise InputError(f"there is no {what} '{name}'{nearest(name, names)}; there are {', '.join(names)}.")
