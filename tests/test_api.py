@@ -15,6 +15,7 @@ from PIL import Image
 import ddpm
 from ddpm import api
 from ddpm.errors import DamagedFile, InputError
+from ddpm.samplers import Sampling
 
 TINY = {
     "batch_size": 16,
@@ -200,6 +201,37 @@ def test_sample_takes_sampler_variance_and_class(model: api.Model):
             ddpm.sample(model, seeds=[0], **wrong)
 
 
+def test_sample_takes_every_choice_of_sampling_by_its_name(model: api.Model):
+    """Each gives what the same Sampling gives, and not what is drawn without it."""
+    few = {"steps": 4}
+    choices: list[dict[str, object]] = [
+        few,
+        few | {"spacing": "karras"},
+        few | {"sampler": "ddim", "eta": 0.7},
+        few | {"eta": 0.3},
+        few | {"threshold": "dynamic"},
+        few | {"variance": "small"},
+        few | {"class_name": "7"},
+        {"sampler": "heun"},
+    ]
+    seen = {ddpm.sample(model, seeds=range(8)).numpy().tobytes()}
+    for chosen in choices:
+        found = ddpm.sample(model, seeds=range(8), **chosen)
+        assert torch.equal(found, model.draw(range(8), Sampling(**chosen))), chosen
+        seen.add(found.numpy().tobytes())
+    assert len(seen) == 1 + len(choices)
+    wrong: list[dict[str, object]] = [
+        {"spacing": "karras"},
+        few | {"eta": 3.0},
+        few | {"threshold": "some"},
+        {"guidance": 2.0},
+        few | {"spacing": "tuned"},
+    ]
+    for chosen in wrong:
+        with pytest.raises(InputError):
+            ddpm.sample(model, seeds=[0], **chosen)
+
+
 def test_sampling_does_not_touch_the_global_random_state(model: api.Model):
     torch.manual_seed(3)
     np.random.seed(3)
@@ -291,6 +323,30 @@ def test_tune_writes_what_optimal_reads_and_the_loaded_model_knows_it(tmp_path: 
     for wrong in ({"calls": 0}, {"calls": -1}):
         with pytest.raises(InputError):
             ddpm.tune(model, **wrong)
+
+
+def test_placed_levels_are_those_that_the_loaded_model_samples_with(tmp_path: Path):
+    recipe = ddpm.recipe("digits", **TINY | {"train_images": 32})
+    model = ddpm.load(ddpm.train(recipe, out=tmp_path / "run"))
+    before, calls = ddpm.sample(model, seeds=range(4), steps=3), []
+    few = {"trials": 5, "pictures": 64}
+    path = ddpm.place_levels(model, steps=[3, 2], **few, batch_size=32, on_calls=calls.append)
+    assert path == Path(model.source) / "levels-averaged.json"
+    assert (set(calls), sum(calls)) == ({32}, 5 * 64 * (3 + 2))
+    after = ddpm.sample(model, seeds=range(4), steps=3)
+    assert not torch.equal(after, before)
+    assert torch.equal(ddpm.sample(model, seeds=range(4), steps=3, sampler="dpm++sde", spacing="tuned"), after)
+    assert torch.equal(ddpm.sample(model, seeds=range(4), steps=3, spacing="uniform"), before)
+    assert str(path) in ddpm.show(tmp_path / "run")["side_files"]
+    held = path.read_bytes()
+    ddpm.place_levels(model, ddpm.images("digits:train"), steps=[2, 2], sampler="ddim", **few)
+    assert path.read_bytes() != held
+    assert ddpm.sample(model, seeds=[0], steps=2, sampler="ddim", spacing="tuned").shape == (1, 1, 8, 8)
+    for wrong in ({"steps": []}, {"steps": [0]}, {"steps": [3, 13]}, {"steps": [2], "sampler": "unpic"},
+                  {"steps": [2], "features": ["pixel"]}, {"steps": [2], "trials": 4}, {"steps": [2], "pictures": 9},
+                  {"steps": [2], "features": []}):  # fmt: skip
+        with pytest.raises(InputError):
+            ddpm.place_levels(model, **few | wrong)
 
 
 # ---- images, inspect, nearest_neighbours, convert -------------------------------------------------------------------

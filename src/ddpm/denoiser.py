@@ -141,7 +141,7 @@ class Denoiser:
             low = gather(chain.log_variance("small"), step, xt)
             high = gather(np.log(np.maximum(chain.beta, 1e-300)), step, xt)
             return low + (spread + 1) / 2 * (high - low)
-        if chain.steps != self.process.schedule.steps:
+        if not np.array_equal(chain.levels, self.process.schedule.levels):
             raise InputError(
                 "variances learned pixel by pixel belong to the full chain; on fewer levels large, small or optimal "
                 "would fit."

@@ -19,7 +19,7 @@ from ddpm.process import Process
 from ddpm.recipe import Recipe
 from ddpm.samplers import Plan, Sampling, State, Tuned, plan, progressive, run_chain
 from ddpm.samplers.sampling import TUNED
-from ddpm.schedule import VARIANCES
+from ddpm.schedule import VARIANCES, Schedule
 from ddpm.seeding import generator
 from ddpm.tuned import Variances
 from ddpm.units import x_to_images
@@ -115,7 +115,7 @@ class Model:
                 "uniform would fit."
             )
         if sampling.method == "ancestral":
-            self._check_variance(sampling)
+            self._check_variance(sampling.variance, found.chain)
         return found
 
     def protocol(self, sampling: Sampling | Plan) -> dict[str, Any]:
@@ -140,8 +140,9 @@ class Model:
             "class": None if sampling.class_name is None or label is None else int(label[0]),
         }
 
-    def _check_variance(self, sampling: Sampling) -> None:
-        if self.denoiser_with(sampling.variance).variance == "learned" and sampling.steps is not None:
+    def _check_variance(self, variance: str | None, chain: Schedule) -> None:
+        whole = chain.levels.tolist() == list(range(self.recipe.process.steps + 1))
+        if self.denoiser_with(variance).variance == "learned" and not whole:
             raise InputError(
                 "variances learned pixel by pixel belong to the full chain; with fewer steps --variance large, small "
                 "or optimal would fit."

@@ -60,7 +60,7 @@ def levels_file(checkpoint: Path, weights: str) -> Path:
 
 def read_placed(checkpoint: Path, weights: str, weights_sha256: str) -> dict[str, dict[int, Placed]]:
     """All levels that were placed: by sampler, by number of steps; {} if none were."""
-    command = f"`ddpm tune {checkpoint} --steps ...`"
+    command = f"`ddpm tune {checkpoint} --steps ...{'' if weights == 'averaged' else f' --weights {weights}'}`"
     path = levels_file(checkpoint, weights)
     table = read_side_file(path, FORMAT, FORMAT_VERSION, weights_sha256=weights_sha256, command=command)
     if table is None:

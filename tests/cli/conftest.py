@@ -42,6 +42,16 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return asked
 
 
+@pytest.fixture
+def no_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on a network call of this process is a traceback, and exit 1."""
+
+    def refused(*given: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(UNet, "forward", refused)
+
+
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run without classes, 1 x 8 x 8."""

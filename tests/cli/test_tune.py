@@ -1,4 +1,6 @@
-"""ddpm tune: measured once, stored beside the checkpoint, used by name, and never mistaken for another model's."""
+"""ddpm tune --variance: measured once, stored beside the checkpoint, used by name, never mistaken for another model's.
+
+What --steps places is in test_tune_steps.py."""
 
 from __future__ import annotations
 
@@ -157,20 +159,23 @@ def test_tuned_run_trains_on_and_its_new_checkpoint_is_not_tuned(copy: Path):
 
 
 def test_learned_variances_draw_on_all_levels_only(learned_run: Path, here: Path):
+    """The ancestral sampler's; others have no variance, so that few steps alone fit any model."""
     assert drawn(learned_run, "--seeds", "0-1").shape == (2, 8, 8, 1)
-    said = sentence(type_in("sample", learned_run, "--seeds", "0", "--steps", "3", "--out", "b.png"))
-    assert "--variance" in said
+    words = ("--seeds", "0-1", "--sampler", "ancestral")
+    for steps in (("--steps", "3"), ("--steps", "40", "--spacing", "karras")):
+        assert "--variance" in sentence(type_in("sample", learned_run, *words, *steps, "--out", "b.png"))
     assert not (here / "b.png").exists()
     for variance in ("large", "small"):
-        assert drawn(learned_run, "--seeds", "0-1", "--steps", "3", "--variance", variance).shape == (2, 8, 8, 1)
-    drawn(learned_run, "--seeds", "0-1", "--steps", "40")
+        assert drawn(learned_run, *words, "--steps", "3", "--variance", variance).shape == (2, 8, 8, 1)
+    assert (drawn(learned_run, *words, "--steps", "40") == drawn(learned_run, "--seeds", "0-1")).all()
+    assert drawn(learned_run, "--seeds", "0-1", "--steps", "3").shape == (2, 8, 8, 1)
 
 
 def test_ranges_draw_on_any_levels(range_run: Path):
     usual = drawn(range_run, "--seeds", "0-3")
     assert (usual != drawn(range_run, "--seeds", "0-3", "--variance", "large")).any()
     for steps in ("1", "3", "39"):
-        assert drawn(range_run, "--seeds", "0-3", "--steps", steps).shape == usual.shape
+        assert drawn(range_run, "--seeds", "0-3", "--sampler", "ancestral", "--steps", steps).shape == usual.shape
 
 
 # ---- what cannot be -------------------------------------------------------------------------------------------------

@@ -114,8 +114,8 @@ def multistep(run: Run, scheduler, **options) -> Iterator[Tensor]:
         yield x
 
 
-def dpm(run: Run, algorithm: str) -> Iterator[Tensor]:
-    return multistep(run, DPMSolverMultistepScheduler, algorithm_type=algorithm, solver_type="midpoint")
+def dpm(run: Run, algorithm: str, solver: str) -> Iterator[Tensor]:
+    return multistep(run, DPMSolverMultistepScheduler, algorithm_type=algorithm, solver_type=solver)
 
 
 def unipc(run: Run) -> Iterator[Tensor]:
@@ -140,8 +140,8 @@ PAIRS = {
     "ddim, 0.3": Pair("ddim", lambda run: ddim(run, 0.3), options={"eta": 0.3}),
     "ddim, 1": Pair("ddim", lambda run: ddim(run, 1.0), options={"eta": 1.0}),
     "heun": Pair("heun", heun),
-    "dpm++": Pair("dpm++", lambda run: dpm(run, "dpmsolver++"), tolerance=SINGLE),
-    "dpm++sde": Pair("dpm++sde", lambda run: dpm(run, "sde-dpmsolver++"), tolerance=SINGLE),
+    "dpm++": Pair("dpm++", lambda run: dpm(run, "dpmsolver++", "midpoint"), tolerance=SINGLE),
+    "dpm++sde": Pair("dpm++sde", lambda run: dpm(run, "sde-dpmsolver++", "heun"), tolerance=SINGLE),
     "unipc": Pair("unipc", unipc),
 }
 

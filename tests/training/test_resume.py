@@ -32,9 +32,11 @@ from crashing import (
 
 import ddpm
 
-# Every random source at once, and none but order, levels and noise, with the other kind of average.
+# Every random source at once, labels that are dropped, and none but order, levels and noise, with the other kind of
+# average.
 VARIANTS: dict[str, dict[str, Any]] = {
     "classes, dropout and flips": {},
+    "classes with label drop-out": {"network": {"dropout": 0.0}, "training": {"label_dropout": 0.3}},
     "without classes, dropout and flips": {
         "network": {"classes": 0, "dropout": 0.0},
         "objective": {"prediction": "v"},

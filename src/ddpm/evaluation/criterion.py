@@ -71,6 +71,8 @@ def criterion_on(
 
     Errors (InputError): features that do not fit, or too many to compare; too few pictures or images.
     """
+    if not features:
+        raise InputError("no features judge nothing; pixels would fit.")
     rows = chosen_rows(len(images), MOST_IMAGES, seed)
     if min(len(rows), pictures) < FEWEST:
         raise InputError(f"{pictures} pictures and {len(rows)} images are too few to compare; {FEWEST} each would fit.")

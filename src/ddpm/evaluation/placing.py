@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from ddpm.errors import InputError
+from ddpm.errors import DamagedFile, InputError, WrongModel
 from ddpm.evaluation.criterion import Criterion
 from ddpm.evaluation.search import Point, compass
 from ddpm.files import writable_folder
 from ddpm.model import Model
-from ddpm.placed import Placed, add_placed
+from ddpm.placed import Placed, add_placed, read_placed
 from ddpm.samplers import SPACINGS, Plan, Sampling, Tuned, plan
 from ddpm.samplers.sampling import DEFAULT_ETA, DEFAULT_REACH, ETA, REACH, TUNED
 from ddpm.samplers.spacing import spaced
@@ -184,7 +185,9 @@ def check_placing(model: Model, sampler: str, steps: Sequence[int], trials: int)
     if trials < len(SPACINGS) + 1:
         raise InputError(f"{trials} trials are too few to search; {len(SPACINGS) + 1} would fit.")
     for number in steps:
-        plan(Sampling(sampler, number), model.denoiser.process.schedule)
+        model.plan(Sampling(sampler, number, "karras"))  # steps that do not fit, or a variance
+    with suppress(DamagedFile, WrongModel):  # which new levels replace; those of a newer ddpm they do not
+        read_placed(Path(model.source), model.weights, model.weights_sha256)
 
 
 def trial_plan(schedule: Schedule, sampler: str, tuned: Tuned) -> Plan:

@@ -7,7 +7,7 @@ linear in l through the last two predictions.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -26,14 +26,13 @@ def dpm_solver(
     noise: Noise,
     labels: Tensor | None = None,
     eta: float = 0.0,
-    reach: float = 1.0,
+    at: Callable[[float], float] = lambda z: 0.5,
 ) -> Iterator[State]:
     """One network call a step; the first step is DDIM's. See samplers.state.Sampler.
 
-    eta    at least 0, how much noise is taken away and put back: 0 is the probability-flow ODE and draws none, 1 the
-           reverse SDE. With eta, e^-h becomes e^-(1 + eta) h in what is kept of x.
-    reach  how far ahead the clean image is extrapolated: 0 not at all, 1 to the middle of the step, 2 to its end; only
-           1 is of second order
+    eta  at least 0, how much noise is taken away and put back: 0 is the probability-flow ODE and draws none, 1 the
+         reverse SDE. With eta, e^-h becomes e^-z, z = (1 + eta) h, in what is kept of x.
+    at   from z to the share of the step at which the clean image is taken; as published, the middle
     """
     before: Tensor | None = None
     for step, start, level in steps(chain):
@@ -42,10 +41,11 @@ def dpm_solver(
             yield State(level, x0, start, x0)
             return
         h = half_log_snr(chain, step - 1) - half_log_snr(chain, step)
-        middle = x0 if before is None else _extrapolated(x0, before, reach * h / 2, chain, step)
+        z = (1 + eta) * h
+        middle = x0 if before is None else _extrapolated(x0, before, at(z) * h, chain, step)
         sigma = chain.sigma[step - 1].item()
         x = sigma / chain.sigma[step].item() * math.exp(-eta * h) * x
-        x = x - chain.signal[step - 1].item() * math.expm1(-(1 + eta) * h) * middle
+        x = x - chain.signal[step - 1].item() * math.expm1(-z) * middle
         if eta:
             x = x + sigma * math.sqrt(-math.expm1(-2 * eta * h)) * noise(level)
         before = x0
