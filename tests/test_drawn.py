@@ -51,6 +51,9 @@ class Fake:
     steps: int = 2
     drawn: list[int] = dataclasses.field(default_factory=list)
 
+    def plan(self, sampling: Sampling) -> Sampling:
+        return sampling
+
     def protocol(self, sampling: Sampling) -> dict[str, Any]:
         return {"weights": "averaged", "weights_sha256": "7" * 64, "sampler": "fake", "steps": sampling.steps,
                 "levels": (0.25, 1 / 3), "eta": None}  # fmt: skip
