@@ -190,6 +190,7 @@ def thresholded(x0: Tensor, threshold: str) -> Tensor:
         return x0
     if threshold == "static":
         return x0.clamp(-1, 1)
+    assert threshold == "dynamic", threshold
     rank = math.ceil(DYNAMIC_SHARE * x0[0].numel())
     largest = x0.flatten(1).abs().kthvalue(rank, dim=1).values.clamp(min=1).reshape(-1, *[1] * (x0.ndim - 1))
     return x0.clamp(-largest, largest) / largest

@@ -153,7 +153,15 @@ NO_NUMBERS = {
 }
 
 
-NOTES = {"format": "ddpm statistics", "format_version": 1, "count": 3, "extractor": "", "fingerprint": "", "source": ""}
+NOTES = {
+    "format": "ddpm statistics",
+    "format_version": 1,
+    "count": 3,
+    "extractor": "",
+    "fingerprint": "",
+    "source": "",
+    "geometry": "",
+}
 
 
 @pytest.mark.parametrize("case", NO_NUMBERS)

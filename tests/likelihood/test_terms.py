@@ -53,7 +53,7 @@ def oracle(predict: Predictor, variance: str = "small", *, measured: Measured | 
     def network(x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
         return predict(x, column(A[time.numpy()]))
 
-    return Denoiser(network, PROCESS, "x0", variance, False, torch.float64, measured)
+    return Denoiser(network, PROCESS, "x0", variance, "none", torch.float64, measured)
 
 
 def knowing(error: np.ndarray, decoder_log_variance: float = math.nan) -> Measured:
@@ -124,7 +124,7 @@ def test_the_constant_of_the_large_variance_is_the_papers():
 def test_a_term_is_a_constant_and_the_weighted_error_of_the_noise(variance: str):
     """Check 6: L_{t-1} - C_t = w_t (eps - eps_theta)^2 with w_t = beta^2 / (2 sigma^2 a (1 - A)), at every level."""
     said, noise, x0 = normal(2, (T,)).numpy(), normal(3, (T,)).numpy(), pixels(4, (T,)).numpy()
-    denoiser = Denoiser(lambda x, t, labels: column(said)[t], PROCESS, "eps", variance, False, torch.float64)
+    denoiser = Denoiser(lambda x, t, labels: column(said)[t], PROCESS, "eps", variance, "none", torch.float64)
     found = each(denoiser, x0, STEPS, noise).nats.numpy()[1:]
     sigma2 = BETA if variance == "large" else POSTERIOR
     weight = (BETA**2 / (2 * np.where(sigma2, sigma2, 1) * (1 - BETA) * (1 - A)))[1:]
