@@ -113,7 +113,12 @@ class FolderDrawing(Drawing):
             raise InputError(f"'{self.out}' is a run and no folder for pictures; '{self.out / 'pictures'}' would fit.")
         there = seeds_in(check_output(self.out, folder=True))
         if self._batch.is_file():
-            there.update(_read(self._batch, "seeds")[0].tolist())
+            try:
+                there.update(_read(self._batch, "seeds")[0].tolist())
+            except DamagedFile:
+                if self._batch.is_file():
+                    raise
+                there = seeds_in(self.out)  # another process has just written its PNGs
         return self._without(there, advice="another folder would fit")
 
     @property
