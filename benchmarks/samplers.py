@@ -1,12 +1,11 @@
 """Distance to the test set against network calls: our samplers, diffusers' schedulers, and the 1,000-step chain.
 
-    ddpm tune models/fashion-mnist --data fashion-mnist:train --sampler dpm++sde --steps 4,5,6,8,10 --trials 24 \
-        --features pixels --features fashion-mnist-features.pt2 --batch-size 64
-    ddpm tune models/fashion-mnist --data fashion-mnist:train --sampler unipc --steps 4,5,6,8,10 --trials 18 \
-        --features pixels --features fashion-mnist-features.pt2 --batch-size 64
+    ddpm tune models/fashion-mnist --data fashion-mnist:train --features pixels --features fashion-mnist-features.pt2 \
+        --batch-size 64 --sampler SAMPLER --steps STEPS --trials TRIALS --pictures PICTURES
     python benchmarks/samplers.py --data fashion-mnist --features fashion-mnist-features.pt2 [--part long]
 
-(The first two also for --steps 15,20, with --pictures 512 and --trials 8 and 10.)
+The first for dpm++sde with steps 4,5,6,8 (20 trials) and 10,15,20 (10), 1,024 pictures; for unipc with steps 4,5,6,8,10
+(18 trials, 1,024 pictures) and 15,20 (10 trials, 512 pictures).
 
 All cells draw the same seeds, 0 to N - 1, from the same noise of level T, so that differences are paired. diffusers'
 schedulers run on the same network, clipped to [-1, 1] like ours where they can (PNDM, Euler and LMS cannot); the best
