@@ -85,6 +85,27 @@ def check_signed(table: object, path: Path) -> None:
         raise DamagedFile(f"'{path}' is damaged or was edited: its content does not have the SHA-256 it names.")
 
 
+def read_signed(path: Path, format_name: str, version: int, *, other: str, advice: str) -> dict[str, Any] | None:
+    """Read a signed table that names its format, None if there is no such file.
+
+    other   what a file of another format is, for the error's sentence; advice what to do about damage
+
+    Errors: damaged or of another format (DamagedFile), of a newer version (InputError).
+    """
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, OSError):
+        raise DamagedFile(f"'{path}' is cut short or damaged; {advice}.") from None
+    if not isinstance(table, dict) or table.get("format") != format_name:
+        raise DamagedFile(f"'{path}' is {other}.")
+    if type(table.get("format_version")) is int and table["format_version"] > version:
+        raise InputError(f"'{path}' has a format version this ddpm does not read; a newer ddpm would fit.")
+    check_signed(table, path)
+    return table
+
+
 def _own_sha256(table: Mapping[str, Any]) -> str:
     content = {key: value for key, value in table.items() if key != "own_sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from ddpm.errors import DamagedFile, InputError
-from ddpm.files import check_signed, signed, whole_file
+from ddpm.files import read_signed, signed, whole_file
 
 FORMAT = "ddpm pictures"
 FORMAT_VERSION = 1
@@ -79,19 +79,10 @@ def write_protocol(folder: Path, protocol: Mapping[str, Any]) -> None:
 
 def protocol_of(folder: Path) -> dict[str, Any] | None:
     """How the pictures in a folder were drawn, None if nothing there says so."""
-    path = folder / PROTOCOL_FILE
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (ValueError, OSError):
-        raise DamagedFile(f"'{path}' is cut short or damaged; another folder would fit.") from None
-    if not isinstance(table, dict) or table.get("format") != FORMAT:
-        raise DamagedFile(f"'{path}' is not what a drawing of pictures writes there; another folder would fit.")
-    if type(table.get("format_version")) is int and table["format_version"] > FORMAT_VERSION:
-        raise InputError(f"'{path}' has a format version this ddpm does not read; a newer ddpm would fit.")
-    check_signed(table, path)
-    return dict(table["protocol"])
+    other = "not what a drawing of pictures writes there; another folder would fit"
+    advice = "another folder would fit"
+    table = read_signed(folder / PROTOCOL_FILE, FORMAT, FORMAT_VERSION, other=other, advice=advice)
+    return None if table is None else dict(table["protocol"])
 
 
 def protocol_in(file: Path) -> tuple[dict[str, Any], list[int]] | None:

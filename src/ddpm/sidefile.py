@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ddpm.errors import DamagedFile, InputError, WrongModel
-from ddpm.files import check_signed, signed, whole_file
+from ddpm.errors import WrongModel
+from ddpm.files import read_signed, signed, whole_file
 
 
 def write_side_file(path: Path, format_name: str, version: int, table: Mapping[str, Any]) -> Path:
@@ -29,17 +29,10 @@ def read_side_file(
 
     Errors: of other weights (WrongModel), damaged (DamagedFile), of a newer format (InputError).
     """
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    other, advice = f"no file of {format_name}; {command} makes one", f"{command} makes a new one"
+    table = read_signed(path, format_name, version, other=other, advice=advice)
+    if table is None:
         return None
-    except (ValueError, OSError):
-        raise DamagedFile(f"'{path}' is cut short or damaged; {command} makes a new one.") from None
-    if not isinstance(table, dict) or table.get("format") != format_name:
-        raise DamagedFile(f"'{path}' is no file of {format_name}; {command} makes one.")
-    if type(table.get("format_version")) is int and table["format_version"] > version:
-        raise InputError(f"'{path}' has a format version this ddpm does not read; a newer ddpm would fit.")
-    check_signed(table, path)
     if table["weights_sha256"] != weights_sha256:
         raise WrongModel(f"'{path}' was measured on other weights than those beside it; {command} measures these.")
     return table
