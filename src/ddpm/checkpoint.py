@@ -19,6 +19,7 @@ import pickle
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,6 +38,8 @@ from ddpm.tuned import read_variances
 FORMAT = "ddpm checkpoint"
 FORMAT_VERSION = 1
 WEIGHTS = ("averaged", "raw")
+LINEAR = "linear"
+"""The model without a network that comes with the package, for those who have no run."""
 MODEL_FILE, CONFIG_FILE, TRAINING_FILE = "model.safetensors", "config.json", "training.pt"
 
 
@@ -120,6 +123,8 @@ def is_run(path: Path) -> bool:
 
 def find_checkpoint(path: Path) -> Path:
     """The checkpoint a user means: the folder itself, or a run folder's newest."""
+    if not path.is_dir() and str(path) == LINEAR:
+        return Path(str(resources.files("ddpm") / LINEAR))
     if not path.is_dir():
         raise InputError(f"there is no folder '{path}'; a run folder or a checkpoint would fit.")
     if (path / CONFIG_FILE).is_file():
@@ -219,7 +224,7 @@ def describe(run: str | Path) -> dict[str, Any]:
         "class_names": list(config.class_names),
         "data_fingerprint": config.data_fingerprint,
         "sha256": dict(config.sha256),
-        "side_files": [str(file) for kind in ("levels", "variance") for file in sorted(folder.glob(f"{kind}-*.json"))],
+        "side_files": [str(file) for kind in ("codec", "levels", "variance") for file in sorted(folder.glob(f"{kind}-*.json"))],
         "schedule": {"steps": schedule.steps, "alpha_bar_end": float(schedule.alpha_bar[-1])},
         "recipe": config.recipe.model_dump(mode="json"),
     }

@@ -5,6 +5,7 @@ Only these become a sentence and a code; anything else is a bug of ours and keep
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class DdpmError(Exception):
@@ -36,9 +37,17 @@ class WrongModel(DdpmError):
 
 
 class DamagedFile(DdpmError):
-    """A file that was ours is cut short or altered; the sentence names it."""
+    """A file that was ours is cut short or altered; the sentence names it.
+
+    picture  what could be read of a compressed picture all the same, uint8 (C, H, W); never the exact one
+    """
 
     exit_code = 4
+    picture: Any = None
+
+
+class PartialImageWarning(UserWarning):
+    """A compressed picture ends before its end; what is handed out is the picture so far."""
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddpm.denoiser import LEARNED, OPTIMAL, Denoiser, Guided
 from ddpm.errors import InputError
 from ddpm.geometry import Geometry
-from ddpm.networks import UNet
+from ddpm.networks import LinearDenoiser, UNet
 from ddpm.process import Process
 from ddpm.recipe import Recipe
 from ddpm.samplers import Plan, Sampling, State, Tuned, plan, progressive, run_chain
@@ -48,7 +49,7 @@ class Model:
     """
 
     recipe: Recipe
-    network: UNet
+    network: nn.Module
     class_names: tuple[str, ...]
     images_seen: int
     weights: str
@@ -66,7 +67,7 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where its weights lie."""
-        return next(self.network.parameters()).device
+        return some_weight(self.network).device
 
     @property
     def denoiser(self) -> Denoiser:
@@ -252,8 +253,22 @@ def _parts(seeds: Sequence[int], batch_size: int) -> list[Sequence[int]]:
     return [seeds[start : start + batch_size] for start in range(0, len(seeds), batch_size)]
 
 
-def build_network(recipe: Recipe) -> UNet:
+def some_weight(network: nn.Module) -> Tensor:
+    """One that tells dtype and device; a linear denoiser alone has no parameters, only what it measured."""
+    return next(itertools.chain(network.parameters(), network.buffers()))
+
+
+def build_network(recipe: Recipe) -> nn.Module:
     """A resolved recipe's network, with initial weights drawn from its seed, laid out for the fastest convolutions."""
+    linear = recipe.network.linear
+    unet = None if linear == "alone" else _build_unet(recipe)
+    if linear == "none":
+        assert unet is not None
+        return unet
+    return LinearDenoiser(recipe.geometry.shape, recipe.process.make_schedule().log_snr[1:], unet)
+
+
+def _build_unet(recipe: Recipe) -> UNet:
     network, channels = recipe.network, recipe.geometry.channels
     with torch.random.fork_rng(devices=[]):  # PyTorch's layers draw weights of their own first
         unet: UNet = UNet(
@@ -272,10 +287,10 @@ def build_network(recipe: Recipe) -> UNet:
     return unet.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
 
 
-def build_denoiser(recipe: Recipe, network: UNet) -> Denoiser:
+def build_denoiser(recipe: Recipe, network: nn.Module) -> Denoiser:
     """Give a network's output its meaning."""
     process = Process(recipe.process.make_schedule())
-    dtype = next(network.parameters()).dtype
+    dtype = some_weight(network).dtype
     return Denoiser(network, process, recipe.objective.prediction, recipe.process.variance, dtype=dtype)
 
 

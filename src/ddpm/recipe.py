@@ -26,6 +26,7 @@ from ddpm.process import PREDICTIONS
 from ddpm.schedule import BETAS, VARIANCES, Schedule, make_schedule
 
 ATTENTION_SIDE = 16
+LINEAR = ("none", "corrected", "alone")
 
 
 def parse_count(value: object) -> object:
@@ -57,7 +58,11 @@ class ImageTable(_Table):
 
 
 class NetworkTable(_Table):
-    """The U-Net, see networks.UNet; unset attention_levels means the first level of at most 16 pixels a side."""
+    """The U-Net, see networks.UNet; unset attention_levels means the first level of at most 16 pixels a side.
+
+    linear  "none" is the U-Net by itself; "corrected" has it correct the best linear guess, see networks.LinearDenoiser;
+            "alone" is that guess and no U-Net
+    """
 
     channels: Positive = 128
     multipliers: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 2, 2)
@@ -67,6 +72,7 @@ class NetworkTable(_Table):
     groups: Positive = 32
     space_to_depth: Positive = 1
     classes: Count | None = None
+    linear: Literal[*LINEAR] = "none"  # type: ignore[valid-type]
 
 
 class ProcessTable(_Table):
@@ -284,6 +290,11 @@ def _check_network(recipe: Recipe) -> None:
 def _check_objective(recipe: Recipe) -> None:
     """A learned variance and a loss that teaches it need each other, but the bound also fits fixed variances."""
     loss, variance = recipe.objective.loss, recipe.process.variance
+    if recipe.network.linear != "none" and recipe.objective.prediction != "eps":
+        raise InputError(
+            f'network.linear = "{recipe.network.linear}" guesses the noise; objective.prediction = "eps" would fit, not '
+            f'"{recipe.objective.prediction}".'
+        )
     if loss == "simple" and variance in LEARNED:
         raise InputError(
             f'objective.loss = "simple" teaches no variance, so process.variance = "{variance}" would stay as it '

@@ -14,14 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ddpm.data import Batch
+from ddpm.data import Batch, ImageSet
 from ddpm.errors import InputError
 from ddpm.model import Model, build_denoiser, build_network
+from ddpm.networks import LinearDenoiser
 from ddpm.objectives import LOSSES, draw_levels, level_probabilities, no_history, remember
 from ddpm.recipe import Recipe
 from ddpm.seeding import generator, torch_seeded
 from ddpm.tensors import to_device
 from ddpm.units import images_to_x
+
+
+MEASURED = 8192  # images that a linear denoiser is measured on
 
 
 def average_decay(recipe: Recipe, updates: int) -> float:
@@ -63,6 +67,13 @@ class Learner:
         self.images_seen = 0
         self.losses: list[Tensor] = []
         self.history = no_history(recipe.process.steps if recipe.objective.levels == "importance" else 0)
+
+    def begin(self, images: ImageSet) -> None:
+        """Measure, before the first step, what a linear denoiser knows of the images."""
+        if isinstance(self.network, LinearDenoiser):
+            rows = np.unique(np.linspace(0, len(images) - 1, MEASURED).astype(np.int64))
+            for network in (self.network, self.averages):
+                network.measure(images_to_x(torch.from_numpy(images.array(rows.tolist()))).to(self.device))
 
     def step(self, batch: Batch) -> None:
         """Learn from one batch."""

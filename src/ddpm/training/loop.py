@@ -69,7 +69,8 @@ def train(
     learner = Learner(recipe, resolve_device(recipe.device), images.class_names)
     _check_held_out(learner, images, held_out)
     with run.lock():
-        _restore(learner, run, say)
+        if not _restore(learner, run, say):
+            learner.begin(images)
         run.begin(recipe, images)
         run.forget_after(learner.images_seen)
         if learner.images_seen >= recipe.train_images:
@@ -119,8 +120,8 @@ def _learn(
     return stopped[0] if stopped else 0
 
 
-def _restore(learner: Learner, run: RunFolder, say: Callable[[str], None]) -> None:
-    """Go back to the newest checkpoint, if there is one."""
+def _restore(learner: Learner, run: RunFolder, say: Callable[[str], None]) -> bool:
+    """Go back to the newest checkpoint, if there is one; returns whether there was."""
     prune(run.path)
     found = checkpoints(run.path)
     if found:
@@ -131,6 +132,7 @@ def _restore(learner: Learner, run: RunFolder, say: Callable[[str], None]) -> No
         except DamagedFile as error:
             raise DamagedFile(f"{str(error)[:-1]}; without that folder the run goes on from the one before.") from None
         say(f"Resuming at {learner.images_seen:,} images: weights, averages, optimiser and position from {found[-1]}.")
+    return bool(found)
 
 
 def _passed(before: int, now: int, every: int) -> bool:

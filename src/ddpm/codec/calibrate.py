@@ -1,0 +1,192 @@
+"""Make what the codec needs: choose its levels, measure the errors there, give each step its bits, fit the pixel model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ddpm.codec.fit import fit_causal
+from ddpm.codec.mixture import SIXTEENTHS, Integers
+from ddpm.codec.tables import CodecData, check_codes, codec_data_of, codec_file, write_codec_data
+from ddpm.codec.trellis import fewest_bits
+from ddpm.data import ImageSet
+from ddpm.errors import DamagedFile, InputError, WrongModel
+from ddpm.files import writable_folder
+from ddpm.likelihood.scoring import Scoring
+from ddpm.model import Model
+from ddpm.schedule import Schedule
+from ddpm.scored import chosen_rows, scoring_for
+from ddpm.tuned import hashes
+
+STOP_LOG_SNR = 3.9
+"""Where the chain ends and the pixel model takes over: noise of 18 grey levels, pictures of about 30 dB."""
+STEP_BITS = 32
+"""Divergence of a step, about; fewer bits a step mean more network calls and a little less rate."""
+OVERHEAD = 1.12
+"""Index bits for each bit of divergence, see trellis.py."""
+PROBED, PROBE_IMAGES = 40, 256
+IMAGES, DRAWS = 8192, 2
+"""Images that the pixel model sees, and guesses of each where images are few."""
+FIT_STEPS = 6000
+LEAST_IMAGES = 16
+HASHED = 2048
+"""Images whose hashes are kept, so that a comparison can refuse them."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How much of the work is done: network calls and fitting steps, in the unit of each."""
+
+    on_calls: Callable[[int], None] = lambda calls: None
+    on_steps: Callable[[int], None] = lambda steps: None
+
+
+def tune_codec(
+    model: Model,
+    images: ImageSet,
+    *,
+    seed: int = 0,
+    batch_size: int = 128,
+    fit_steps: int = FIT_STEPS,
+    force: bool = False,
+    progress: Progress = Progress(),
+) -> Path:
+    """Make codec data on images and store them beside the checkpoint; returns the file.
+
+    images     never those that will be compressed for a comparison; the training images, usually
+    fit_steps  of the pixel model's optimiser
+    force      replace data that are there: files that were made with them can then no longer be read
+
+    Errors (InputError): data that are there already, images of another geometry, too few of them, channels that the codec
+    cannot hold, a folder that cannot be written to.
+    """
+    check_tunable(model, force=force)
+    if len(images) < LEAST_IMAGES:
+        raise InputError(f"{len(images)} images are too few to measure a codec on; {LEAST_IMAGES} would fit.")
+    folder = writable_folder(model.source)
+    data = make_codec_data(model, images, seed=seed, batch_size=batch_size, fit_steps=fit_steps, progress=progress)
+    return write_codec_data(folder, data)
+
+
+def check_tunable(model: Model, *, force: bool) -> None:
+    """Refuse a model whose codec data are there already (without force), or that cannot have any."""
+    check_codes(model)
+    try:
+        there = codec_data_of(model) is not None
+    except (DamagedFile, WrongModel):  # of no use to this model, so nothing is lost
+        there = False
+    if there and not force:
+        path = codec_file(Path(model.source), model.weights)
+        raise InputError(
+            f"'{path}' is there, and without it the files made with it can no longer be read; --force replaces it."
+        )
+
+
+def make_codec_data(
+    model: Model, images: ImageSet, *, seed: int, batch_size: int, fit_steps: int, progress: Progress
+) -> CodecData:
+    """Everything, from images to integers."""
+    probe = scoring_for(model, images, limit=PROBE_IMAGES, seed=seed, batch_size=batch_size, on_calls=progress.on_calls)
+    levels, errors, bits = place_steps(probe)
+    guesses, pixels = training_guesses(
+        scoring_for(model, images, limit=IMAGES, seed=seed, batch_size=batch_size, on_calls=progress.on_calls),
+        levels[-1],
+    )
+    causal = fit_causal(guesses, pixels, steps=fit_steps, seed=seed, on_step=progress.on_steps)
+    return CodecData(
+        model.weights,
+        model.weights_sha256,
+        levels,
+        errors,
+        bits,
+        causal,
+        images.name,
+        images.fingerprint,
+        tuple(hashes(images.array(chosen_rows(len(images), HASHED, seed).tolist()))),
+        seed,
+    )
+
+
+def calls_made(model: Model, images: ImageSet) -> int:
+    """Network calls that measuring takes, at most."""
+    few = min(len(images), IMAGES)
+    return PROBED * min(len(images), PROBE_IMAGES) + few * draws(few)
+
+
+def draws(images: int) -> int:
+    """Guesses made of each image for the pixel model."""
+    return DRAWS if images * DRAWS <= IMAGES else 1
+
+
+def place_steps(scoring: Scoring) -> tuple[tuple[int, ...], tuple[float, ...], tuple[int, ...]]:
+    """Levels (K + 1,), errors (K + 1,) and index bits (K,) of a codec's chain.
+
+    From T down, each step goes as far as STEP_BITS of divergence reach: D / 2 log2(1 + (SNR_s - SNR_t) w_t) bits.
+    """
+    schedule = scoring.denoiser.process.schedule
+    stop = stop_level(schedule)
+    even = np.linspace(schedule.log_snr[stop], schedule.log_snr[-1], PROBED)
+    places = np.interp(-even, -schedule.log_snr[stop:], np.arange(stop, schedule.steps + 1))
+    probed = np.unique(np.rint(places).astype(np.int64))
+    measured = np.array([squared_error(scoring, int(level)) for level in probed])
+    error = np.interp(np.arange(schedule.steps + 1), probed, measured)
+    levels, bits = [schedule.steps], []
+    while levels[-1] > stop:
+        here = levels[-1]
+        below = np.arange(stop, here)
+        rise = schedule.snr[below] - schedule.snr[here]
+        cost = scoring.dimensions / 2 * np.log2(1 + rise * error[here])
+        far = below[cost >= STEP_BITS]
+        following = int(far[-1]) if len(far) else stop
+        divergence = float(cost[following - stop])
+        levels.append(following)
+        bits.append(max(fewest_bits(scoring.dimensions), round(OVERHEAD * divergence)))
+    if len(bits) > 1 and bits[-1] < 0.75 * OVERHEAD * STEP_BITS:  # a short last step is no saving
+        joined = bits[-1] + bits[-2]
+        levels, bits = [*levels[:-2], levels[-1]], [*bits[:-2], joined]
+    return tuple(levels), tuple(float(error[level]) for level in levels), tuple(bits)
+
+
+def stop_level(schedule: Schedule) -> int:
+    """The level nearest to the stop's log-SNR."""
+    return 1 + int(np.argmin(np.abs(schedule.log_snr[1:] - STOP_LOG_SNR)))
+
+
+def squared_error(scoring: Scoring, level: int) -> float:
+    """Mean squared error of x0 at one level, over all images, each once."""
+    total = 0.0
+    for clean, guess in _guessed(scoring, level, "codec errors", 0):
+        total += float(((clean - guess) ** 2).sum())
+    return total / (len(scoring.images) * scoring.dimensions)
+
+
+def training_guesses(scoring: Scoring, level: int) -> tuple[Integers, NDArray[np.uint8]]:
+    """What the chain's last picture may look like, for the pixel model: guesses and pixels, (N, C, H, W)."""
+    guesses, pixels = [], []
+    for draw in range(draws(len(scoring.images))):
+        for _, guess in _guessed(scoring, level, "codec guesses", draw):
+            guesses.append(((guess + 1) * (127.5 * SIXTEENTHS)).round().to(torch.int16))
+        pixels.append(scoring.images.read(np.arange(len(scoring.images))))
+    return torch.cat(guesses).numpy().astype(np.int64), np.concatenate(pixels)
+
+
+def _guessed(scoring: Scoring, level: int, purpose: str, draw: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Clean images and what the network takes them for at one level, a batch at a time."""
+    count = len(scoring.images)
+    denoiser = scoring.denoiser
+    for start in range(0, count, scoring.batch_size):
+        rows = np.arange(start, min(start + scoring.batch_size, count))
+        x0, noise, labels = scoring.inputs(rows, rows + draw * count, purpose)
+        step = torch.full((len(rows),), level)
+        xt = denoiser.process.q_sample(x0, step, noise=noise)
+        with torch.no_grad(), scoring.guarded():
+            yield x0.cpu(), denoiser.x0(xt, step, labels).cpu()
+        scoring.on_calls(len(rows))

@@ -1,0 +1,253 @@
+"""Format v1 of a .dpc file: a header, the progressive layer, and perhaps what makes it lossless. See docs/format.md.
+
+    0   3   magic 8F 44 50
+    3   1   version, 1
+    4   1   flags: 1 lossless layer, 2 grey picture of a colour model, 4 stored by ordinary means, 8 seeds, 16 class
+    5   4   fingerprint: the first bytes of the SHA-256 of weights and codec data
+    9   v   height and width, each a variable-length integer
+        v   units of the progressive layer, unless it is lossless (then all) or stored (then none)
+        v   class, if flagged
+        v   seeds, if flagged: how many tiles do not have seed 0, and for each its number and its seed
+        2   CRC-16 of all bytes before
+
+    progressive layer   index bits, the first in the highest bit of a byte, no gaps; then its CRC-16
+    lossless layer      length, CRC-32 of the pixels, range coder's bytes
+    stored picture      length, CRC-32 of the pixels, a PNG
+
+Reading takes nothing on trust: every number is bounded before anything is allocated for it.
+"""
+
+from __future__ import annotations
+
+import binascii
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddpm.errors import DamagedFile
+
+MAGIC = b"\x8fDP"
+VERSION = 1
+LOSSLESS, GREY, STORED, SEEDS, CLASS = 1, 2, 4, 8, 16
+FINGERPRINT_BYTES = 4
+MOST_PIXELS = 2**24
+MOST_SIDE = 2**16
+MOST_VARINT = 2**35
+MOST_CLASSES = 100_000
+
+
+@dataclass(frozen=True)
+class Header:
+    """What stands before the layers.
+
+    flags        see the module's text
+    fingerprint  FINGERPRINT_BYTES bytes
+    size         (height, width)
+    units        of the progressive layer, None where it is implied
+    label        class number, None without
+    seeds        tile and seed where that is not 0, tiles rising
+    """
+
+    flags: int
+    fingerprint: bytes
+    size: tuple[int, int]
+    units: int | None = None
+    label: int | None = None
+    seeds: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def lossless(self) -> bool:
+        """Whether a lossless layer follows the progressive one."""
+        return bool(self.flags & LOSSLESS)
+
+    @property
+    def grey(self) -> bool:
+        """Whether a colour model holds a grey picture."""
+        return bool(self.flags & GREY)
+
+    @property
+    def stored(self) -> bool:
+        """Whether the picture lies in it as a PNG."""
+        return bool(self.flags & STORED)
+
+    def pack(self) -> bytes:
+        """All bytes, CRC included."""
+        numbers = [*self.size]
+        if not self.flags & (LOSSLESS | STORED):
+            numbers.append(self.units or 0)
+        if self.flags & CLASS:
+            numbers.append(self.label or 0)
+        if self.flags & SEEDS:
+            numbers += [len(self.seeds), *(number for pair in self.seeds for number in pair)]
+        fixed = MAGIC + bytes([VERSION, self.flags]) + self.fingerprint
+        return _with_crc16(fixed + b"".join(map(varint, numbers)))
+
+
+def varint(number: int) -> bytes:
+    """Seven bits a byte, the lowest first; the highest bit says that more follow."""
+    out = bytearray()
+    while number > 127:
+        out.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*out, number])
+
+
+class Cut(Exception):
+    """The bytes end inside what was to be read."""
+
+
+@dataclass
+class Cursor:
+    """A place in the bytes of a file."""
+
+    data: bytes
+    place: int = 0
+
+    def take(self, count: int) -> bytes:
+        """The next bytes; raises Cut."""
+        if count > len(self.data) - self.place:
+            raise Cut
+        self.place += count
+        return self.data[self.place - count : self.place]
+
+    def varint(self) -> int:
+        """The next variable-length integer; raises Cut, and DamagedFile for one that is too long or not the shortest."""
+        number = shift = 0
+        while True:
+            byte = self.take(1)[0]
+            number |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                break
+            if shift > 35:
+                raise DamagedFile("it holds a number of more than 35 bits, which none may have.")
+        if byte == 0 and shift > 7:
+            raise DamagedFile("it holds a number that is not written in its shortest form.")
+        return number
+
+    @property
+    def left(self) -> int:
+        """Bytes that follow."""
+        return len(self.data) - self.place
+
+
+def read_header(cursor: Cursor) -> Header:
+    """Take a header apart.
+
+    Errors (DamagedFile): no file of ours, an unknown version or flag, cut short, a wrong CRC, sizes beyond the bounds.
+    """
+    try:
+        return _read_header(cursor)
+    except Cut:
+        raise DamagedFile("it is cut short inside its header.") from None
+
+
+def _read_header(cursor: Cursor) -> Header:
+    start = cursor.data[: len(MAGIC)]
+    if start != MAGIC and not (start and MAGIC.startswith(start)):
+        raise DamagedFile("it is no .dpc file: it does not begin like one.")
+    cursor.take(len(MAGIC))
+    version, flags = cursor.take(2)
+    if version != VERSION:
+        raise DamagedFile(f"it has format version {version}, this ddpm reads {VERSION}.")
+    if flags & ~(LOSSLESS | GREY | STORED | SEEDS | CLASS) or (flags & STORED and flags & (LOSSLESS | SEEDS | CLASS)):
+        raise DamagedFile(f"its flags {flags:#04x} make no sense.")
+    fingerprint = cursor.take(FINGERPRINT_BYTES)
+    size = cursor.varint(), cursor.varint()
+    if min(size) < 1 or max(size) > MOST_SIDE or size[0] * size[1] > MOST_PIXELS:
+        raise DamagedFile(f"it claims {size[0]} x {size[1]} pixels; at most {MOST_PIXELS:,} can be.")
+    units = None if flags & (LOSSLESS | STORED) else cursor.varint()
+    label = cursor.varint() if flags & CLASS else None
+    if label is not None and label >= MOST_CLASSES:
+        raise DamagedFile(f"it claims class number {label}, which cannot be.")
+    count = cursor.varint() if flags & SEEDS else 0
+    if 2 * count > cursor.left:
+        raise Cut
+    seeds = tuple((cursor.varint(), cursor.varint()) for _ in range(count))
+    end = cursor.place
+    if int.from_bytes(cursor.take(2), "little") != crc16(cursor.data[:end]):
+        raise DamagedFile("its header is damaged: the checksum is not that of its bytes.")
+    return Header(flags, fingerprint, size, units, label, seeds)
+
+
+def crc16(data: bytes) -> int:
+    """CRC-16/XMODEM: polynomial 0x1021, from 0."""
+    return binascii.crc_hqx(data, 0)
+
+
+def _with_crc16(data: bytes) -> bytes:
+    return data + crc16(data).to_bytes(2, "little")
+
+
+def progressive_layer(bits: NDArray[np.uint8]) -> bytes:
+    """Index bits (n,) of 0 and 1 as bytes with their CRC."""
+    return _with_crc16(np.packbits(bits).tobytes())
+
+
+def closed_layer(pixels: NDArray[np.uint8], data: bytes) -> bytes:
+    """A layer that knows its length and the CRC-32 of the pixels it leads to."""
+    return varint(len(data)) + checksum(pixels) + data
+
+
+def checksum(pixels: NDArray[np.uint8]) -> bytes:
+    """CRC-32 of pixels (C, H, W), row by row, a pixel's channels side by side."""
+    return binascii.crc32(np.ascontiguousarray(pixels.transpose(1, 2, 0)).tobytes()).to_bytes(4, "little")
+
+
+@dataclass(frozen=True)
+class Packet:
+    """A file taken apart as far as its bytes reach.
+
+    header     whole
+    bits       of the progressive layer (n,), perhaps cut short
+    cut        whether the file ends before its end
+    damaged    whether the progressive layer is all there and does not have its checksum
+    crc, data  of the lossless layer or the stored picture; None where it is not there or cut short
+    """
+
+    header: Header
+    bits: NDArray[np.uint8] = field(repr=False)
+    cut: bool
+    damaged: bool
+    crc: bytes | None
+    data: bytes | None = field(repr=False)
+
+
+def read_packet(cursor: Cursor, header: Header, bits: int) -> Packet:
+    """Read the layers behind a header.
+
+    bits  that the progressive layer has when whole
+
+    Errors (DamagedFile): bytes after the last one, bits set in the padding, a number out of bounds.
+    """
+    body = cursor.data[cursor.place : cursor.place + -(-bits // 8)]
+    found = np.unpackbits(np.frombuffer(body, np.uint8))
+    if found[bits:].any():
+        raise DamagedFile("it has bits where its progressive layer has none.")
+    cut = Packet(header, found[:bits], True, False, None, None)
+    try:
+        damaged = not header.stored and int.from_bytes(_layer_end(cursor, len(body), bits), "little") != crc16(body)
+        if not (header.lossless or header.stored):
+            _check_end(cursor)
+            return Packet(header, found[:bits], False, damaged, None, None)
+        length, crc = cursor.varint(), cursor.take(4)
+        if length > MOST_VARINT:
+            raise DamagedFile("it claims a layer that is too long.")
+        data = cursor.take(length)
+    except Cut:
+        return cut
+    _check_end(cursor)
+    return Packet(header, found[:bits], False, damaged, crc, data)
+
+
+def _layer_end(cursor: Cursor, there: int, bits: int) -> bytes:
+    if there < -(-bits // 8):
+        raise Cut
+    cursor.take(there)
+    return cursor.take(2)
+
+
+def _check_end(cursor: Cursor) -> None:
+    if cursor.left:
+        raise DamagedFile(f"it has {cursor.left:,} {'byte' if cursor.left == 1 else 'bytes'} after its end.")

@@ -1,0 +1,241 @@
+"""Files in, pictures out: as far as the bytes reach, and never called exact without proof."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from ddpm.codec.container import (
+    FINGERPRINT_BYTES,
+    MOST_PIXELS,
+    Cursor,
+    Header,
+    Packet,
+    checksum,
+    read_header,
+    read_packet,
+)
+from ddpm.codec.encode import BATCH_SIZE, whole_guess
+from ddpm.codec.mixture import SIXTEENTHS
+from ddpm.codec.tables import Codec
+from ddpm.codec.tiles import bits_of, grid, joined, steps_each, units_done
+from ddpm.errors import DamagedFile, InputError, WrongModel
+from ddpm.samplers.ddim import ddim
+from ddpm.units import x_to_images
+
+Pixels = NDArray[np.uint8]
+
+RECONSTRUCTIONS = ("mean", "flow")
+LOSSLESS, LOSSY, PARTIAL, DAMAGED = "lossless", "lossy", "partial", "damaged"
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """One picture, and how far it may be trusted.
+
+    picture  uint8 (C, H, W), None where a damaged file has none to show
+    status   "lossless": exact, its checksum says so; "lossy": all that a lossy file holds; "partial": all that the bytes
+             hold of a file that is cut; "damaged"
+    steps    steps of the chain that every tile has had, of how many
+    stored   whether it lay there by ordinary means
+    problem  what is wrong with a partial or damaged file, a sentence
+    """
+
+    picture: Pixels | None = field(repr=False)
+    status: str
+    steps: tuple[int, int]
+    stored: bool = False
+    problem: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """A file on its way."""
+
+    packet: Packet
+    tiles: int
+    units: int
+
+    steps: int
+
+
+def open_packet(codec: Codec, data: bytes) -> Packet:
+    """Read a file's header and layers, for the model it wants.
+
+    Errors: not a file of ours or damaged (DamagedFile), of another model (WrongModel).
+    """
+    cursor = Cursor(data)
+    header = read_header(cursor)
+    own = bytes.fromhex(codec.fingerprint)[:FINGERPRINT_BYTES]
+    if header.fingerprint != own:
+        raise WrongModel(
+            f"it wants the model with fingerprint {header.fingerprint.hex()}, and that of '{codec.name}' is "
+            f"{own.hex()} ({codec.fingerprint})."
+        )
+    tiles = int(np.prod(grid(header.size, codec.geometry.size)))
+    if header.grey and codec.geometry.channels == 1:
+        raise DamagedFile("it calls itself a grey picture of a colour model, and this model is grey.")
+    if (header.label is None) != (codec.classes == 0 or codec.no_class is not None or header.stored):
+        raise DamagedFile("it names a class where its model has none, or none where it has.")
+    if header.label is not None and header.label >= codec.classes:
+        raise DamagedFile(f"it claims class number {header.label} of {codec.classes}.")
+    if any(tile >= tiles for tile, _ in header.seeds):
+        raise DamagedFile(f"it has a seed for a tile beyond its {tiles}.")
+    whole = tiles * len(codec.chain.steps)
+    units = 0 if header.stored else whole if header.units is None else header.units
+    if units > whole:
+        raise DamagedFile(f"it claims {units:,} steps of tiles, of {whole:,} that there are.")
+    return read_packet(cursor, header, bits_of(codec.chain.bits, tiles, units))
+
+
+def decode(
+    codec: Codec,
+    files: Sequence[bytes],
+    *,
+    most_bytes: int | None = None,
+    reconstruct: str = "mean",
+    batch_size: int = BATCH_SIZE,
+    on_step: Callable[[int], None] = lambda tiles: None,
+) -> list[Decoded]:
+    """Decompress files.
+
+    most_bytes   read no more of each than this: a coarser picture
+    reconstruct  lossy pictures as the "mean" of what they may be (best in squared error), or along the "flow" of the
+                 probability ODE from the last state (sharper, as samples are)
+    on_step      called with the number of tiles that were advanced by a step
+
+    Errors: see open_packet, and InputError for an unknown way to reconstruct; a file that is cut or damaged behind its
+    header is no error, see Decoded.
+    """
+    if reconstruct not in RECONSTRUCTIONS:
+        raise InputError(f"there is no way '{reconstruct}' to reconstruct; there are {', '.join(RECONSTRUCTIONS)}.")
+    jobs = []
+    for data in files:
+        packet = open_packet(codec, data if most_bytes is None else data[:most_bytes])
+        tiles = 0 if packet.header.stored else int(np.prod(grid(packet.header.size, codec.geometry.size)))
+        units = units_done(codec.chain.bits, tiles, len(packet.bits)) if tiles else 0
+        jobs.append(_Job(packet, tiles, units, len(codec.chain.steps)))
+    states = _walk_all(codec, jobs, batch_size, on_step)
+    found, start = [], 0
+    for job in jobs:
+        found.append(_finish(codec, job, states[start : start + job.tiles], reconstruct))
+        start += job.tiles
+    return found
+
+
+def _walk_all(codec: Codec, jobs: Sequence[_Job], batch_size: int, on_step: Callable[[int], None]) -> list[Tensor]:
+    """The last states of all tiles of all files, in their order."""
+    every = [(job, number) for job in jobs for number in range(job.tiles)]
+    found: list[Tensor] = []
+    for begin in range(0, len(every), batch_size):
+        part = every[begin : begin + batch_size]
+        counts = np.array([steps_each(job.tiles, job.units)[number] for job, number in part])
+        seeds = [(dict(job.packet.header.seeds).get(number, 0), number) for job, number in part]
+        bits = [
+            np.stack(
+                [
+                    _unit(codec, job, step, number)
+                    for (job, number), count in zip(part, counts, strict=True)
+                    if count > step
+                ]
+            )
+            for step in range(int(counts.max()))
+        ]
+        start = codec.chain.start(seeds, codec.geometry.shape)
+        found += codec.chain.decode(bits, start, counts, _labels(codec, [job for job, _ in part]), on_step=on_step)
+    return found
+
+
+def _unit(codec: Codec, job: _Job, step: int, tile: int) -> NDArray[np.uint8]:
+    begin = bits_of(codec.chain.bits, job.tiles, step * job.tiles) + tile * codec.chain.bits[step]
+    return job.packet.bits[begin : begin + codec.chain.bits[step]]
+
+
+def _labels(codec: Codec, jobs: Sequence[_Job]) -> Tensor | None:
+    if not codec.classes:
+        return None
+    wanted = [codec.no_class if job.packet.header.label is None else job.packet.header.label for job in jobs]
+    return torch.tensor(wanted, device=codec.chain.device)
+
+
+def _finish(codec: Codec, job: _Job, states: Sequence[Tensor], reconstruct: str) -> Decoded:
+    packet, header = job.packet, job.packet.header
+    if header.stored:
+        return _open_stored(codec, packet)
+    done, steps = steps_each(job.tiles, job.units), (job.units // job.tiles, job.steps)
+    x, labels = torch.stack(list(states)), _labels(codec, [job] * job.tiles)
+    if header.lossless and packet.data is not None:
+        guess = codec.chain.last_x0(x, done, labels)
+        whole = whole_guess((guess + 1) * (127.5 * SIXTEENTHS), header.size)
+        pixels = codec.causal.decode(whole, [packet.data], 1 if header.grey else codec.geometry.channels)[0]
+        if checksum(pixels) == packet.crc and not packet.damaged:
+            return Decoded(pixels, LOSSLESS, steps)
+    picture = _picture(codec, x, done, labels, header, reconstruct)
+    if packet.damaged or (header.lossless and packet.data is not None):
+        what = "its progressive layer" if packet.damaged else "its lossless layer"
+        return Decoded(picture, DAMAGED, steps, problem=f"{what} is damaged, and the picture is not exact.")
+    if packet.cut:
+        reached = f"{steps[0]} of {steps[1]} steps"
+        return Decoded(picture, PARTIAL, steps, problem=f"it is cut short: this is the picture after {reached}.")
+    return Decoded(picture, LOSSY, steps)
+
+
+def _picture(
+    codec: Codec, x: Tensor, done: NDArray[np.int64], labels: Tensor | None, header: Header, reconstruct: str
+) -> Pixels:
+    """The lossy picture; tiles without a single step are mid-grey, and cost nothing."""
+    clean = torch.zeros_like(x)
+    for count in np.unique(done[done > 0]):
+        rows = torch.from_numpy(np.flatnonzero(done == count))
+        part = None if labels is None else labels[rows]
+        for some in rows.split(BATCH_SIZE):
+            part = None if labels is None else labels[some]
+            if reconstruct == "mean":
+                clean[some] = codec.chain.x0(x[some], int(count), part)
+            else:
+                clean[some] = _flow(codec, x[some], int(count), part)
+    whole = joined(clean, header.size)
+    if header.grey:
+        whole = whole.mean(0, keepdim=True)
+    return np.asarray(x_to_images(whole).numpy())
+
+
+def _flow(codec: Codec, x: Tensor, count: int, labels: Tensor | None) -> Tensor:
+    """Along the probability-flow ODE from a state to a clean image: DDIM on the codec's levels, then on halves."""
+    levels = list(codec.chain.levels[count:])
+    while levels[-1] > 1:
+        levels.append(levels[-1] // 2)
+    denoiser = codec.chain.denoiser
+    chain = denoiser.process.schedule.subset(levels)
+    *_, last = ddim(denoiser, x.to(codec.chain.device), chain=chain, noise=_no_noise, labels=labels)
+    return last.x.cpu()
+
+
+def _no_noise(level: float) -> Tensor:
+    raise AssertionError("the flow draws no noise")
+
+
+def _open_stored(codec: Codec, packet: Packet) -> Decoded:
+    """A picture that lies there as a PNG; its own header must agree before its pixels are unpacked."""
+    header, steps = packet.header, (0, 0)
+    if packet.data is None:
+        sentence = "it is cut short, and a picture that is stored by ordinary means has none before its end."
+        return Decoded(None, DAMAGED, steps, True, sentence)
+    channels = 1 if header.grey else codec.geometry.channels
+    try:
+        with Image.open(io.BytesIO(packet.data), formats=("PNG",)) as image:
+            if image.size != (header.size[1], header.size[0]) or image.width * image.height > MOST_PIXELS:
+                raise ValueError
+            pixels = np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
+        if pixels.dtype != np.uint8 or pixels.shape[0] != channels or checksum(pixels) != packet.crc:
+            raise ValueError
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return Decoded(None, DAMAGED, steps, True, "the picture stored in it is damaged.")
+    return Decoded(np.ascontiguousarray(pixels), LOSSLESS, steps, True)

@@ -1,0 +1,257 @@
+"""Pictures in, files out: the chain over all tiles of all pictures in batches, then each picture's lossless layer."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ddpm.codec.container import (
+    CLASS,
+    FINGERPRINT_BYTES,
+    GREY,
+    LOSSLESS,
+    MOST_PIXELS,
+    MOST_SIDE,
+    SEEDS,
+    STORED,
+    Header,
+    closed_layer,
+    progressive_layer,
+)
+from ddpm.codec.labels import choose_label
+from ddpm.codec.mixture import SIXTEENTHS, Integers
+from ddpm.codec.tables import Codec
+from ddpm.codec.tiles import bits_of, cut, joined, units_done
+from ddpm.errors import InputError
+from ddpm.pictures import to_pil
+from ddpm.units import images_to_x
+
+Pixels = NDArray[np.uint8]
+
+MARGIN = 1e-8
+"""Sixteenths of a grey level that a guess must keep from the middle between two; rounding differs by 1e-11 at most."""
+MOST_SEEDS = 100
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """One file, and what it is made of.
+
+    data             the bytes
+    stored           whether the picture lies in it by ordinary means
+    index_bits       of the progressive layer
+    divergence       the chain's theoretical rate for this picture, its own levels and variances, in bits
+    delivered        the divergence that the noise delivered, in bits
+    residual_bytes   of the range coder, 0 for lossy files
+    ideal_bytes      the ideal code length of the same pixels by the same model
+    reseeded         tiles that had to begin with another seed
+    """
+
+    data: bytes = field(repr=False)
+    stored: bool = False
+    index_bits: int = 0
+    divergence: float = 0.0
+    delivered: float = 0.0
+    residual_bytes: int = 0
+    ideal_bytes: float = 0.0
+    reseeded: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """A picture on its way: its tiles as the model sees them, how many units it gets, and where its tiles stand."""
+
+    picture: Pixels
+    tiles: Pixels
+    flags: int
+    units: int | None
+    label: int | None = None
+
+
+@dataclass(eq=False)
+class _Walked:
+    """What the chain gave for one tile."""
+
+    bits: list[NDArray[np.uint8]]
+    guess: Tensor
+    seed: int
+    nats: float
+    delivered: float
+
+
+def encode(
+    codec: Codec,
+    pictures: Sequence[Pixels],
+    *,
+    most_bytes: Sequence[int] | None = None,
+    batch_size: int = BATCH_SIZE,
+    on_step: Callable[[int], None] = lambda tiles: None,
+) -> list[Encoded]:
+    """Compress pictures, uint8 (C, H, W), grey or RGB, of any sizes.
+
+    most_bytes  of each file: lossy ones that do not exceed them; None is lossless
+    on_step     called with the number of tiles that were advanced by a step
+
+    Errors (InputError): another mode than the model's, too many pixels, fewer bytes than a header takes.
+    """
+    limits = [None] * len(pictures) if most_bytes is None else list(most_bytes)
+    jobs = [_job(codec, picture, limit) for picture, limit in zip(pictures, limits, strict=True)]
+    walked = _walk_all(codec, jobs, batch_size, on_step)
+    found, start = [], 0
+    for job in jobs:
+        found.append(_finish(codec, job, walked[start : start + len(job.tiles)]))
+        start += len(job.tiles)
+    return found
+
+
+def tiles_of(codec: Codec, picture: Pixels) -> int:
+    """How many tiles a picture becomes."""
+    return len(cut(picture, codec.geometry.size))
+
+
+def _job(codec: Codec, picture: Pixels, limit: int | None) -> _Job:
+    channels, height, width = check_picture(codec, picture)
+    grey = channels < codec.geometry.channels
+    tiles = cut(np.repeat(picture, 3, axis=0) if grey else picture, codec.geometry.size)
+    label = choose_label(codec, tiles) if codec.classes else None
+    flags = GREY * grey | CLASS * (codec.classes > 0 and codec.no_class is None)
+    if limit is None:
+        return _Job(picture, tiles, flags | LOSSLESS, None, label)
+    units = _units_within(codec, len(tiles), plain_header(codec, flags, (height, width), label), limit)
+    return _Job(picture, tiles, flags, units, label)
+
+
+def check_picture(codec: Codec, picture: Pixels) -> tuple[int, ...]:
+    """Refuse what the codec cannot hold; returns (C, H, W)."""
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[0] not in (1, 3):
+        raise InputError(
+            f"a picture of {picture.dtype} {'x'.join(map(str, picture.shape))} came; uint8 (C, H, W), grey (1) or RGB "
+            "(3), would fit."
+        )
+    if picture.shape[0] > codec.geometry.channels:
+        raise InputError(f"the picture is in colour and the model of '{codec.name}' is grey; a grey picture would fit.")
+    height, width = picture.shape[1:]
+    if not 1 <= height * width <= MOST_PIXELS or max(height, width) > MOST_SIDE:
+        raise InputError(f"{height} x {width} pixels do not fit; 1 to {MOST_PIXELS:,} would.")
+    return picture.shape
+
+
+def plain_header(codec: Codec, flags: int, size: tuple[int, int], label: int | None) -> Header:
+    """A header without units and seeds."""
+    fingerprint = bytes.fromhex(codec.fingerprint)[:FINGERPRINT_BYTES]
+    return Header(flags, fingerprint, size, label=label if flags & CLASS else None)
+
+
+def _units_within(codec: Codec, tiles: int, header: Header, limit: int) -> int:
+    """The most units whose file, with header and checksum, has at most `limit` bytes."""
+    units = units_done(codec.chain.bits, tiles, 8 * limit)
+    while units >= 0:
+        size = len(replace(header, units=units).pack()) + -(-bits_of(codec.chain.bits, tiles, units) // 8) + 2
+        if size <= limit:
+            return units
+        units -= 1
+    raise InputError(f"{limit} bytes are fewer than a header takes; {size} would fit.")
+
+
+def _walk_all(codec: Codec, jobs: Sequence[_Job], batch_size: int, on_step: Callable[[int], None]) -> list[_Walked]:
+    every = [(job, number) for job in jobs for number in range(len(job.tiles))]
+    found: list[_Walked] = []
+    for start in range(0, len(every), batch_size):
+        part = every[start : start + batch_size]
+        walked = _walk(codec, part, [0] * len(part), on_step)
+        for seed in range(1, MOST_SEEDS):
+            again = [k for k, ((job, _), one) in enumerate(zip(part, walked, strict=True)) if _unsure(job, one)]
+            if not again:
+                break
+            fresh = _walk(codec, [part[k] for k in again], [seed] * len(again), lambda tiles: None)
+            for k, one in zip(again, fresh, strict=True):
+                walked[k] = one
+        found += walked
+    return found
+
+
+def _walk(
+    codec: Codec, part: Sequence[tuple[_Job, int]], seeds: Sequence[int], on_step: Callable[[int], None]
+) -> list[_Walked]:
+    """Take some tiles down the chain as far as any of them has to go."""
+    chain = codec.chain
+    images = images_to_x(torch.from_numpy(np.stack([job.tiles[number] for job, number in part])), torch.float64)
+    start = chain.start([(seed, number) for (_, number), seed in zip(part, seeds, strict=True)], codec.geometry.shape)
+    labels = None
+    if codec.classes:
+        labels = torch.tensor([job.label for job, _ in part], device=chain.device)
+    deepest = max(len(chain.steps) if job.units is None else -(-job.units // len(job.tiles)) for job, _ in part)
+    walk = chain.encode(images, start, labels, steps=deepest, on_step=on_step)
+    lossless = any(job.units is None for job, _ in part)
+    guess = chain.x0(walk.x, deepest, labels) if lossless else images
+    bit = 1 / np.log(2)
+    return [
+        _Walked(
+            [bits[k] for bits in walk.bits],
+            (guess[k] + 1) * (127.5 * SIXTEENTHS),
+            seed,
+            float(walk.nats[:, k].sum()) * bit,
+            float(walk.delivered[:, k].sum()) * bit,
+        )
+        for k, seed in enumerate(seeds)
+    ]
+
+
+def _unsure(job: _Job, walked: _Walked) -> bool:
+    """Whether a guess lies so near the middle between two integers that another machine might round it the other way."""
+    if job.units is not None:
+        return False
+    apart = walked.guess - walked.guess.floor() - 0.5
+    return bool((apart.abs() < MARGIN).any())
+
+
+def _finish(codec: Codec, job: _Job, walked: Sequence[_Walked]) -> Encoded:
+    """Put one picture's file together."""
+    tiles, size = len(walked), (job.picture.shape[1], job.picture.shape[2])
+    seeds = tuple((k, one.seed) for k, one in enumerate(walked) if one.seed)
+    header = replace(plain_header(codec, job.flags, size, job.label), units=job.units, seeds=seeds)
+    header = replace(header, flags=header.flags | (SEEDS if seeds else 0))
+    steps = len(walked[0].bits)
+    units = tiles * len(codec.chain.steps) if job.units is None else job.units
+    ordered = [walked[tile].bits[step] for step in range(steps) for tile in range(tiles)][:units]
+    bits = np.concatenate([np.empty(0, np.uint8), *ordered])
+    data = header.pack() + progressive_layer(bits)
+    if job.units is not None:
+        return Encoded(data, index_bits=len(bits))
+    if any(_unsure(job, one) for one in walked):
+        return stored(codec, job.picture)
+    residual, ideal = codec.causal.encode(
+        whole_guess(torch.stack([one.guess for one in walked]), size), job.picture[None]
+    )
+    found = Encoded(
+        data + closed_layer(job.picture, residual[0]),
+        index_bits=len(bits),
+        divergence=sum(one.nats for one in walked),
+        delivered=sum(one.delivered for one in walked),
+        residual_bytes=len(residual[0]),
+        ideal_bytes=float(ideal[0]) / 8,
+        reseeded=len(seeds),
+    )
+    plain = stored(codec, job.picture)
+    return found if len(found.data) <= len(plain.data) else plain
+
+
+def whole_guess(tiles: Tensor, size: tuple[int, int]) -> Integers:
+    """Guesses of tiles, in sixteenths of a grey level, rounded and joined: (1, C, H, W)."""
+    return np.asarray(joined(tiles.round().to(torch.int64), size).numpy()[None])
+
+
+def stored(codec: Codec, picture: Pixels) -> Encoded:
+    """A file that holds the picture as a PNG."""
+    png = io.BytesIO()
+    to_pil(torch.from_numpy(picture)).save(png, format="PNG", optimize=True)
+    flags = STORED | GREY * (len(picture) < codec.geometry.channels)
+    header = plain_header(codec, flags, (picture.shape[1], picture.shape[2]), None)
+    return Encoded(header.pack() + closed_layer(picture, png.getvalue()), stored=True)

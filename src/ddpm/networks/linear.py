@@ -1,0 +1,93 @@
+"""The best linear guess of the noise, and perhaps a network that corrects it.
+
+Images are taken for a Gaussian: an average picture, three (or C) axes of colour, and along each of them a variance for
+every frequency of the cosine transform. The posterior mean of such a Gaussian is linear (Wiener's filter), known in
+closed form at every noise level, and already removes most of the noise. A network that only has to add what the filter
+misses begins where the filter ends: on small sets and small budgets that is worth more than any width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+LEAST_VARIANCE = 1e-9
+
+
+def cosines(size: int) -> Tensor:
+    """The orthonormal cosine transform (DCT-II) of so many points, a row a frequency: (size, size) float64."""
+    frequency, place = torch.arange(size, dtype=torch.float64)[:, None], torch.arange(size, dtype=torch.float64)
+    matrix = torch.cos(math.pi * (2 * place + 1) * frequency / (2 * size)) * math.sqrt(2 / size)
+    matrix[0] /= math.sqrt(2)
+    return matrix
+
+
+class LinearDenoiser(nn.Module):
+    """The noise in x, as a Gaussian of images sees it, plus what another network says of the rest.
+
+    shape       (C, H, W) of the images
+    log_snr     (T,) of the levels 1..T, read at time 0..T - 1 and linear between them
+    correction  a network of the same kind as this one, or None; what it says is scaled by the linear guess's own root
+                mean squared error, so that its task has unit size at every level
+    """
+
+    def __init__(self, shape: tuple[int, int, int], log_snr: NDArray[np.float64], correction: nn.Module | None) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("colours", torch.eye(shape[0]))
+        self.register_buffer("variance", torch.ones(shape))
+        self.correction = correction
+        self.log_snr = log_snr  # float64 on the CPU, like the transforms: some accelerators have none
+        with torch.device("cpu"):
+            self.rows, self.columns = cosines(shape[1]), cosines(shape[2])
+
+    @torch.no_grad()
+    def measure(self, x: Tensor) -> None:
+        """Take average, colours and variances from images (N, C, H, W) in [-1, 1]."""
+        mean = x.cpu().double().mean(0)
+        rest = x.cpu().double() - mean
+        flat = rest.transpose(0, 1).flatten(1)
+        _, axes = torch.linalg.eigh(flat @ flat.T / flat.shape[1])
+        largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
+        colours = (axes * largest.sign()).T  # a row an axis; its sign is no accident of the library
+        spectrum = self._forth(rest, colours, self.rows, self.columns)
+        for name, value in (("mean", mean), ("colours", colours), ("variance", (spectrum**2).mean(0))):
+            getattr(self, name).copy_(value.clamp(min=LEAST_VARIANCE) if name == "variance" else value)
+
+    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        """x (B, C, H, W), time (B,) from 0, integer or real -> the noise, (B, C, H, W), or what `correction` has
+        channels for: the first C are the noise."""
+        log_snr = self._log_snr(time).to(x.dtype).to(x.device)[:, None, None, None]
+        signal, sigma = torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
+        share = self._share(log_snr)
+        rows, columns = (matrix.to(x.dtype).to(x.device) for matrix in (self.rows, self.columns))
+        spectrum = self._forth(x - signal * self.mean, self.colours, rows, columns)
+        noise = self._back(spectrum * (1 - share) / sigma, rows, columns)
+        if self.correction is None:
+            return noise
+        said: Tensor = self.correction(x, time, labels)
+        channels, rest = x.shape[1], share.mean((1, 2, 3), keepdim=True).sqrt()
+        return torch.cat([noise + rest * said[:, :channels], said[:, channels:]], dim=1)
+
+    def _share(self, log_snr: Tensor) -> Tensor:
+        """The part of each coefficient's variance that is image: also the mean squared error of the guessed noise."""
+        power = torch.exp(log_snr) * self.variance
+        return power / (power + 1)
+
+    def _log_snr(self, time: Tensor) -> Tensor:
+        """(B,) float64, on the CPU."""
+        places = np.arange(len(self.log_snr))
+        return torch.from_numpy(np.interp(time.cpu().double().numpy(), places, self.log_snr))
+
+    @staticmethod
+    def _forth(x: Tensor, colours: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        mixed = torch.einsum("kc,bchw->bkhw", colours, x)
+        return rows @ mixed @ columns.T
+
+    def _back(self, spectrum: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        mixed = rows.T @ spectrum @ columns
+        return torch.einsum("kc,bkhw->bchw", self.colours, mixed)
