@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from ddpm.api import (
         bits_per_dim,
         compare,
+        compress,
         convert,
+        decompress,
         full_sum,
         images,
         inspect,
@@ -29,13 +31,16 @@ if TYPE_CHECKING:
         show,
         train,
         tune,
+        tune_codec,
     )
 
 __all__ = [
     "__version__",
     "bits_per_dim",
     "compare",
+    "compress",
     "convert",
+    "decompress",
     "full_sum",
     "images",
     "inspect",
@@ -51,6 +56,7 @@ __all__ = [
     "show",
     "train",
     "tune",
+    "tune_codec",
 ]
 
 

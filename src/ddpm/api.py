@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,11 @@ from torch import Tensor
 
 from ddpm.checkpoint import describe as show
 from ddpm.checkpoint import load_model as load
+from ddpm.codec.verbs import compress, decompress
+from ddpm.codec.verbs import prepare_codec as tune_codec
 from ddpm.convert import convert
 from ddpm.data import ImageSet, open_images
 from ddpm.data import inspect_source as inspect
-from ddpm.errors import InputError, MixedSizes
 from ddpm.evaluation import FullSum, OdeBound, compare, nearest_neighbours, ode_bound, tune_variance
 from ddpm.evaluation import full_sum as full_sum_of
 from ddpm.evaluation.criterion import criterion_on
@@ -25,6 +25,7 @@ from ddpm.geometry import parse_size
 from ddpm.likelihood.estimate import Bound, estimate_bound
 from ddpm.likelihood.profile import Profile, estimate_profile
 from ddpm.model import Model
+from ddpm.opened import recipe_images, training_images
 from ddpm.pictures import save_grid
 from ddpm.recipe import Recipe, changed, load_recipe, resolve
 from ddpm.samplers import Sampling
@@ -36,7 +37,9 @@ from ddpm.training import train as train_run
 __all__ = [
     "bits_per_dim",
     "compare",
+    "compress",
     "convert",
+    "decompress",
     "full_sum",
     "images",
     "inspect",
@@ -52,6 +55,7 @@ __all__ = [
     "show",
     "train",
     "tune",
+    "tune_codec",
 ]
 
 
@@ -68,45 +72,6 @@ def images(src: str, *, size: str | None = None, fit: str = "crop", split: str |
     split  taken where the source has splits and `src` names none
     """
     return open_images(src, size=None if size is None else parse_size(size), fit=fit, default_split=split)
-
-
-def recipe_images(recipe: Recipe, *, split: str | None = "train") -> ImageSet:
-    """The images a recipe names, sized by its rule; `split` as in images."""
-    if recipe.data is None:
-        raise InputError("the recipe names no data: give it with --data (or data=...).")
-    size = None if recipe.size is None else parse_size(recipe.size)
-    return open_images(
-        recipe.data,
-        size=size,
-        fit=recipe.fit,
-        channels=recipe.image.channels,
-        on_bad_image=recipe.on_bad_image,
-        default_split=split,
-    )
-
-
-def training_images(model: Model, src: str | None = None, *, option: str = "--training-data") -> ImageSet:
-    """The images a model was trained on, where its recipe says they are, or at `src`; `option` names others."""
-    if src is None and model.recipe.data is None:
-        raise InputError(f"'{model.source}' names no training images: name them with {option}.")
-    try:
-        found = model_images(model, src or str(model.recipe.data), split="train")
-    except InputError as error:
-        raise InputError(f"the training images ({option} names others) cannot be used: {error}") from None
-    if model.data_fingerprint not in ("", found.fingerprint):
-        warnings.warn(f"'{found.name}' is not the very data that '{model.source}' was trained on.", stacklevel=2)
-    return found
-
-
-def model_images(model: Model, src: str, *, split: str | None = None) -> ImageSet:
-    """Images as a model was trained to see them, sized by its rule; they must have its geometry then."""
-    try:
-        found = recipe_images(changed(model.recipe, {"data": src}), split=split)
-    except MixedSizes:
-        raise InputError(f"the images in '{src}' differ in size, those of the model are {model.geometry}.") from None
-    if found.geometry != model.geometry:
-        raise InputError(f"the images in '{src}' are {found.geometry}, those of the model {model.geometry}.")
-    return found
 
 
 def train(

@@ -38,6 +38,7 @@ from ddpm.tuned import read_variances
 FORMAT = "ddpm checkpoint"
 FORMAT_VERSION = 1
 WEIGHTS = ("averaged", "raw")
+SIDE_FILES = ("codec", "levels", "variance")
 LINEAR = "linear"
 """The model without a network that comes with the package, for those who have no run."""
 MODEL_FILE, CONFIG_FILE, TRAINING_FILE = "model.safetensors", "config.json", "training.pt"
@@ -224,7 +225,7 @@ def describe(run: str | Path) -> dict[str, Any]:
         "class_names": list(config.class_names),
         "data_fingerprint": config.data_fingerprint,
         "sha256": dict(config.sha256),
-        "side_files": [str(file) for kind in ("codec", "levels", "variance") for file in sorted(folder.glob(f"{kind}-*.json"))],
+        "side_files": [str(file) for kind in SIDE_FILES for file in sorted(folder.glob(f"{kind}-*.json"))],
         "schedule": {"steps": schedule.steps, "alpha_bar_end": float(schedule.alpha_bar[-1])},
         "recipe": config.recipe.model_dump(mode="json"),
     }

@@ -46,6 +46,10 @@ class DamagedFile(DdpmError):
     picture: Any = None
 
 
+class NotVerified(DdpmError):
+    """What was compressed did not come back: a bug of ours, or a machine that does not compute the same thing twice."""
+
+
 class PartialImageWarning(UserWarning):
     """A compressed picture ends before its end; what is handed out is the picture so far."""
 

@@ -60,8 +60,8 @@ class ImageTable(_Table):
 class NetworkTable(_Table):
     """The U-Net, see networks.UNet; unset attention_levels means the first level of at most 16 pixels a side.
 
-    linear  "none" is the U-Net by itself; "corrected" has it correct the best linear guess, see networks.LinearDenoiser;
-            "alone" is that guess and no U-Net
+    linear  "none" is the U-Net by itself; "corrected" has it correct the best linear guess, see
+            networks.LinearDenoiser; "alone" is that guess and no U-Net
     """
 
     channels: Positive = 128
@@ -292,8 +292,8 @@ def _check_objective(recipe: Recipe) -> None:
     loss, variance = recipe.objective.loss, recipe.process.variance
     if recipe.network.linear != "none" and recipe.objective.prediction != "eps":
         raise InputError(
-            f'network.linear = "{recipe.network.linear}" guesses the noise; objective.prediction = "eps" would fit, not '
-            f'"{recipe.objective.prediction}".'
+            f'network.linear = "{recipe.network.linear}" guesses the noise; objective.prediction = "eps" would fit, '
+            f'not "{recipe.objective.prediction}".'
         )
     if loss == "simple" and variance in LEARNED:
         raise InputError(

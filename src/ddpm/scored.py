@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -150,13 +150,17 @@ def _chain(model: Model, manner: Manner) -> Schedule:
     return schedule if manner.levels is None else schedule.subset(chosen_levels(model, manner.levels).chains[-1])
 
 
+def seen_before(images: ImageSet, reader: Reader, fingerprint: str, image_hashes: Sequence[str]) -> bool:
+    """Whether images are those that something was fitted on: by that source's fingerprint, and hashes of its images."""
+    some = np.unique(np.linspace(0, len(reader) - 1, COMPARED).astype(np.int64))
+    shared = len(set(image_hashes) & set(hashes(reader.read(some))))
+    return fingerprint == images.fingerprint or shared > MOST_SHARED * min(len(some), len(image_hashes))
+
+
 def _require_held_out(model: Model, images: ImageSet, reader: Reader) -> None:
     """Nothing is ever fitted on what is scored."""
     tuned = model.read_tuned()
-    some = np.unique(np.linspace(0, len(reader) - 1, COMPARED).astype(np.int64))
-    shared = len(set(tuned.image_hashes) & set(hashes(reader.read(some))))
-    most = MOST_SHARED * min(len(some), len(tuned.image_hashes))
-    if tuned.data_fingerprint == images.fingerprint or shared > most:
+    if seen_before(images, reader, tuned.data_fingerprint, tuned.image_hashes):
         raise InputError(
             f"the variances of '{model.source}' were measured on images of '{images.name}' itself; `ddpm tune "
             f"{model.source} --variance --data` with other images would fit."

@@ -13,9 +13,11 @@ import warnings
 
 import typer
 
+from ddpm.cli.compress import compress
 from ddpm.cli.console import say
 from ddpm.cli.convert import convert
 from ddpm.cli.data import data
+from ddpm.cli.decompress import decompress
 from ddpm.cli.evaluate import evaluate
 from ddpm.cli.sample import sample
 from ddpm.cli.show import show
@@ -27,13 +29,13 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     name="ddpm",
-    help="Denoising diffusion models: train on your own images, sample, measure, look inside.",
+    help="Denoising diffusion models: train on your own images, sample, measure, compress, look inside.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (train, sample, evaluate, tune, data, show, convert):
+for command in (train, sample, evaluate, compress, decompress, tune, data, show, convert):
     app.command()(command)
 
 

@@ -9,6 +9,7 @@ import typer
 
 from ddpm.cli import options
 from ddpm.cli.bound import Result, bound_metrics
+from ddpm.cli.codec import check_codec, codec_metric
 from ddpm.cli.console import counted, print_result, progress_bar, say
 from ddpm.cli.distance import compare_images, judge, measure, open_features, open_reference
 from ddpm.cli.evaluate_options import Options
@@ -36,8 +37,8 @@ Metrics = Annotated[
     list[str],
     typer.Option(
         help="fid, kid: Fréchet and kernel distance of pictures to the images; bits: the variational bound; rate: rate "
-        "and distortion by level; ode: bits by the probability-flow ODE; neighbours: how near pictures lie to the "
-        "training images. May be repeated."
+        "and distortion by level; ode: bits by the probability-flow ODE; codec: sizes of compressed files beside other "
+        "formats; neighbours: how near pictures lie to the training images. May be repeated."
     ),
 ]
 Features = Annotated[
@@ -67,7 +68,7 @@ Keep = Annotated[
     str | None,
     typer.Option(
         help="A folder. fid, kid: for the pictures, where a stopped drawing goes on; others: rate.png, .json, .csv; "
-        "full sums; neighbours.png."
+        "full sums; codec.png, .json and the files; neighbours.png."
     ),
 ]
 SaveStatistics = Annotated[
@@ -99,7 +100,7 @@ def evaluate(
     shard: Annotated[str | None, typer.Option(help="With --full: this process's share, 1/4 to 4/4.")] = None,
     levels: Annotated[int | None, typer.Option(help="bits, rate: only the best K levels (after ddpm tune).")] = None,
     limit: Annotated[
-        int | None, typer.Option(help="bits, rate, ode: score only so many images, drawn by seed.")
+        int | None, typer.Option(help="bits, rate, ode, codec: only so many images, drawn by seed (codec 200).")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="bits, rate, ode: which images, levels and noises (0).")] = None,
     training_data: Annotated[str | None, typer.Option(help="The training images, if they moved since.")] = None,
@@ -122,17 +123,19 @@ def evaluate(
 def _model_metrics(asked: Options) -> Result:
     """Everything is opened and checked before the first network call; the metrics that need pictures share them."""
     import ddpm
-    from ddpm import api
     from ddpm.data import ImageSet
     from ddpm.evaluation.distance import question
     from ddpm.evaluation.judged import ToDraw
+    from ddpm.opened import model_images
 
     model = ddpm.load(asked.run, weights=asked.weights, device=asked.device)
+    if "codec" in asked.metrics:
+        check_codec(model, asked)
     keep = Path(asked.keep) if asked.keep is not None and asked.distances else None
     drawn = ToDraw(model, asked.numbers, asked.sampling, keep) if asked.draws else None
     missing = len(drawn.missing()) if drawn is not None else 0
     extractor = open_features(asked, model.geometry, model.device) if asked.distances else None
-    reference = open_reference(asked, lambda src: api.model_images(model, src))
+    reference = open_reference(asked, lambda src: model_images(model, src))
     asking = None
     if drawn is not None and extractor is not None:
         asking = question(drawn, reference, extractor, metrics=asked.distances)
@@ -142,6 +145,8 @@ def _model_metrics(asked: Options) -> Result:
         memory = _training_and_held_out(model, asked.training_data, reference)
     if isinstance(reference, ImageSet) and asked.bounds:
         results.append(bound_metrics(model, reference, asked))
+    if isinstance(reference, ImageSet) and "codec" in asked.metrics:
+        results.append(codec_metric(model, reference, asked))
     side = measure(asking, asked) if asking is not None else None
     if drawn is not None:
         pictures = _draw(drawn, missing, asked.drawn_at_once)
@@ -176,10 +181,10 @@ def _draw(drawn: ToDraw, missing: int, batch_size: int) -> Pictures:
 def _training_and_held_out(
     model: Model, training_data: str | None, held_out: ImageSet
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    from ddpm import api
     from ddpm.evaluation import require_held_out
+    from ddpm.opened import training_images
 
-    training, others = api.training_images(model, training_data).array(), held_out.array()
+    training, others = training_images(model, training_data).array(), held_out.array()
     require_held_out(others, training)
     return training, others
 

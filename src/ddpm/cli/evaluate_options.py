@@ -29,10 +29,10 @@ USED_BY = {
     "calls": {*BOUND_METRICS},
     "full": {"bits", "rate"},
     "levels": {"bits", "rate"},
-    "limit": {*BOUND_METRICS},
+    "limit": {*BOUND_METRICS, "codec"},
     "seed": {*BOUND_METRICS},
     "steps": {"ode", *DRAWN_METRICS},
-    "keep": {"rate", *DRAWN_METRICS},  # and what a full sum or the curve of levels leaves behind
+    "keep": {"rate", "codec", *DRAWN_METRICS},  # and what a full sum or the curve of levels leaves behind
     "training_data": {"neighbours"},
     "features": {*DISTANCES},
     "save_statistics": {"fid"},
@@ -242,7 +242,9 @@ class Options:
             raise InputError(f"--metric kid needs images, and {came}; --metric fid, or the images, would fit.")
         if self.keep is not None:
             files = [
-                name for name in self.metrics if name in ("rate", "neighbours") or (name == "bits" and self._files)
+                name
+                for name in self.metrics
+                if name in ("rate", "codec", "neighbours") or (name == "bits" and self._files)
             ]
             if files:
                 came = f"--keep is the pictures' folder to {name} and another one to {' and '.join(files)}"

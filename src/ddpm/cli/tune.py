@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +27,9 @@ Result = tuple[dict[str, Any], list[str]]
 def tune(
     run: Annotated[str, typer.Argument(help="A run folder or a checkpoint.")],
     variance: Annotated[bool, typer.Option("--variance", help="The optimal variance of every reverse step.")] = False,
+    codec: Annotated[
+        bool, typer.Option("--codec", help="What compress needs: levels, bits, a model of pixels.")
+    ] = False,
     steps: Annotated[
         str | None, typer.Option(help="Place so many levels for sampling, one number or several: 5,8,10.")
     ] = None,
@@ -42,28 +46,45 @@ def tune(
     calls: Annotated[
         int | None, typer.Option(help="--variance: network calls in all (32 a level, more at the first).")
     ] = None,
+    fit_steps: Annotated[
+        int | None, typer.Option(min=1, help="--codec: steps of the pixel model's optimiser (8000).")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="--codec: replace what is there; files made with it become unreadable.")
+    ] = False,
+    out: Annotated[
+        str | None, typer.Option(help="linear --codec: the folder of a new linear model, measured on --data.")
+    ] = None,
     weights: options.Weights = "averaged",
     seed: Annotated[int, typer.Option(help="Which images and noises.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a call.")] = 128,
     device: options.Device = "auto",
     as_json: options.AsJson = False,
 ) -> None:
-    """Measure once what is stored beside a checkpoint: variances that make the bound least, levels for few steps."""
+    """Measure once what is stored beside a checkpoint: variances, levels for few steps, what the codec needs."""
     import ddpm
-    from ddpm import api
+    from ddpm.codec.calibrate import check_tunable
     from ddpm.evaluation.criterion import criterion_on
     from ddpm.evaluation.placing import check_placing
+    from ddpm.opened import model_images, training_images
     from ddpm.samplers import Sampling
     from ddpm.scored import check_fits
 
     numbers = _numbers(steps)
-    _check(variance, numbers, calls=calls, sampler=sampler, features=features, trials=trials, pictures=pictures)
+    placing = {"sampler": sampler, "features": features, "trials": trials, "pictures": pictures}
+    _check(
+        variance, numbers, codec, calls=calls, placing=placing, coding={"fit-steps": fit_steps, "force": force or None}
+    )
+    coding = {"seed": seed, "force": force, "fit_steps": fit_steps}
+    if out is not None:
+        print_result(*_linear(run, data, out, codec and not (variance or numbers), coding), as_json=as_json)
+        return
     method = Sampling(sampler, 1).method
     model = ddpm.load(run, weights=weights, device=device)
-    images = (
-        api.training_images(model, option="--data") if data is None else api.model_images(model, data, split="train")
-    )
+    images = training_images(model, option="--data") if data is None else model_images(model, data, split="train")
     check_fits(model, images)
+    if codec:
+        check_tunable(model, force=force)
     judged = None
     if numbers:  # all that can be refused is, before anything long begins
         tried = trials or TRIALS
@@ -77,7 +98,41 @@ def tune(
         found, more = _levels(model, judged, method, numbers, tried, batch_size)
         table |= found
         lines += more
+    if codec:
+        found, more = _codec(model, images, coding)
+        table |= found
+        lines += more
     print_result(table, lines, as_json=as_json)
+
+
+def _linear(run: str, data: str | None, out: str, alone: bool, coding: dict[str, Any]) -> Result:
+    """A new linear model with its codec data."""
+    import ddpm
+    from ddpm.checkpoint import LINEAR
+    from ddpm.codec.linear import linear_images, make_linear
+
+    if run != LINEAR or not alone or data is None:
+        raise InputError(
+            f"--out is for a new linear model: `ddpm tune {LINEAR} --codec --data SRC --out DIR` would fit."
+        )
+    images = linear_images(data)
+    return _codec(ddpm.load(make_linear(images, out)), images, coding)
+
+
+def _codec(model: Model, images: ImageSet, coding: dict[str, Any]) -> Result:
+    from ddpm.cli.compress import make_codec_data
+    from ddpm.codec.tables import codec_data_of
+
+    path = make_codec_data(model, images=images, **{key: value for key, value in coding.items() if value is not None})
+    made = codec_data_of(model)
+    assert made is not None
+    table = {"file": str(path), "fingerprint": made.own_sha256, "levels": made.levels, "bits": made.bits}
+    size = sum(made.bits) / 8
+    lines = [
+        f"{path}: {len(made.bits)} steps, {size:,.0f} bytes a tile for {10 * math.log10(4 / made.errors[-1]):.1f} dB",
+        f"fingerprint {made.own_sha256}",
+    ]
+    return {"codec": table}, lines
 
 
 def _numbers(text: str | None) -> list[int]:
@@ -88,10 +143,21 @@ def _numbers(text: str | None) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
-def _check(variance: bool, numbers: list[int], *, calls: int | None, **placing: object) -> None:
+def _check(
+    variance: bool,
+    numbers: list[int],
+    codec: bool,
+    *,
+    calls: int | None,
+    placing: dict[str, Any],
+    coding: dict[str, Any],
+) -> None:
     """Refuse a command that asks for nothing, and options that would do nothing."""
-    if not variance and not numbers:
-        raise InputError("nothing was asked for; --variance or --steps 5,8,10 would fit.")
+    if not variance and not numbers and not codec:
+        raise InputError("nothing was asked for; --variance, --steps 5,8,10 or --codec would fit.")
+    for name, value in coding.items():
+        if value is not None and not codec:
+            raise InputError(f"--{name.replace('_', '-')} means nothing without --codec; leave it out.")
     if not variance and calls is not None:
         raise InputError("--calls is the budget of --variance; --trials and --pictures are that of --steps.")
     for name, value in placing.items():
@@ -130,8 +196,6 @@ def _placed_lines(placed: Placed) -> list[str]:
 
 
 def _variance(model: Model, images: ImageSet, calls: int | None, seed: int, batch_size: int) -> Result:
-    import math
-
     from ddpm.evaluation.tune import calls_made, tune_variance
     from ddpm.likelihood.measure import calls_needed, decoder_at_floor
     from ddpm.units import GREY_LEVELS

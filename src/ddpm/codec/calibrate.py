@@ -1,4 +1,4 @@
-"""Make what the codec needs: choose its levels, measure the errors there, give each step its bits, fit the pixel model."""
+"""Make what the codec needs: levels and the errors there, the bits of each step, the pixel model."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ STEP_BITS = 32
 OVERHEAD = 1.12
 """Index bits for each bit of divergence, see trellis.py."""
 PROBED, PROBE_IMAGES = 40, 256
-IMAGES, DRAWS = 8192, 2
+IMAGES, DRAWS = 16384, 2
 """Images that the pixel model sees, and guesses of each where images are few."""
-FIT_STEPS = 6000
+FIT_STEPS = 8000
 LEAST_IMAGES = 16
 HASHED = 2048
 """Images whose hashes are kept, so that a comparison can refuse them."""
@@ -57,7 +57,7 @@ def tune_codec(
     batch_size: int = 128,
     fit_steps: int = FIT_STEPS,
     force: bool = False,
-    progress: Progress = Progress(),
+    progress: Progress | None = None,
 ) -> Path:
     """Make codec data on images and store them beside the checkpoint; returns the file.
 
@@ -65,14 +65,16 @@ def tune_codec(
     fit_steps  of the pixel model's optimiser
     force      replace data that are there: files that were made with them can then no longer be read
 
-    Errors (InputError): data that are there already, images of another geometry, too few of them, channels that the codec
-    cannot hold, a folder that cannot be written to.
+    Errors (InputError): data that are there already, images of another geometry, too few of them, channels that the
+    codec cannot hold, a folder that cannot be written to.
     """
     check_tunable(model, force=force)
     if len(images) < LEAST_IMAGES:
         raise InputError(f"{len(images)} images are too few to measure a codec on; {LEAST_IMAGES} would fit.")
     folder = writable_folder(model.source)
-    data = make_codec_data(model, images, seed=seed, batch_size=batch_size, fit_steps=fit_steps, progress=progress)
+    data = make_codec_data(
+        model, images, seed=seed, batch_size=batch_size, fit_steps=fit_steps, progress=progress or Progress()
+    )
     return write_codec_data(folder, data)
 
 

@@ -24,6 +24,7 @@ from ddpm.codec.mixture import SIXTEENTHS, Integers, Mixture
 from ddpm.units import LEVELS
 
 Wide = NDArray[np.float64]
+Small = NDArray[np.int32]
 
 REACH = 3
 """Neighbours are up to so many rows above and columns aside; a line must then climb 4 rows per column."""
@@ -75,8 +76,8 @@ class Canvas:
     guess  edges repeated; off is how much pixels lie above their guess, 0 where unknown or outside
     """
 
-    guess: Integers
-    off: Integers
+    guess: Small
+    off: Small
     size: tuple[int, int]
 
     @staticmethod
@@ -97,43 +98,27 @@ class Canvas:
 
     def inputs(self, channel: int, images: Integers, rows: Integers, columns: Integers) -> Wide:
         """What is known of some pixels of one channel, (P, F): see `width`."""
-        return _gather(self.guess, self.off, self.size, channel, images, rows, columns)
-
-
-def _gather(
-    guess: Integers,
-    off: Integers,
-    size: tuple[int, int],
-    channel: int,
-    images: Integers,
-    rows: Integers,
-    columns: Integers,
-) -> Wide:
-    channels, (height, width) = guess.shape[1], size
-    stride = guess.shape[3]
-    here = (rows + REACH) * stride + columns + REACH
-    flat = [table.reshape(len(table), channels, -1) for table in (guess, off)]
-    around = here[:, None] + np.array([down * stride + right for down, right in AROUND])
-    before = here[:, None] + np.array([down * stride + right for down, right in BEFORE])
-    every = np.arange(channels)
-    seen = flat[0][images[:, None, None], every[:, None], around[:, None]]
-    centre = flat[0][images, channel, here]
-    missed = flat[1][images[:, None, None], every[:, None], before[:, None]]
-    earlier = flat[1][images[:, None], every[:channel], here[:, None]]
-    flags = np.stack([rows > 0, columns > 0, rows > 1, columns < width - 1, columns > 1], axis=1) * FLAG
-    parts = [
-        (seen - centre[:, None, None]).reshape(len(rows), -1),
-        missed.reshape(len(rows), -1),
-        earlier,
-        flags,
-        (centre - 128 * SIXTEENTHS)[:, None],
-    ]
-    return np.concatenate(parts, axis=1).astype(np.float64)
+        stride, across = self.guess.shape[3], self.size[1]
+        guess, off = (table.reshape(*table.shape[:2], -1) for table in (self.guess, self.off))
+        here = (rows + REACH) * stride + columns + REACH
+        around = here[:, None] + np.array([down * stride + right for down, right in AROUND])
+        before = here[:, None] + np.array([down * stride + right for down, right in BEFORE])
+        every, batch = np.arange(guess.shape[1])[:, None], images[:, None, None]
+        centre = guess[images, channel, here]
+        flags = np.stack([rows > 0, columns > 0, rows > 1, columns < across - 1, columns > 1], axis=1)
+        parts = [
+            (guess[batch, every, around[:, None]] - centre[:, None, None]).reshape(len(rows), -1),
+            off[batch, every, before[:, None]].reshape(len(rows), -1),
+            off[images[:, None], np.arange(channel), here[:, None]],
+            flags * FLAG,
+            (centre - LEVELS // 2 * SIXTEENTHS)[:, None],
+        ]
+        return np.concatenate(parts, axis=1).astype(np.float64)
 
 
 def width(channels: int, channel: int) -> int:
-    """Inputs of the network of one channel: guesses 5 x 5, misses at the neighbours before, earlier channels here, flags
-    of the border, the guess itself."""
+    """Inputs of the network of one channel: guesses 5 x 5, misses at the neighbours before and in the earlier channels
+    here, flags of the border, the guess itself."""
     return channels * (len(AROUND) + len(BEFORE)) + channel + 6
 
 

@@ -1,10 +1,10 @@
 """The progressive layer: a diffusion chain walked down from shared noise, each step's noise chosen by index bits.
 
-At step k both sides hold the state x at level t_k and ask the same denoiser for the clean image x0 (Ho et al. 2020, eq.
-15). The decoder's next state is N(A x + B x0, v + B^2 w): A, B and v are the posterior's (eq. 7) along the levels of
-the codec, w the mean squared error of x0 that was measured at t_k. The encoder knows the image, wants the posterior
-N(A x + B image, v), and picks index bits whose noise is nearest to that (trellis.py). So every whole step of the file is a
-state of the chain, every state is a picture, and nothing but the bits has to be exact.
+At step k both sides hold the state x at level t_k and ask the same denoiser for the clean image x0 (Ho et al. 2020,
+eq. 15). The decoder's next state is N(A x + B x0, v + B^2 w): A, B and v are the posterior's (eq. 7) along the levels
+of the codec, w the mean squared error of x0 that was measured at t_k. The encoder knows the image, wants the posterior
+N(A x + B image, v), and picks index bits whose noise is nearest to that (trellis.py). So every whole step of the file
+is a state of the chain, every state is a picture, and nothing but the bits has to be exact.
 """
 
 from __future__ import annotations
@@ -146,11 +146,13 @@ class Chain:
         labels: Tensor | None = None,
         *,
         on_step: Callable[[int], None] = lambda tiles: None,
+        on_x0: Callable[[int, Tensor], None] = lambda steps, x0: None,
     ) -> Tensor:
         """The states that index bits lead to from the states x at level T.
 
         bits    for each step, those of the tiles that have it (.., n), in the order of the tiles
         counts  (B,) how many steps each tile has
+        on_x0   called with the clean images seen after 0, 1, ... steps, before the last
         """
         x = x.clone()
         for step, here in zip(self.steps, bits, strict=False):
@@ -159,6 +161,7 @@ class Chain:
                 break
             rows = torch.from_numpy(active)
             x0 = self.x0(x[rows], step.number, None if labels is None else labels[rows])
+            on_x0(step.number, x0)
             x[rows] = self._advance(x[rows], x0, step, noise(here, step.number, x[0].numel()))
             on_step(len(active))
         return x

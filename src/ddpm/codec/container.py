@@ -112,7 +112,8 @@ class Cursor:
         return self.data[self.place - count : self.place]
 
     def varint(self) -> int:
-        """The next variable-length integer; raises Cut, and DamagedFile for one that is too long or not the shortest."""
+        """The next variable-length integer; raises Cut, and DamagedFile for one that is too long or not in its shortest
+        form."""
         number = shift = 0
         while True:
             byte = self.take(1)[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -41,8 +42,8 @@ class Decoded:
     """One picture, and how far it may be trusted.
 
     picture  uint8 (C, H, W), None where a damaged file has none to show
-    status   "lossless": exact, its checksum says so; "lossy": all that a lossy file holds; "partial": all that the bytes
-             hold of a file that is cut; "damaged"
+    status   "lossless": exact, its checksum says so; "lossy": all that a lossy file holds; "partial": all that is left
+             of a file that is cut; "damaged"
     steps    steps of the chain that every tile has had, of how many
     stored   whether it lay there by ordinary means
     problem  what is wrong with a partial or damaged file, a sentence
@@ -79,7 +80,7 @@ def open_packet(codec: Codec, data: bytes) -> Packet:
             f"it wants the model with fingerprint {header.fingerprint.hex()}, and that of '{codec.name}' is "
             f"{own.hex()} ({codec.fingerprint})."
         )
-    tiles = int(np.prod(grid(header.size, codec.geometry.size)))
+    tiles = math.prod(grid(header.size, codec.geometry.size))
     if header.grey and codec.geometry.channels == 1:
         raise DamagedFile("it calls itself a grey picture of a colour model, and this model is grey.")
     if (header.label is None) != (codec.classes == 0 or codec.no_class is not None or header.stored):
@@ -116,18 +117,25 @@ def decode(
     """
     if reconstruct not in RECONSTRUCTIONS:
         raise InputError(f"there is no way '{reconstruct}' to reconstruct; there are {', '.join(RECONSTRUCTIONS)}.")
-    jobs = []
-    for data in files:
-        packet = open_packet(codec, data if most_bytes is None else data[:most_bytes])
-        tiles = 0 if packet.header.stored else int(np.prod(grid(packet.header.size, codec.geometry.size)))
-        units = units_done(codec.chain.bits, tiles, len(packet.bits)) if tiles else 0
-        jobs.append(_Job(packet, tiles, units, len(codec.chain.steps)))
+    jobs = [_job(codec, data, most_bytes) for data in files]
     states = _walk_all(codec, jobs, batch_size, on_step)
     found, start = [], 0
     for job in jobs:
         found.append(_finish(codec, job, states[start : start + job.tiles], reconstruct))
         start += job.tiles
     return found
+
+
+def _job(codec: Codec, data: bytes, most_bytes: int | None) -> _Job:
+    packet = open_packet(codec, data if most_bytes is None else data[:most_bytes])
+    tiles = 0 if packet.header.stored else math.prod(grid(packet.header.size, codec.geometry.size))
+    units = units_done(codec.chain.bits, tiles, len(packet.bits)) if tiles else 0
+    return _Job(packet, tiles, units, len(codec.chain.steps))
+
+
+def planned_steps(codec: Codec, files: Sequence[bytes], most_bytes: int | None = None) -> int:
+    """How many steps of tiles decompressing will take."""
+    return sum(_job(codec, data, most_bytes).units for data in files)
 
 
 def _walk_all(codec: Codec, jobs: Sequence[_Job], batch_size: int, on_step: Callable[[int], None]) -> list[Tensor]:
@@ -149,7 +157,9 @@ def _walk_all(codec: Codec, jobs: Sequence[_Job], batch_size: int, on_step: Call
             for step in range(int(counts.max()))
         ]
         start = codec.chain.start(seeds, codec.geometry.shape)
-        found += codec.chain.decode(bits, start, counts, _labels(codec, [job for job, _ in part]), on_step=on_step)
+        found += codec.chain.decode(
+            bits, start, counts, labels_of(codec, [job.packet.header for job, _ in part]), on_step=on_step
+        )
     return found
 
 
@@ -158,10 +168,11 @@ def _unit(codec: Codec, job: _Job, step: int, tile: int) -> NDArray[np.uint8]:
     return job.packet.bits[begin : begin + codec.chain.bits[step]]
 
 
-def _labels(codec: Codec, jobs: Sequence[_Job]) -> Tensor | None:
+def labels_of(codec: Codec, headers: Sequence[Header]) -> Tensor | None:
+    """The classes of some tiles as the network counts them, None for a model without classes."""
     if not codec.classes:
         return None
-    wanted = [codec.no_class if job.packet.header.label is None else job.packet.header.label for job in jobs]
+    wanted = [codec.no_class if header.label is None else header.label for header in headers]
     return torch.tensor(wanted, device=codec.chain.device)
 
 
@@ -170,7 +181,7 @@ def _finish(codec: Codec, job: _Job, states: Sequence[Tensor], reconstruct: str)
     if header.stored:
         return _open_stored(codec, packet)
     done, steps = steps_each(job.tiles, job.units), (job.units // job.tiles, job.steps)
-    x, labels = torch.stack(list(states)), _labels(codec, [job] * job.tiles)
+    x, labels = torch.stack(list(states)), labels_of(codec, [header] * job.tiles)
     if header.lossless and packet.data is not None:
         guess = codec.chain.last_x0(x, done, labels)
         whole = whole_guess((guess + 1) * (127.5 * SIXTEENTHS), header.size)
@@ -194,8 +205,7 @@ def _picture(
     clean = torch.zeros_like(x)
     for count in np.unique(done[done > 0]):
         rows = torch.from_numpy(np.flatnonzero(done == count))
-        part = None if labels is None else labels[rows]
-        for some in rows.split(BATCH_SIZE):
+        for some in torch.split(rows, BATCH_SIZE):
             part = None if labels is None else labels[some]
             if reconstruct == "mean":
                 clean[some] = codec.chain.x0(x[some], int(count), part)

@@ -30,7 +30,7 @@ from ddpm.codec.tables import Codec
 from ddpm.codec.tiles import bits_of, cut, joined, units_done
 from ddpm.errors import InputError
 from ddpm.pictures import to_pil
-from ddpm.units import images_to_x
+from ddpm.units import bits, images_to_x
 
 Pixels = NDArray[np.uint8]
 
@@ -47,8 +47,9 @@ class Encoded:
     data             the bytes
     stored           whether the picture lies in it by ordinary means
     index_bits       of the progressive layer
-    divergence       the chain's theoretical rate for this picture, its own levels and variances, in bits
-    delivered        the divergence that the noise delivered, in bits
+    divergence       of each step, all tiles together: the theoretical rate of this chain, its own levels and variances,
+                     for this picture, in bits
+    delivered        of each step: the divergence that its noise delivered, in bits
     residual_bytes   of the range coder, 0 for lossy files
     ideal_bytes      the ideal code length of the same pixels by the same model
     reseeded         tiles that had to begin with another seed
@@ -57,8 +58,8 @@ class Encoded:
     data: bytes = field(repr=False)
     stored: bool = False
     index_bits: int = 0
-    divergence: float = 0.0
-    delivered: float = 0.0
+    divergence: tuple[float, ...] = ()
+    delivered: tuple[float, ...] = ()
     residual_bytes: int = 0
     ideal_bytes: float = 0.0
     reseeded: int = 0
@@ -82,8 +83,8 @@ class _Walked:
     bits: list[NDArray[np.uint8]]
     guess: Tensor
     seed: int
-    nats: float
-    delivered: float
+    nats: NDArray[np.float64]
+    delivered: NDArray[np.float64]
 
 
 def encode(
@@ -191,21 +192,20 @@ def _walk(
     walk = chain.encode(images, start, labels, steps=deepest, on_step=on_step)
     lossless = any(job.units is None for job, _ in part)
     guess = chain.x0(walk.x, deepest, labels) if lossless else images
-    bit = 1 / np.log(2)
     return [
         _Walked(
-            [bits[k] for bits in walk.bits],
+            [rows[k] for rows in walk.bits],
             (guess[k] + 1) * (127.5 * SIXTEENTHS),
             seed,
-            float(walk.nats[:, k].sum()) * bit,
-            float(walk.delivered[:, k].sum()) * bit,
+            walk.nats[:, k],
+            walk.delivered[:, k],
         )
         for k, seed in enumerate(seeds)
     ]
 
 
 def _unsure(job: _Job, walked: _Walked) -> bool:
-    """Whether a guess lies so near the middle between two integers that another machine might round it the other way."""
+    """Whether a guess lies so near the middle between two integers that another machine might round it otherwise."""
     if job.units is not None:
         return False
     apart = walked.guess - walked.guess.floor() - 0.5
@@ -221,20 +221,24 @@ def _finish(codec: Codec, job: _Job, walked: Sequence[_Walked]) -> Encoded:
     steps = len(walked[0].bits)
     units = tiles * len(codec.chain.steps) if job.units is None else job.units
     ordered = [walked[tile].bits[step] for step in range(steps) for tile in range(tiles)][:units]
-    bits = np.concatenate([np.empty(0, np.uint8), *ordered])
-    data = header.pack() + progressive_layer(bits)
+    index = np.concatenate([np.empty(0, np.uint8), *ordered])
+    data = header.pack() + progressive_layer(index)
+    layer = Encoded(
+        b"",
+        index_bits=len(index),
+        divergence=tuple(float(bits(value)) for value in np.sum([one.nats for one in walked], axis=0)),
+        delivered=tuple(float(bits(value)) for value in np.sum([one.delivered for one in walked], axis=0)),
+    )
     if job.units is not None:
-        return Encoded(data, index_bits=len(bits))
+        return replace(layer, data=data)
     if any(_unsure(job, one) for one in walked):
         return stored(codec, job.picture)
     residual, ideal = codec.causal.encode(
         whole_guess(torch.stack([one.guess for one in walked]), size), job.picture[None]
     )
-    found = Encoded(
-        data + closed_layer(job.picture, residual[0]),
-        index_bits=len(bits),
-        divergence=sum(one.nats for one in walked),
-        delivered=sum(one.delivered for one in walked),
+    found = replace(
+        layer,
+        data=data + closed_layer(job.picture, residual[0]),
         residual_bytes=len(residual[0]),
         ideal_bytes=float(ideal[0]) / 8,
         reseeded=len(seeds),

@@ -1,7 +1,7 @@
 """The linear codec: a model without a network, only the average, colours and cosine variances of images.
 
-It is a checkpoint like any other (network.linear = "alone"), so that it also samples and scores. The one called `linear`
-that comes with the package was made of the two photographs that come with scikit-learn.
+It is a checkpoint like any other (network.linear = "alone"), so that it also samples and scores. The one called
+`linear` that comes with the package was made of the two photographs that come with scikit-learn.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ Words = NDArray[np.uint64]
 
 GOLDEN = 0x9E3779B97F4A7C15
 START, ORDER, SIGNS, CODEBOOK, CHOICE = 1, 2, 3, 4, 5
-"""What numbers are for: the first state, the order and the signs of the dimensions, the codebook, the choice of a class."""
+"""What numbers are for: the first state, the order and signs of the dimensions, the codebook, the choice of a class."""
 QUANTILES = 4096
 UNIT = 2.0**-12
 TABLE_SHA256 = "588bef1101842acd87cd5cc394e1faaaf2c845e78b0da3559c6f9799a6957f8b"

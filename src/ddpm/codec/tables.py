@@ -127,7 +127,8 @@ def check_codes(model: Model) -> None:
     """Raise InputError for a model whose images no codec can hold."""
     if model.geometry.channels not in (1, 3):
         raise InputError(
-            f"the model in '{model.source}' has {model.geometry.channels} channels; the codec holds grey (1) and RGB (3)."
+            f"the model in '{model.source}' has {model.geometry.channels} channels; the codec holds grey (1) and RGB "
+            "(3)."
         )
 
 

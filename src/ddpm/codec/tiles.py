@@ -2,7 +2,8 @@
 
 Tiles lie side by side from the top left; what sticks out below and to the right repeats the last row and column and is
 cut off again. The chain sees each tile by itself, so a coarse picture may show seams; the lossless layer runs over the
-whole picture, across them. Steps are interleaved over the tiles, so that a prefix of the file is the whole picture, coarse.
+whole picture, across them. Steps are interleaved over the tiles, so that a prefix of the file is the whole picture,
+coarse.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def noise(bits: Bits, step: int, dimensions: int) -> Noise:
 
 
 def windows(bits: Bits) -> NDArray[np.int64]:
-    """The codeword of each segment, (B, n): the number whose lowest bit is bit i, the next bit i - 1, around the circle.
+    """The codeword of each segment, (B, n): the number whose lowest bit is bit i, the next bit i - 1, in a circle.
 
     With fewer than LAST bits in all, there is one bit string and every segment reads all of it, turned.
     """
@@ -108,7 +108,7 @@ def _exhaustive(score: Score) -> Bits:
     every = ((np.arange(2**bits)[:, None] >> np.arange(bits)) & 1).astype(np.uint8)
     index = windows(every)
     total = sum(score[:, i, index[:, i]] for i in range(bits))
-    return every[np.argmax(total, axis=1)]
+    return np.asarray(every[np.argmax(total, axis=1)])
 
 
 def _circle(score: Score) -> Bits:
@@ -131,7 +131,7 @@ def _circle(score: Score) -> Bits:
 
 
 def _round(metric: Score, score: Score) -> tuple[Score, NDArray[np.bool_]]:
-    """Once around: the best path into each state, (K, STATES), and which of two states it came from, (n, K, STATES / 2).
+    """Once around: the best path into each state, (K, STATES), and which of two it came from, (n, K, STATES / 2).
 
     State s is reached from s >> 1 and from that with the highest bit set.
     """

@@ -6,7 +6,7 @@ from ddpm.evaluation.neighbours import NeighbourReport, nearest_neighbours, neig
 from ddpm.evaluation.ode import OdeBound, ode_bound
 from ddpm.evaluation.tune import tune_variance
 
-METRICS = ("bits", "rate", "ode", "neighbours", *DISTANCES)
+METRICS = ("bits", "rate", "ode", "codec", "neighbours", *DISTANCES)
 
 __all__ = [
     "METRICS",

@@ -37,6 +37,9 @@ class LinearDenoiser(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int], log_snr: NDArray[np.float64], correction: nn.Module | None) -> None:
         super().__init__()
+        self.mean: Tensor
+        self.colours: Tensor
+        self.variance: Tensor
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("colours", torch.eye(shape[0]))
         self.register_buffer("variance", torch.ones(shape))

@@ -24,7 +24,6 @@ from ddpm.seeding import generator, torch_seeded
 from ddpm.tensors import to_device
 from ddpm.units import images_to_x
 
-
 MEASURED = 8192  # images that a linear denoiser is measured on
 
 
@@ -73,6 +72,7 @@ class Learner:
         if isinstance(self.network, LinearDenoiser):
             rows = np.unique(np.linspace(0, len(images) - 1, MEASURED).astype(np.int64))
             for network in (self.network, self.averages):
+                assert isinstance(network, LinearDenoiser)
                 network.measure(images_to_x(torch.from_numpy(images.array(rows.tolist()))).to(self.device))
 
     def step(self, batch: Batch) -> None:

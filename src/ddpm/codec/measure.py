@@ -1,0 +1,217 @@
+"""What the codec is worth on images: rate against PSNR and lossless size, from files on disk, beside other formats."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ddpm.codec.container import LOSSLESS as LOSSLESS_FLAG
+from ddpm.codec.decode import LOSSLESS, decode, labels_of, open_packet
+from ddpm.codec.encode import Encoded, encode, plain_header
+from ddpm.codec.others import Measured, measure_others, psnr
+from ddpm.codec.tables import Codec, CodecData
+from ddpm.data import ImageSet, Reader
+from ddpm.errors import InputError, NotVerified
+from ddpm.files import whole_file
+from ddpm.scored import chosen_rows, seen_before
+from ddpm.units import x_to_images
+
+Pixels = NDArray[np.uint8]
+
+LIMIT = 200
+BATCH = 64
+INK = {"PNG": "C7", "WebP": "C1", "JPEG": "C3", "AVIF": "C4", "JPEG XL": "C2"}
+MANY = 10**6  # bytes, more than any chain takes
+
+
+@dataclass(frozen=True, eq=False)
+class CodecReport:
+    """The codec on N images.
+
+    images, dimensions  how many, and of how many values each
+    prefixes     bytes of the file after 0, 1, ... steps of the chain, header included
+    psnr         mean of the images' PSNR there, in dB
+    theory       mean divergence up to there, in bytes: what an ideal code of the same chain would take
+    lossless     mean bytes of the lossless files, from the disk
+    stored       share of the images that were stored by ordinary means
+    others       other formats
+    files        of each image: bytes, stored, index_bits, divergence, delivered, residual_bytes, ideal_bytes, reseeded
+    seconds      of encoding and decoding an image, and their parts
+    """
+
+    images: int
+    dimensions: int
+    prefixes: list[int]
+    psnr: list[float]
+    theory: list[float]
+    lossless: float
+    stored: float
+    others: list[Measured]
+    files: list[dict[str, Any]]
+    seconds: dict[str, float]
+
+    @property
+    def bits_per_dim(self) -> float:
+        """Of the lossless files."""
+        return 8 * self.lossless / self.dimensions
+
+    def psnr_at(self, size: int) -> float:
+        """Mean PSNR of the prefixes of `size` bytes: that of the last whole step in them."""
+        fits = [value for end, value in zip(self.prefixes, self.psnr, strict=True) if end <= size]
+        return fits[-1] if fits else float("nan")
+
+    def bytes_at(self, decibels: float) -> float:
+        """Bytes of a prefix of so many dB, linear between whole steps; NaN if the chain does not reach them."""
+        if self.psnr[-1] < decibels:
+            return float("nan")
+        return float(np.interp(decibels, self.psnr, self.prefixes))
+
+    def table(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "bits_per_dim": self.bits_per_dim, "bytes_at_28_db": self.bytes_at(28.0)}
+
+
+def measure_codec(
+    codec: Codec,
+    made: CodecData,
+    images: ImageSet,
+    folder: Path,
+    *,
+    limit: int | None = None,
+    first: bool = False,
+    on_images: Callable[[int], None] = lambda images: None,
+) -> CodecReport:
+    """Compress images to files in `folder`, read them back whole and step by step, and do the same with other formats.
+
+    made   the codec's data: images that it was made on are refused
+    limit  so many of the images, drawn by seed 0; None takes at most LIMIT
+    first  take the first ones instead
+
+    Errors (InputError): images that the codec was made on.
+    """
+    count = min(len(images), LIMIT if limit is None else limit)
+    rows = np.arange(count) if first else chosen_rows(len(images), count, 0)
+    if seen_before(images, Reader(images, rows), made.data_fingerprint, made.image_hashes):
+        raise InputError(f"the codec of '{codec.name}' was made on images of '{images.name}' itself; others would fit.")
+    pictures = [np.asarray(picture) for picture in images.array(rows.tolist())]
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = [pictures[start : start + BATCH] for start in range(0, count, BATCH)]
+    found: list[Encoded] = []
+    curves: list[NDArray[np.float64]] = []
+    seconds = {"encode": 0.0, "decode": 0.0}
+    for part in parts:
+        start = time.perf_counter()
+        made_now = encode(codec, part)
+        seconds["encode"] += time.perf_counter() - start
+        files = [folder / f"{len(found) + k:05d}.dpc" for k in range(len(part))]
+        for file, written in zip(files, made_now, strict=True):
+            file.write_bytes(written.data)
+        start = time.perf_counter()
+        back = decode(codec, [file.read_bytes() for file in files])
+        seconds["decode"] += time.perf_counter() - start
+        for picture, one in zip(part, back, strict=True):
+            if one.status != LOSSLESS or one.picture is None or not np.array_equal(one.picture, picture):
+                raise NotVerified(f"a file in '{folder}' did not come back as its picture; please report this.")
+        curves += _curves(codec, part, made_now)
+        found += made_now
+        on_images(len(part))
+    sizes = [(folder / f"{k:05d}.dpc").stat().st_size for k in range(count)]
+    prefixes, theory = _rates(codec, found)
+    return CodecReport(
+        count,
+        pictures[0].size,
+        prefixes,
+        np.mean(curves, axis=0).tolist(),
+        theory,
+        float(np.mean(sizes)),
+        float(np.mean([one.stored for one in found])),
+        list(measure_others(pictures, folder / "other")),
+        [_row(one) for one in found],
+        {name: value / count for name, value in seconds.items()},
+    )
+
+
+def _curves(codec: Codec, pictures: Sequence[Pixels], found: Sequence[Encoded]) -> list[NDArray[np.float64]]:
+    """PSNR after 0, 1, ... steps of each picture of one tile; what was stored is coded once more, as a lossy file."""
+    chain, size = codec.chain, codec.geometry
+    again = [
+        encode(codec, [picture], most_bytes=[MANY])[0] if one.stored else one
+        for picture, one in zip(pictures, found, strict=True)
+    ]
+    packets = [open_packet(codec, one.data) for one in again]
+    edges = np.cumsum([0, *chain.bits])
+    rows = np.stack([packet.bits for packet in packets])
+    seeds = [(dict(packet.header.seeds).get(0, 0), 0) for packet in packets]
+    labels = labels_of(codec, [packet.header for packet in packets])
+    seen: list[Tensor] = []
+    counts = np.full(len(rows), len(chain.steps))
+    bits = [rows[:, begin:end] for begin, end in itertools.pairwise(edges)]
+    x = chain.decode(bits, chain.start(seeds, size.shape), counts, labels, on_x0=lambda steps, x0: seen.append(x0))
+    seen.append(chain.last_x0(x, counts, labels))
+    shown = [x_to_images(x0).numpy() for x0 in seen]
+    return [np.array([psnr(step[k], picture) for step in shown]) for k, picture in enumerate(pictures)]
+
+
+def _rates(codec: Codec, found: Sequence[Encoded]) -> tuple[list[int], list[float]]:
+    """Bytes of a file after 0, 1, ... steps of its one tile, and what an ideal code of the same chain would take."""
+    header = len(plain_header(codec, LOSSLESS_FLAG, codec.geometry.size, 0).pack())
+    prefixes = [header + -(-int(bits) // 8) for bits in np.cumsum([0, *codec.chain.bits])]
+    steps = np.mean([one.divergence for one in found if one.divergence], axis=0)
+    return prefixes, (np.cumsum([0.0, *steps]) / 8).tolist()
+
+
+def _row(one: Encoded) -> dict[str, Any]:
+    return {
+        "bytes": len(one.data),
+        "stored": one.stored,
+        "index_bits": one.index_bits,
+        "divergence": round(sum(one.divergence), 2),
+        "delivered": round(sum(one.delivered), 2),
+        "residual_bytes": one.residual_bytes,
+        "ideal_bytes": round(one.ideal_bytes, 2),
+        "reseeded": one.reseeded,
+    }
+
+
+def write_report(report: CodecReport, folder: Path, about: dict[str, Any]) -> list[Path]:
+    """Write codec.json and codec.png to a folder; returns the files."""
+    files = [folder / "codec.png", folder / "codec.json"]
+    plot_report(report, files[0])
+    with whole_file(files[1]) as temporary:
+        temporary.write_text(json.dumps({**about, **report.table()}, indent=1) + "\n", encoding="utf-8")
+    return files
+
+
+def plot_report(report: CodecReport, path: Path) -> None:
+    """PSNR against bytes, ours and others', and the theoretical rate of the chain."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 4.6), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(report.prefixes, report.psnr, marker=".", color="C0", label="ddpm, bytes on disk")
+    axes.plot(report.theory, report.psnr, linestyle=":", color="C0", label="its chain in theory, no header")
+    for name in dict.fromkeys(one.name for one in report.others):
+        lossy = sorted((one.bytes, one.psnr) for one in report.others if one.name == name and one.psnr is not None)
+        if lossy:
+            axes.plot(*zip(*lossy, strict=True), marker=".", linewidth=1, color=INK[name], label=name)
+    ends = [("ddpm", report.lossless), *((one.name, one.bytes) for one in report.others if one.psnr is None)]
+    for name in dict.fromkeys(name for name, _ in ends):
+        size = min(size for other, size in ends if other == name)
+        axes.axvline(size, color="black", linewidth=0.6, alpha=0.5)
+        axes.text(size, axes.get_ylim()[0], f" {name}, lossless", rotation=90, fontsize=7, va="bottom", ha="right")
+    axes.set_xscale("log")
+    axes.set_xlabel("bytes a file")
+    axes.set_ylabel("PSNR (dB, mean of the images)")
+    axes.grid(True, which="both", alpha=0.3)
+    axes.legend(fontsize=8)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary)
