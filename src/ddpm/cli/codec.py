@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddpm.cli.console import counted, progress_bar, say
@@ -34,23 +35,17 @@ def check_codec(model: Model, asked: Options) -> CodecData:
 
 def codec_metric(model: Model, images: ImageSet, asked: Options) -> Result:
     """Compress, read back, compare: what goes into the JSON, and lines for a person."""
-    from ddpm.codec.measure import LIMIT, measure_codec, write_report
+    from ddpm.codec.measure import LIMIT, chosen, measure_codec
+    from ddpm.codec.plots import write_report
     from ddpm.codec.tables import codec_file, make_codec
 
     made = check_codec(model, asked)
-    count = min(len(images), asked.limit or LIMIT)
-    say(f"Codec: {codec_file(asked.folder, model.weights).name} of {model.source}, {count:,} images of {images.name}.")
-    with progress_bar("Images", count) as bar:
-        report = measure_codec(
-            make_codec(model, made),
-            made,
-            images,
-            asked.folder / "codec",
-            limit=asked.limit,
-            on_images=counted(bar),
-        )
+    codec, rows = make_codec(model, made), chosen(images, asked.limit or LIMIT)
+    say(f"Codec: {codec_file(Path(model.source), model.weights)}; {len(rows):,} images of {images.name}.")
+    with progress_bar("Images", len(rows)) as bar:
+        report = measure_codec(codec, made, images, rows, asked.folder / "codec", on_images=counted(bar))
     about = {"model": model.source, "fingerprint": made.own_sha256, "data": images.name}
-    for file in write_report(report, asked.folder, about):
+    for file in write_report(report, codec, list(images.array(rows[:4].tolist())), asked.folder, about):
         say(str(file))
     return {"codec": about | report.table()}, report_lines(report)
 

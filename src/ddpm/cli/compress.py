@@ -90,6 +90,8 @@ def _check(codec: Codec, path: str, picture: NDArray[np.uint8]) -> None:
 
 def read_picture(path: str) -> NDArray[np.uint8]:
     """A grey or RGB picture file as uint8 (C, H, W), exactly as it is; anything else is refused."""
+    import numpy as np
+
     from ddpm.data.decode import BadImage, decode
 
     try:
@@ -100,7 +102,7 @@ def read_picture(path: str) -> NDArray[np.uint8]:
         raise InputError(f"'{path}' cannot be read: {error}.") from None
     if picture.mode not in ("L", "RGB"):
         raise InputError(f"'{path}' has mode {picture.mode}; 8-bit grey (L) and RGB would fit.")
-    return picture.pixels
+    return np.array(picture.pixels)
 
 
 def make_codec_data(model: Model, **settings: Any) -> Path:

@@ -63,7 +63,7 @@ def decompress(
 def _open(codec: Codec, data: bytes, most_bytes: int | None) -> None:
     from ddpm.codec.decode import open_packet
 
-    open_packet(codec, data if most_bytes is None else data[:most_bytes])
+    open_packet(codec, data, most_bytes)
 
 
 def _decompress(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from ddpm.codec.chain import AT_ONCE
 from ddpm.codec.container import (
     FINGERPRINT_BYTES,
     MOST_PIXELS,
@@ -23,7 +24,7 @@ from ddpm.codec.container import (
     read_header,
     read_packet,
 )
-from ddpm.codec.encode import BATCH_SIZE, whole_guess
+from ddpm.codec.encode import whole_guess
 from ddpm.codec.mixture import SIXTEENTHS
 from ddpm.codec.tables import Codec
 from ddpm.codec.tiles import bits_of, grid, joined, steps_each, units_done
@@ -34,6 +35,8 @@ from ddpm.units import x_to_images
 Pixels = NDArray[np.uint8]
 
 RECONSTRUCTIONS = ("mean", "flow")
+GREY_LEVEL = 128
+"""Of tiles that no step has reached."""
 LOSSLESS, LOSSY, PARTIAL, DAMAGED = "lossless", "lossy", "partial", "damaged"
 
 
@@ -58,22 +61,25 @@ class Decoded:
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """A file on its way."""
+    """A file on its way: how many tiles it has, and how many steps each of them has had (M,)."""
 
     packet: Packet
     tiles: int
-    units: int
-
-    steps: int
+    done: NDArray[np.int64]
 
 
-def open_packet(codec: Codec, data: bytes) -> Packet:
-    """Read a file's header and layers, for the model it wants.
+def open_packet(codec: Codec, data: bytes, most_bytes: int | None = None) -> Packet:
+    """Read a file's header and layers, or no more than some bytes of them, for the model it wants.
 
-    Errors: not a file of ours or damaged (DamagedFile), of another model (WrongModel).
+    Errors: not a file of ours or damaged (DamagedFile), of another model (WrongModel), fewer bytes than the header has
+    (InputError).
     """
     cursor = Cursor(data)
     header = read_header(cursor)
+    if most_bytes is not None:
+        if most_bytes < cursor.place:
+            raise InputError(f"{most_bytes} bytes do not reach the end of the header; {cursor.place} would fit.")
+        cursor.data = data[:most_bytes]
     own = bytes.fromhex(codec.fingerprint)[:FINGERPRINT_BYTES]
     if header.fingerprint != own:
         raise WrongModel(
@@ -102,7 +108,7 @@ def decode(
     *,
     most_bytes: int | None = None,
     reconstruct: str = "mean",
-    batch_size: int = BATCH_SIZE,
+    batch_size: int = AT_ONCE,
     on_step: Callable[[int], None] = lambda tiles: None,
 ) -> list[Decoded]:
     """Decompress files.
@@ -119,47 +125,39 @@ def decode(
         raise InputError(f"there is no way '{reconstruct}' to reconstruct; there are {', '.join(RECONSTRUCTIONS)}.")
     jobs = [_job(codec, data, most_bytes) for data in files]
     states = _walk_all(codec, jobs, batch_size, on_step)
-    found, start = [], 0
-    for job in jobs:
-        found.append(_finish(codec, job, states[start : start + job.tiles], reconstruct))
-        start += job.tiles
-    return found
+    return [_finish(codec, job, rows, reconstruct) for job, rows in zip(jobs, states, strict=True)]
 
 
 def _job(codec: Codec, data: bytes, most_bytes: int | None) -> _Job:
-    packet = open_packet(codec, data if most_bytes is None else data[:most_bytes])
+    packet = open_packet(codec, data, most_bytes)
     tiles = 0 if packet.header.stored else math.prod(grid(packet.header.size, codec.geometry.size))
     units = units_done(codec.chain.bits, tiles, len(packet.bits)) if tiles else 0
-    return _Job(packet, tiles, units, len(codec.chain.steps))
+    return _Job(packet, tiles, steps_each(tiles, units) if tiles else np.zeros(0, np.int64))
 
 
 def planned_steps(codec: Codec, files: Sequence[bytes], most_bytes: int | None = None) -> int:
     """How many steps of tiles decompressing will take."""
-    return sum(_job(codec, data, most_bytes).units for data in files)
+    return sum(int(_job(codec, data, most_bytes).done.sum()) for data in files)
 
 
-def _walk_all(codec: Codec, jobs: Sequence[_Job], batch_size: int, on_step: Callable[[int], None]) -> list[Tensor]:
-    """The last states of all tiles of all files, in their order."""
-    every = [(job, number) for job in jobs for number in range(job.tiles)]
-    found: list[Tensor] = []
+def _walk_all(
+    codec: Codec, jobs: Sequence[_Job], batch_size: int, on_step: Callable[[int], None]
+) -> list[list[Tensor]]:
+    """The last states of the tiles of each file, as many as have had a step; these stand in front."""
+    seeds = [dict(job.packet.header.seeds) for job in jobs]
+    every = [(k, tile) for k, job in enumerate(jobs) for tile in np.flatnonzero(job.done).tolist()]
+    found: list[list[Tensor]] = [[] for _ in jobs]
     for begin in range(0, len(every), batch_size):
         part = every[begin : begin + batch_size]
-        counts = np.array([steps_each(job.tiles, job.units)[number] for job, number in part])
-        seeds = [(dict(job.packet.header.seeds).get(number, 0), number) for job, number in part]
+        counts = np.array([jobs[k].done[tile] for k, tile in part])
         bits = [
-            np.stack(
-                [
-                    _unit(codec, job, step, number)
-                    for (job, number), count in zip(part, counts, strict=True)
-                    if count > step
-                ]
-            )
+            np.stack([_unit(codec, jobs[k], step, tile) for k, tile in part if jobs[k].done[tile] > step])
             for step in range(int(counts.max()))
         ]
-        start = codec.chain.start(seeds, codec.geometry.shape)
-        found += codec.chain.decode(
-            bits, start, counts, labels_of(codec, [job.packet.header for job, _ in part]), on_step=on_step
-        )
+        start = codec.chain.start([(seeds[k].get(tile, 0), tile) for k, tile in part], codec.geometry.shape)
+        labels = labels_of(codec, [jobs[k].packet.header for k, _ in part])
+        for (k, _), state in zip(part, codec.chain.decode(bits, start, counts, labels, on_step=on_step), strict=True):
+            found[k].append(state)
     return found
 
 
@@ -180,16 +178,16 @@ def _finish(codec: Codec, job: _Job, states: Sequence[Tensor], reconstruct: str)
     packet, header = job.packet, job.packet.header
     if header.stored:
         return _open_stored(codec, packet)
-    done, steps = steps_each(job.tiles, job.units), (job.units // job.tiles, job.steps)
-    x, labels = torch.stack(list(states)), labels_of(codec, [header] * job.tiles)
+    steps = int(job.done.min()), len(codec.chain.steps)
     if header.lossless and packet.data is not None:
-        guess = codec.chain.last_x0(x, done, labels)
+        labels = labels_of(codec, [header] * job.tiles)
+        guess = codec.chain.last_x0(torch.stack(list(states)), job.done, labels)
         whole = whole_guess((guess + 1) * (127.5 * SIXTEENTHS), header.size)
         pixels = codec.causal.decode(whole, [packet.data], 1 if header.grey else codec.geometry.channels)[0]
         if checksum(pixels) == packet.crc and not packet.damaged:
             return Decoded(pixels, LOSSLESS, steps)
-    picture = _picture(codec, x, done, labels, header, reconstruct)
-    if packet.damaged or (header.lossless and packet.data is not None):
+    picture = _picture(codec, job, states, reconstruct)
+    if packet.damaged or packet.data is not None:
         what = "its progressive layer" if packet.damaged else "its lossless layer"
         return Decoded(picture, DAMAGED, steps, problem=f"{what} is damaged, and the picture is not exact.")
     if packet.cut:
@@ -198,23 +196,18 @@ def _finish(codec: Codec, job: _Job, states: Sequence[Tensor], reconstruct: str)
     return Decoded(picture, LOSSY, steps)
 
 
-def _picture(
-    codec: Codec, x: Tensor, done: NDArray[np.int64], labels: Tensor | None, header: Header, reconstruct: str
-) -> Pixels:
+def _picture(codec: Codec, job: _Job, states: Sequence[Tensor], reconstruct: str) -> Pixels:
     """The lossy picture; tiles without a single step are mid-grey, and cost nothing."""
-    clean = torch.zeros_like(x)
-    for count in np.unique(done[done > 0]):
-        rows = torch.from_numpy(np.flatnonzero(done == count))
-        for some in torch.split(rows, BATCH_SIZE):
-            part = None if labels is None else labels[some]
-            if reconstruct == "mean":
-                clean[some] = codec.chain.x0(x[some], int(count), part)
-            else:
-                clean[some] = _flow(codec, x[some], int(count), part)
-    whole = joined(clean, header.size)
-    if header.grey:
-        whole = whole.mean(0, keepdim=True)
-    return np.asarray(x_to_images(whole).numpy())
+    header, channels = job.packet.header, 1 if job.packet.header.grey else codec.geometry.channels
+    tiles = torch.full((job.tiles, channels, *codec.geometry.size), GREY_LEVEL, dtype=torch.uint8)
+    for count in np.unique(job.done[: len(states)]):
+        rows = np.flatnonzero(job.done == count)
+        for part in np.array_split(rows, -(-len(rows) // AT_ONCE)):
+            x, labels = torch.stack([states[k] for k in part]), labels_of(codec, [header] * len(part))
+            flow = reconstruct == "flow"
+            clean = _flow(codec, x, int(count), labels) if flow else codec.chain.x0(x, int(count), labels)
+            tiles[torch.from_numpy(part)] = x_to_images(clean.mean(1, keepdim=True) if header.grey else clean)
+    return np.ascontiguousarray(joined(tiles, header.size).numpy())
 
 
 def _flow(codec: Codec, x: Tensor, count: int, labels: Tensor | None) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ddpm.codec.chain import AT_ONCE
 from ddpm.codec.container import (
     CLASS,
     FINGERPRINT_BYTES,
@@ -37,7 +38,6 @@ Pixels = NDArray[np.uint8]
 MARGIN = 1e-8
 """Sixteenths of a grey level that a guess must keep from the middle between two; rounding differs by 1e-11 at most."""
 MOST_SEEDS = 100
-BATCH_SIZE = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +92,7 @@ def encode(
     pictures: Sequence[Pixels],
     *,
     most_bytes: Sequence[int] | None = None,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int = AT_ONCE,
     on_step: Callable[[int], None] = lambda tiles: None,
 ) -> list[Encoded]:
     """Compress pictures, uint8 (C, H, W), grey or RGB, of any sizes.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,11 +16,11 @@ from torch import Tensor
 from ddpm.codec.container import LOSSLESS as LOSSLESS_FLAG
 from ddpm.codec.decode import LOSSLESS, decode, labels_of, open_packet
 from ddpm.codec.encode import Encoded, encode, plain_header
+from ddpm.codec.mixture import Integers
 from ddpm.codec.others import Measured, measure_others, psnr
 from ddpm.codec.tables import Codec, CodecData
 from ddpm.data import ImageSet, Reader
 from ddpm.errors import InputError, NotVerified
-from ddpm.files import whole_file
 from ddpm.scored import chosen_rows, seen_before
 from ddpm.units import x_to_images
 
@@ -29,7 +28,6 @@ Pixels = NDArray[np.uint8]
 
 LIMIT = 200
 BATCH = 64
-INK = {"PNG": "C7", "WebP": "C1", "JPEG": "C3", "AVIF": "C4", "JPEG XL": "C2"}
 MANY = 10**6  # bytes, more than any chain takes
 
 
@@ -80,26 +78,28 @@ class CodecReport:
         return {**asdict(self), "bits_per_dim": self.bits_per_dim, "bytes_at_28_db": self.bytes_at(28.0)}
 
 
+def chosen(images: ImageSet, most: int = LIMIT) -> Integers:
+    """At most so many of the images, drawn by seed 0."""
+    return chosen_rows(len(images), most, 0)
+
+
 def measure_codec(
     codec: Codec,
     made: CodecData,
     images: ImageSet,
+    rows: Integers,
     folder: Path,
     *,
-    limit: int | None = None,
-    first: bool = False,
     on_images: Callable[[int], None] = lambda images: None,
 ) -> CodecReport:
     """Compress images to files in `folder`, read them back whole and step by step, and do the same with other formats.
 
     made   the codec's data: images that it was made on are refused
-    limit  so many of the images, drawn by seed 0; None takes at most LIMIT
-    first  take the first ones instead
+    rows   which of the images
 
     Errors (InputError): images that the codec was made on.
     """
-    count = min(len(images), LIMIT if limit is None else limit)
-    rows = np.arange(count) if first else chosen_rows(len(images), count, 0)
+    count = len(rows)
     if seen_before(images, Reader(images, rows), made.data_fingerprint, made.image_hashes):
         raise InputError(f"the codec of '{codec.name}' was made on images of '{images.name}' itself; others would fit.")
     pictures = [np.asarray(picture) for picture in images.array(rows.tolist())]
@@ -180,38 +180,3 @@ def _row(one: Encoded) -> dict[str, Any]:
         "ideal_bytes": round(one.ideal_bytes, 2),
         "reseeded": one.reseeded,
     }
-
-
-def write_report(report: CodecReport, folder: Path, about: dict[str, Any]) -> list[Path]:
-    """Write codec.json and codec.png to a folder; returns the files."""
-    files = [folder / "codec.png", folder / "codec.json"]
-    plot_report(report, files[0])
-    with whole_file(files[1]) as temporary:
-        temporary.write_text(json.dumps({**about, **report.table()}, indent=1) + "\n", encoding="utf-8")
-    return files
-
-
-def plot_report(report: CodecReport, path: Path) -> None:
-    """PSNR against bytes, ours and others', and the theoretical rate of the chain."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.5, 4.6), dpi=110, layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot(report.prefixes, report.psnr, marker=".", color="C0", label="ddpm, bytes on disk")
-    axes.plot(report.theory, report.psnr, linestyle=":", color="C0", label="its chain in theory, no header")
-    for name in dict.fromkeys(one.name for one in report.others):
-        lossy = sorted((one.bytes, one.psnr) for one in report.others if one.name == name and one.psnr is not None)
-        if lossy:
-            axes.plot(*zip(*lossy, strict=True), marker=".", linewidth=1, color=INK[name], label=name)
-    ends = [("ddpm", report.lossless), *((one.name, one.bytes) for one in report.others if one.psnr is None)]
-    for name in dict.fromkeys(name for name, _ in ends):
-        size = min(size for other, size in ends if other == name)
-        axes.axvline(size, color="black", linewidth=0.6, alpha=0.5)
-        axes.text(size, axes.get_ylim()[0], f" {name}, lossless", rotation=90, fontsize=7, va="bottom", ha="right")
-    axes.set_xscale("log")
-    axes.set_xlabel("bytes a file")
-    axes.set_ylabel("PSNR (dB, mean of the images)")
-    axes.grid(True, which="both", alpha=0.3)
-    axes.legend(fontsize=8)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary)

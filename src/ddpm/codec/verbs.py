@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ddpm.codec.calibrate import FIT_STEPS, Progress, tune_codec
+from ddpm.codec.chain import AT_ONCE
 from ddpm.codec.container import Cursor, read_header
 from ddpm.codec.decode import DAMAGED, LOSSLESS, LOSSY, PARTIAL, Decoded, decode
-from ddpm.codec.encode import BATCH_SIZE, Encoded, check_picture, encode
+from ddpm.codec.encode import Encoded, check_picture, encode
 from ddpm.codec.tables import Codec, CodecData, codec_data_of, codec_file, make_codec
 from ddpm.codec.tiles import bits_of, grid
 from ddpm.data import ImageSet
@@ -76,7 +77,7 @@ def compress(
     Errors: InputError for what no file can hold, NotVerified.
     """
     codec = codec_of(model, make=lambda: prepare_codec(model))
-    return compress_all(codec, [np.asarray(picture)], rate=rate, most_bytes=most_bytes, verify=verify)[0].data
+    return compress_all(codec, [np.array(picture)], rate=rate, most_bytes=most_bytes, verify=verify)[0].data
 
 
 def compress_all(
@@ -86,7 +87,7 @@ def compress_all(
     rate: float | None = None,
     most_bytes: int | None = None,
     verify: bool = True,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int = AT_ONCE,
     on_step: Callable[[int], None] = lambda tiles: None,
 ) -> list[Encoded]:
     """Compress pictures together, so that they share network calls; arguments as in `compress`.
@@ -158,7 +159,7 @@ def decompress_all(
     *,
     most_bytes: int | None = None,
     reconstruct: str = "mean",
-    batch_size: int = BATCH_SIZE,
+    batch_size: int = AT_ONCE,
     on_step: Callable[[int], None] = lambda tiles: None,
 ) -> list[Decoded]:
     """Decompress files together; arguments as in `decompress`; a picture comes with how far it may be trusted."""
