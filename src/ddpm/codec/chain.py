@@ -139,7 +139,7 @@ class Chain:
             delivered.append(0.5 * ((given * wanted).sum(axis=1) / length) ** 2)
             x = self._advance(x, x0, step, given)
             on_step(len(x))
-        return Walk(bits, x, np.array(nats), np.array(delivered))
+        return Walk(bits, x, np.array(nats).reshape(-1, len(x)), np.array(delivered).reshape(-1, len(x)))
 
     def decode(
         self,

@@ -1,0 +1,319 @@
+"""The codec on real images: bytes on disk, PSNR, seconds, and how far two machines' floats are apart.
+
+    pip install -c constraints.txt imagecodecs     (the extra "codecs", for JPEG XL)
+
+    ddpm train compress --data 'cifar10-first4000.zip[0:3500]' --out runs/cifar10-compress
+    ddpm tune runs/cifar10-compress --codec
+    ddpm tune linear --codec --data 'cifar10-first4000.zip[0:3500]' --out runs/cifar10-linear
+    python benchmarks/codec.py cifar10 --data 'cifar10-first4000.zip[3500:3700]'
+
+    python benchmarks/codec.py fashion-mnist --data 'fashion-mnist:test[0:200]'
+
+    python benchmarks/codec.py photograph          (a 256 x 256 crop of scikit-learn's china.jpg, in tiles)
+    python benchmarks/codec.py margin --data 'cifar10-first4000.zip[3500:3700]'
+
+Each writes results/codec-NAME.json, and plots beside it. Images are taken from the front of --data, all of them; no
+image of theirs was trained, tuned or fitted on (but see the text of `photograph`). Timings are of one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from record import RESULTS, write_result
+
+import ddpm
+from ddpm.codec import causal, chain
+from ddpm.codec.chain import AT_ONCE
+from ddpm.codec.decode import decode
+from ddpm.codec.encode import MARGIN, encode
+from ddpm.codec.measure import CodecReport, measure_codec
+from ddpm.codec.others import measure_others, psnr
+from ddpm.codec.plots import plot_bytes, plot_report, plot_strip
+from ddpm.codec.tables import Codec, codec_data_of, make_codec
+
+NETWORK, LINEAR, FASHION = "runs/cifar10-compress", "runs/cifar10-linear", "models/fashion-mnist"
+FILES = Path("runs") / "codec-files"
+CROP, CORNER = 256, (100, 200)
+PREFIXES = (20, 40, 60, 80, 100, 117, 120, 135, 160, 200)
+
+
+def opened(run: str) -> tuple[Codec, Any]:
+    """A run's codec and its data."""
+    model = ddpm.load(run, device="cpu")
+    made = codec_data_of(model)
+    assert made is not None, f"ddpm tune {run} --codec comes first"
+    return make_codec(model, made), made
+
+
+def measured(run: str, data: str) -> tuple[Codec, CodecReport, list[np.ndarray]]:
+    """A run's codec on all images of a source."""
+    codec, made = opened(run)
+    images = ddpm.images(data)
+    report = measure_codec(codec, made, images, np.arange(len(images)), FILES / Path(run).name)
+    print(run, round(report.bits_per_dim, 4), report.psnr_at(135), report.bytes_at(28.0), flush=True)
+    return codec, report, list(images.array())
+
+
+def row(report: CodecReport, run: str, codec: Codec) -> dict[str, Any]:
+    """A report for JSON, with ratios of what was paid to what theory asks, by image."""
+    files = [one for one in report.files if not one["stored"]]
+    index = np.array([one["index_bits"] for one in files])
+    theory = np.array([one["divergence"] for one in files])
+    delivered = np.array([one["delivered"] for one in files])
+    excess = np.array([one["residual_bytes"] - one["ideal_bytes"] for one in files])
+    allowed = np.array([0.005 * one["ideal_bytes"] + 8 for one in files])
+    model = ddpm.show(run)
+    return {
+        "run": run,
+        "fingerprint": codec.fingerprint,
+        "images_seen": model["images_seen"],
+        "parameters": model["parameters"],
+        "levels": codec.chain.levels,
+        "bits_of_steps": codec.chain.bits,
+        "psnr_of_prefixes": {str(size): round(report.psnr_at(size), 3) for size in PREFIXES},
+        "index_bits_over_delivered_divergence": round(float(index.sum() / delivered.sum()), 4),
+        "index_bits_over_theoretical_rate": round(float(index.sum() / theory.sum()), 4),
+        "residual_over_ideal_worst": round(float(max((excess + 0.0) / [one["ideal_bytes"] for one in files])), 5),
+        "residual_within_half_a_percent_and_8_bytes": bool((excess <= allowed).all()),
+        "reseeded": sum(one["reseeded"] for one in files),
+        **report.table(),
+    }
+
+
+def cifar10(data: str) -> None:
+    """The network against a linear codec of the same images, and both against ordinary formats."""
+    codec, network, pictures = measured(NETWORK, data)
+    other, linear, _ = measured(LINEAR, data)
+    plot_report(network, RESULTS / "codec-cifar10.png")
+    plot_strip(codec, pictures[:4], RESULTS / "codec-cifar10-strip.png")
+    plot_bytes(codec, pictures[0], RESULTS / "codec-cifar10-bytes.png")
+    at = {"network": network.bytes_at(28.0), "linear": linear.bytes_at(28.0)}
+    table = {
+        "data": data,
+        "bytes_at_28_db": at,
+        "network_saves": 1 - at["network"] / at["linear"],
+        "split": split(codec, pictures[:8]),
+        "network": row(network, NETWORK, codec),
+        "linear": row(linear, LINEAR, other),
+    }
+    write_result("codec-cifar10", table, seed=0)
+
+
+def fashion(data: str) -> None:
+    """Grey images of 28 x 28 as single files."""
+    codec, report, pictures = measured(FASHION, data)
+    plot_report(report, RESULTS / "codec-fashion-mnist.png")
+    plot_strip(codec, pictures[:4], RESULTS / "codec-fashion-mnist-strip.png")
+    best = min((one.bytes, one.name, one.choice) for one in report.others if one.psnr is None)
+    table = {
+        "data": data,
+        "best_ordinary_format": best,
+        "under_it_by": 1 - report.lossless / best[0],
+        "split": split(codec, pictures[:8]),
+        "network": row(report, FASHION, codec),
+    }
+    write_result("codec-fashion-mnist", table, seed=0)
+
+
+def photograph() -> None:
+    """A crop of a photograph by tiles of 32 x 32, with the network that was trained on the CIFAR-10 images and with the
+    linear model that comes with the package; that one was measured on this very photograph, which flatters it."""
+    from sklearn.datasets import load_sample_image
+
+    top, left = CORNER
+    crop = load_sample_image("china.jpg")[top : top + CROP, left : left + CROP].transpose(2, 0, 1)
+    crop = np.ascontiguousarray(crop)
+    table: dict[str, Any] = {
+        "picture": f"china.jpg[{top}:{top + CROP}, {left}:{left + CROP}]",
+        "size": list(crop.shape),
+    }
+    shown = [(crop, "the crop")]
+    for run in (NETWORK, "linear"):
+        codec, _ = opened(run)
+        start = time.perf_counter()
+        made = encode(codec, [crop])[0]
+        middle = time.perf_counter()
+        back = decode(codec, [made.data])[0]
+        seconds = {"encode": middle - start, "decode": time.perf_counter() - middle}
+        assert np.array_equal(back.picture, crop)
+        lossy = encode(codec, [crop], most_bytes=[10**7])[0].data
+        curve = []
+        for step in range(0, len(codec.chain.steps) + 1, 4):
+            size = 16 + -(-64 * sum(codec.chain.bits[:step]) // 8)
+            found = decode(codec, [lossy], most_bytes=size)[0].picture
+            curve.append({"bytes": min(size, len(lossy)), "psnr": round(psnr(found, crop), 2)})
+            if (run == NETWORK and step in (8, 16)) or step + 4 > len(codec.chain.steps):
+                shown.append((found, f"{run}, {curve[-1]['bytes']:,} B, {curve[-1]['psnr']} dB"))
+        table[run] = {
+            "lossless_bytes": len(made.data),
+            "bits_per_dim": 8 * len(made.data) / crop.size,
+            "stored": made.stored,
+            "progressive_bytes": made.index_bits // 8,
+            "residual_bytes": made.residual_bytes,
+            "prefixes": curve,
+            "seconds": seconds,
+        }
+    table["others"] = [vars(one) for one in measure_others([crop], FILES / "other")]
+    show_photograph(shown, RESULTS / "codec-photograph.png")
+    write_result("codec-photograph", table, seed=0)
+
+
+def show_photograph(shown: list[tuple[np.ndarray, str]], path: Path) -> None:
+    """The crop and what prefixes look like, small enough for a repository."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 2.4 * -(-len(shown) // 4)), dpi=80, layout="constrained")
+    panels = figure.subplots(-(-len(shown) // 4), 4, squeeze=False).ravel()
+    for axes in panels:
+        axes.set_axis_off()
+    for axes, (picture, words) in zip(panels, shown, strict=False):
+        axes.imshow(picture.transpose(1, 2, 0))
+        axes.set_title(words, fontsize=7)
+    figure.savefig(path)
+
+
+def split(codec: Codec, pictures: list[np.ndarray]) -> dict[str, dict[str, float]]:
+    """Seconds an image of encoding and decoding, alone (one image at a time), and of their parts."""
+    found: dict[str, dict[str, float]] = {}
+    for name, work in (
+        ("encode", lambda picture: encode(codec, [picture])[0].data),
+        ("decode", lambda data: decode(codec, [data])),
+    ):
+        inputs = pictures if name == "encode" else [encode(codec, [picture])[0].data for picture in pictures]
+        with timed() as seconds:
+            start = time.perf_counter()
+            for one in inputs:
+                work(one)
+            total = time.perf_counter() - start
+        parts = {part: spent / len(inputs) for part, spent in seconds.items()}
+        found[name] = {"total": total / len(inputs), **parts}
+    return found
+
+
+@contextmanager
+def timed() -> Any:
+    """Add up the seconds spent in the network, the trellis and the pixel model."""
+    seconds = {"network": 0.0, "trellis": 0.0, "pixels": 0.0}
+    places: list[tuple[Any, str, str]] = [
+        (chain.Chain, "x0", "network"),
+        (chain, "simulate", "trellis"),
+        (chain, "noise", "trellis"),
+        (causal.CausalModel, "encode", "pixels"),
+        (causal.CausalModel, "decode", "pixels"),
+    ]
+    before = [getattr(owner, name) for owner, name, _ in places]
+
+    def clocked(call: Callable[..., Any], part: str) -> Callable[..., Any]:
+        def run(*arguments: Any, **options: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return call(*arguments, **options)
+            finally:
+                seconds[part] += time.perf_counter() - start
+
+        return run
+
+    for (owner, name, part), call in zip(places, before, strict=True):
+        setattr(owner, name, clocked(call, part))
+    try:
+        yield seconds
+    finally:
+        for (owner, name, _), call in zip(places, before, strict=True):
+            setattr(owner, name, call)
+
+
+# ---- how far floats are apart ---------------------------------------------------------------------------------------
+
+WAYS: dict[str, dict[str, str]] = {
+    "two threads": {"OMP_NUM_THREADS": "2"},
+    "alone in its batch": {"CODEC_BATCH": "1"},
+    "contiguous memory": {"CODEC_LAYOUT": "contiguous"},
+    "no oneDNN": {"CODEC_ONEDNN": "0"},
+    "ATen without vectors": {"ATEN_CPU_CAPABILITY": "default"},
+    "ATen AVX2": {"ATEN_CPU_CAPABILITY": "avx2"},
+    "MKL compatible": {"MKL_CBWR": "COMPATIBLE"},
+    "oneDNN SSE4.1": {"ONEDNN_MAX_CPU_ISA": "SSE41"},
+}
+
+
+def margin(data: str) -> None:
+    """The guesses at the end of the chain, computed in many ways in processes of their own: how far apart?"""
+    table: dict[str, Any] = {"data": data, "margin": MARGIN, "unit": "sixteenths of a grey level", "runs": {}}
+    for run in (NETWORK, LINEAR):
+        base = guesses(run, data, {})
+        apart = {name: float(np.abs(guesses(run, data, way) - base).max()) for name, way in WAYS.items()}
+        nearest = np.abs(base - np.floor(base) - 0.5).reshape(len(base), -1).min(1)
+        table["runs"][run] = {
+            "tiles": len(base),
+            "largest_difference": apart,
+            "tiles_that_would_take_another_seed": {
+                f"{bound:g}": int((nearest < bound).sum()) for bound in (1e-9, MARGIN, 1e-6, 1e-5, 1e-4)
+            },
+        }
+        print(run, table["runs"][run], flush=True)
+    write_result("codec-margin", table, seed=0)
+
+
+def guesses(run: str, data: str, way: dict[str, str]) -> np.ndarray:
+    """In a process of its own, because some settings count only at its start."""
+    out = FILES / "guesses.npy"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **way}
+    subprocess.run([sys.executable, __file__, "guess", "--data", data, "--run", run], env=environment, check=True)
+    return np.load(out)
+
+
+def guess(run: str, data: str, count: int = 16) -> None:
+    """Decode the files that `measured` left behind down to the guesses."""
+    if os.environ.get("CODEC_ONEDNN") == "0":
+        torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+    codec, _ = opened(run)
+    network = codec.chain.denoiser.network
+    assert isinstance(network, torch.nn.Module)
+    if os.environ.get("CODEC_LAYOUT") == "contiguous":
+        network.to(memory_format=torch.contiguous_format)
+    from ddpm.codec.decode import open_packet
+
+    files = sorted((FILES / Path(run).name).glob("*.dpc"))[:count]
+    rows = np.stack([open_packet(codec, file.read_bytes()).bits for file in files])
+    size = int(os.environ.get("CODEC_BATCH", str(AT_ONCE)))
+    found = []
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        edges = np.cumsum([0, *codec.chain.bits])
+        bits = [part[:, begin:end] for begin, end in itertools.pairwise(edges)]
+        counts = np.full(len(part), len(codec.chain.steps))
+        x = codec.chain.decode(bits, codec.chain.start([(0, 0)] * len(part), codec.geometry.shape), counts)
+        found.append((codec.chain.last_x0(x, counts) + 1) * (127.5 * 16))
+    np.save(FILES / "guesses.npy", torch.cat(found).numpy())
+
+
+def main() -> None:
+    """Do one of them."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("what", choices=["cifar10", "fashion-mnist", "photograph", "margin", "guess"])
+    parser.add_argument("--data", default="")
+    parser.add_argument("--run", default="")
+    options = parser.parse_args()
+    if options.what == "guess":
+        guess(options.run, options.data)
+        return
+    torch.set_num_threads(1)
+    work = {"cifar10": cifar10, "fashion-mnist": fashion, "margin": margin}
+    photograph() if options.what == "photograph" else work[options.what](options.data)
+
+
+if __name__ == "__main__":
+    main()

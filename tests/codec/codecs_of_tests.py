@@ -1,0 +1,30 @@
+"""Codecs, golden files and hashes of pictures, for the tests of the codec."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import ddpm
+from ddpm.codec.tables import Codec, codec_data_of, make_codec
+
+Pixels = NDArray[np.uint8]
+
+PROJECT = Path(__file__).resolve().parents[2]
+GOLDEN = Path(__file__).resolve().parent / "golden"
+
+
+def opened(run: str) -> Codec:
+    """A run's codec; fashion-mnist stands for the model in models/."""
+    model = ddpm.load(PROJECT / "models" / run if run == "fashion-mnist" else run, device="cpu")
+    made = codec_data_of(model)
+    assert made is not None
+    return make_codec(model, made)
+
+
+def pixels_hash(picture: Pixels) -> str:
+    """SHA-256 of a picture's shape and pixels."""
+    return hashlib.sha256(repr(picture.shape).encode() + np.ascontiguousarray(picture).tobytes()).hexdigest()

@@ -1,0 +1,29 @@
+"""Pictures and codecs that the tests of the codec share."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from codecs_of_tests import Pixels, opened
+
+from ddpm.codec.tables import Codec
+
+
+@pytest.fixture(scope="session")
+def linear() -> Codec:
+    """The codec of the model that comes with the package: tiles of 3 x 32 x 32."""
+    return opened("linear")
+
+
+@pytest.fixture(scope="session")
+def photograph() -> Pixels:
+    """A photograph, (3, 427, 640)."""
+    from sklearn.datasets import load_sample_image
+
+    return np.ascontiguousarray(load_sample_image("flower.jpg").transpose(2, 0, 1))
+
+
+@pytest.fixture(scope="session")
+def crops(photograph: Pixels) -> list[Pixels]:
+    """Twelve crops of it of 32 x 32, from all over."""
+    return [photograph[:, 20 + 100 * (k // 3) :, 60 + 180 * (k % 3) :][:, :32, :32].copy() for k in range(12)]
