@@ -38,7 +38,7 @@ from ddpm.codec import causal, chain
 from ddpm.codec.chain import AT_ONCE
 from ddpm.codec.decode import decode
 from ddpm.codec.encode import MARGIN, encode
-from ddpm.codec.measure import CodecReport, measure_codec
+from ddpm.codec.measure import CodecReport, measure_codec, require_unseen
 from ddpm.codec.others import measure_others, psnr
 from ddpm.codec.plots import plot_bytes, plot_report, plot_strip
 from ddpm.codec.tables import Codec, codec_data_of, make_codec
@@ -61,7 +61,9 @@ def measured(run: str, data: str) -> tuple[Codec, CodecReport, list[np.ndarray]]
     """A run's codec on all images of a source."""
     codec, made = opened(run)
     images = ddpm.images(data)
-    report = measure_codec(codec, made, images, np.arange(len(images)), FILES / Path(run).name)
+    rows = np.arange(len(images))
+    require_unseen(made, images, rows)
+    report = measure_codec(codec, images, rows, FILES / Path(run).name)
     print(run, round(report.bits_per_dim, 4), report.psnr_at(135), report.bytes_at(28.0), flush=True)
     return codec, report, list(images.array())
 

@@ -22,6 +22,7 @@ import ddpm
 from ddpm.checkpoint import WEIGHTS
 from ddpm.cli import app
 from ddpm.cli.console import parse_changes
+from ddpm.codec.decode import RECONSTRUCTIONS
 from ddpm.data import FITS
 from ddpm.denoiser import OPTIMAL
 from ddpm.evaluation import METRICS
@@ -189,6 +190,9 @@ CHOICES = {
     "evaluate --weights": WEIGHTS,
     "tune --weights": WEIGHTS,
     "evaluate --metric": METRICS,
+    "decompress --reconstruct": RECONSTRUCTIONS,
+    "compress --weights": WEIGHTS,
+    "decompress --weights": WEIGHTS,
 }
 
 

@@ -28,6 +28,7 @@ FLOORS = (
         "recipe.py",
         "model.py",
         "checkpoint.py",
+        "opened.py",
         "sidefile.py",
         "tuned.py",
         "placed.py",

@@ -122,9 +122,14 @@ def is_run(path: Path) -> bool:
     return any((path / mark).exists() for mark in (CONFIG_FILE, "recipe.json", "checkpoints"))
 
 
+def is_linear(path: str | Path) -> bool:
+    """Whether the model that comes with the package is meant: a folder of that name goes first."""
+    return str(path) == LINEAR and not Path(path).is_dir()
+
+
 def find_checkpoint(path: Path) -> Path:
     """The checkpoint a user means: the folder itself, or a run folder's newest."""
-    if not path.is_dir() and str(path) == LINEAR:
+    if is_linear(path):
         return Path(str(resources.files("ddpm") / LINEAR))
     if not path.is_dir():
         raise InputError(f"there is no folder '{path}'; a run folder or a checkpoint would fit.")

@@ -50,7 +50,7 @@ def test_every_prefix_is_refused_inside_the_header_and_is_a_picture_behind_it(li
     file = encode(linear, [small])[0].data
     start = header_bytes(file)
     for length in range(start):
-        with pytest.raises(DamagedFile, match="cut short inside its header|no .dpc file"):
+        with pytest.raises(DamagedFile, match=r"cut short inside its header|no .dpc file"):
             decode(linear, [file[:length]])
     lengths = range(start, len(file))
     for length, found in zip(lengths, decode(linear, [file[:length] for length in lengths]), strict=True):
@@ -116,7 +116,7 @@ def test_bytes_behind_the_end_are_refused(linear: Codec, file: bytes, lossy: byt
     "data", [b"", b"\x89PNG\r\n\x1a\n" + bytes(40), b"\x8f", b"DPC", bytes(100), b"\x8fD" + b"x" * 9]
 )
 def test_what_is_no_file_of_ours_is_refused(data: bytes, linear: Codec):
-    with pytest.raises(DamagedFile, match="no .dpc file|cut short inside its header"):
+    with pytest.raises(DamagedFile, match=r"no .dpc file|cut short inside its header"):
         decode(linear, [data])
 
 

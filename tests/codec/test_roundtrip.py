@@ -1,4 +1,4 @@
-"""A lossless file is the picture, whatever the picture; a lossy one keeps to its size; each is what its parts add up to."""
+"""A lossless file is the picture, whatever the picture; a lossy one keeps to its size; each is the sum of its parts."""
 
 from __future__ import annotations
 

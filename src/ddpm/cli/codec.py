@@ -35,15 +35,16 @@ def check_codec(model: Model, asked: Options) -> CodecData:
 
 def codec_metric(model: Model, images: ImageSet, asked: Options) -> Result:
     """Compress, read back, compare: what goes into the JSON, and lines for a person."""
-    from ddpm.codec.measure import LIMIT, chosen, measure_codec
+    from ddpm.codec.measure import LIMIT, chosen, measure_codec, require_unseen
     from ddpm.codec.plots import write_report
     from ddpm.codec.tables import codec_file, make_codec
 
     made = check_codec(model, asked)
     codec, rows = make_codec(model, made), chosen(images, asked.limit or LIMIT)
+    require_unseen(made, images, rows)
     say(f"Codec: {codec_file(Path(model.source), model.weights)}; {len(rows):,} images of {images.name}.")
     with progress_bar("Images", len(rows)) as bar:
-        report = measure_codec(codec, made, images, rows, asked.folder / "codec", on_images=counted(bar))
+        report = measure_codec(codec, images, rows, asked.folder / "codec", on_images=counted(bar))
     about = {"model": model.source, "fingerprint": made.own_sha256, "data": images.name}
     for file in write_report(report, codec, list(images.array(rows[:4].tolist())), asked.folder, about):
         say(str(file))

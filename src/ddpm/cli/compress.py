@@ -32,7 +32,7 @@ Device = Annotated[str, typer.Option(help="cpu, auto, cuda, ...; the network run
 
 def compress(
     run: Run,
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Grey or RGB pictures of any size.")],
+    images: Annotated[list[str], typer.Argument(help="Grey or RGB pictures of any size.")],
     out: Out,
     rate: Annotated[float | None, typer.Option(help="Lossy: at most so many bits per dimension.")] = None,
     most_bytes: Annotated[

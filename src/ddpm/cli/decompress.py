@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def decompress(
     run: Run,
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help=".dpc files, whole or cut.")],
+    files: Annotated[list[str], typer.Argument(help=".dpc files, whole or cut.")],
     out: Out,
     most_bytes: Annotated[
         int | None, typer.Option("--bytes", min=1, help="Read no more of each file: a coarser picture.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,68 +63,77 @@ def tune(
     as_json: options.AsJson = False,
 ) -> None:
     """Measure once what is stored beside a checkpoint: variances, levels for few steps, what the codec needs."""
-    import ddpm
-    from ddpm.codec.calibrate import check_tunable
-    from ddpm.evaluation.criterion import criterion_on
-    from ddpm.evaluation.placing import check_placing
-    from ddpm.opened import model_images, training_images
-    from ddpm.samplers import Sampling
-    from ddpm.scored import check_fits
+    from ddpm.checkpoint import is_linear
 
     numbers = _numbers(steps)
     placing = {"sampler": sampler, "features": features, "trials": trials, "pictures": pictures}
-    _check(
-        variance, numbers, codec, calls=calls, placing=placing, coding={"fit-steps": fit_steps, "force": force or None}
-    )
-    coding = {"seed": seed, "force": force, "fit_steps": fit_steps}
-    if out is not None:
-        print_result(*_linear(run, data, out, codec and not (variance or numbers), coding), as_json=as_json)
+    coding = {"fit-steps": fit_steps, "force": force or None}
+    _check(variance, numbers, codec, calls=calls, placing=placing, coding=coding)
+    settings = {"seed": seed, "force": force, "fit_steps": fit_steps}
+    if out is not None or (codec and is_linear(run)):
+        print_result(*_linear(run, data, out, codec and not (variance or numbers), settings), as_json=as_json)
         return
-    method = Sampling(sampler, 1).method
+    model, images = _opened(run, data, weights, device)
+    if codec:
+        _check_codec(model, force=force)
+    place = _placing(model, images, numbers, placing, seed, batch_size) if numbers else None
+    results = [_variance(model, images, calls, seed, batch_size)] if variance else []
+    results += [place()] if place is not None else []
+    results += [_codec(model, images, settings)] if codec else []
+    table = {key: value for found, _ in results for key, value in found.items()}
+    print_result(table, [line for _, lines in results for line in lines], as_json=as_json)
+
+
+def _check_codec(model: Model, *, force: bool) -> None:
+    from ddpm.codec.calibrate import check_tunable
+
+    check_tunable(model, force=force)
+
+
+def _opened(run: str, data: str | None, weights: str, device: str) -> tuple[Model, ImageSet]:
+    import ddpm
+    from ddpm.opened import model_images, training_images
+    from ddpm.scored import check_fits
+
     model = ddpm.load(run, weights=weights, device=device)
     images = training_images(model, option="--data") if data is None else model_images(model, data, split="train")
     check_fits(model, images)
-    if codec:
-        check_tunable(model, force=force)
-    judged = None
-    if numbers:  # all that can be refused is, before anything long begins
-        tried = trials or TRIALS
-        check_placing(model, method, numbers, tried)
-        judged = criterion_on(model, images, features or ["pixels"], pictures=pictures or PICTURES, seed=seed)
-    table: dict[str, Any] = {}
-    lines: list[str] = []
-    if variance:
-        table, lines = _variance(model, images, calls, seed, batch_size)
-    if judged is not None:
-        found, more = _levels(model, judged, method, numbers, tried, batch_size)
-        table |= found
-        lines += more
-    if codec:
-        found, more = _codec(model, images, coding)
-        table |= found
-        lines += more
-    print_result(table, lines, as_json=as_json)
+    return model, images
 
 
-def _linear(run: str, data: str | None, out: str, alone: bool, coding: dict[str, Any]) -> Result:
+def _placing(
+    model: Model, images: ImageSet, numbers: list[int], asked: dict[str, Any], seed: int, batch_size: int
+) -> Callable[[], Result]:
+    """Refuse all that can be refused of a placing of levels; what is handed out then does it."""
+    from ddpm.evaluation.criterion import criterion_on
+    from ddpm.evaluation.placing import check_placing
+    from ddpm.samplers import Sampling
+
+    method, trials = Sampling(asked["sampler"], 1).method, asked["trials"] or TRIALS
+    check_placing(model, method, numbers, trials)
+    pictures = asked["pictures"] or PICTURES
+    judged = criterion_on(model, images, asked["features"] or ["pixels"], pictures=pictures, seed=seed)
+    return lambda: _levels(model, judged, method, numbers, trials, batch_size)
+
+
+def _linear(run: str, data: str | None, out: str | None, alone: bool, settings: dict[str, Any]) -> Result:
     """A new linear model with its codec data."""
     import ddpm
-    from ddpm.checkpoint import LINEAR
+    from ddpm.checkpoint import LINEAR, is_linear
     from ddpm.codec.linear import linear_images, make_linear
 
-    if run != LINEAR or not alone or data is None:
-        raise InputError(
-            f"--out is for a new linear model: `ddpm tune {LINEAR} --codec --data SRC --out DIR` would fit."
-        )
+    if not is_linear(run) or not alone or data is None or out is None:
+        would = f"`ddpm tune {LINEAR} --codec --data SRC --out DIR` would fit"
+        raise InputError(f"--codec of {LINEAR} is fixed, and --out is for a new linear model; {would}.")
     images = linear_images(data)
-    return _codec(ddpm.load(make_linear(images, out)), images, coding)
+    return _codec(ddpm.load(make_linear(images, out)), images, settings)
 
 
-def _codec(model: Model, images: ImageSet, coding: dict[str, Any]) -> Result:
+def _codec(model: Model, images: ImageSet, settings: dict[str, Any]) -> Result:
     from ddpm.cli.compress import make_codec_data
     from ddpm.codec.tables import codec_data_of
 
-    path = make_codec_data(model, images=images, **{key: value for key, value in coding.items() if value is not None})
+    path = make_codec_data(model, images=images, **{key: value for key, value in settings.items() if value is not None})
     made = codec_data_of(model)
     assert made is not None
     table = {"file": str(path), "fingerprint": made.own_sha256, "levels": made.levels, "bits": made.bits}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ STOP_LOG_SNR = 3.9
 """Where the chain ends and the pixel model takes over: noise of 18 grey levels, pictures of about 30 dB."""
 STEP_BITS = 32
 """Divergence of a step, about; fewer bits a step mean more network calls and a little less rate."""
+SHORT = 0.75
+"""A last step of less than this share of it becomes part of the one before."""
 OVERHEAD = 1.12
 """Index bits for each bit of divergence, see trellis.py."""
 PROBED, PROBE_IMAGES = 40, 256
@@ -140,20 +143,22 @@ def place_steps(scoring: Scoring) -> tuple[tuple[int, ...], tuple[float, ...], t
     probed = np.unique(np.rint(places).astype(np.int64))
     measured = np.array([squared_error(scoring, int(level)) for level in probed])
     error = np.interp(np.arange(schedule.steps + 1), probed, measured)
-    levels, bits = [schedule.steps], []
+
+    def divergence(start: int, end: int | NDArray[np.int64]) -> Floats:
+        rise = schedule.snr[end] - schedule.snr[start]
+        return np.asarray(scoring.dimensions / 2 * np.log2(1 + rise * error[start]))
+
+    levels = [schedule.steps]
     while levels[-1] > stop:
-        here = levels[-1]
-        below = np.arange(stop, here)
-        rise = schedule.snr[below] - schedule.snr[here]
-        cost = scoring.dimensions / 2 * np.log2(1 + rise * error[here])
-        far = below[cost >= STEP_BITS]
-        following = int(far[-1]) if len(far) else stop
-        divergence = float(cost[following - stop])
-        levels.append(following)
-        bits.append(max(fewest_bits(scoring.dimensions), round(OVERHEAD * divergence)))
-    if len(bits) > 1 and bits[-1] < 0.75 * OVERHEAD * STEP_BITS:  # a short last step is no saving
-        joined = bits[-1] + bits[-2]
-        levels, bits = [*levels[:-2], levels[-1]], [*bits[:-2], joined]
+        below = np.arange(stop, levels[-1])
+        far = below[divergence(levels[-1], below) >= STEP_BITS]
+        levels.append(int(far[-1]) if len(far) else stop)
+    if len(levels) > 2 and divergence(levels[-2], stop) < SHORT * STEP_BITS:
+        del levels[-2]
+    bits = [
+        max(fewest_bits(scoring.dimensions), round(OVERHEAD * float(divergence(start, end))))
+        for start, end in itertools.pairwise(levels)
+    ]
     return tuple(levels), tuple(float(error[level]) for level in levels), tuple(bits)
 
 

@@ -83,9 +83,14 @@ def chosen(images: ImageSet, most: int = LIMIT) -> Integers:
     return chosen_rows(len(images), most, 0)
 
 
+def require_unseen(made: CodecData, images: ImageSet, rows: Integers) -> None:
+    """Raise InputError for images that codec data were made on."""
+    if seen_before(images, Reader(images, rows), made.data_fingerprint, made.image_hashes):
+        raise InputError(f"the codec was made on images of '{images.name}' itself; others would fit.")
+
+
 def measure_codec(
     codec: Codec,
-    made: CodecData,
     images: ImageSet,
     rows: Integers,
     folder: Path,
@@ -94,14 +99,10 @@ def measure_codec(
 ) -> CodecReport:
     """Compress images to files in `folder`, read them back whole and step by step, and do the same with other formats.
 
-    made   the codec's data: images that it was made on are refused
-    rows   which of the images
-
-    Errors (InputError): images that the codec was made on.
+    images  never those that the codec was made on, see require_unseen
+    rows    which of them
     """
     count = len(rows)
-    if seen_before(images, Reader(images, rows), made.data_fingerprint, made.image_hashes):
-        raise InputError(f"the codec of '{codec.name}' was made on images of '{images.name}' itself; others would fit.")
     pictures = [np.asarray(picture) for picture in images.array(rows.tolist())]
     folder.mkdir(parents=True, exist_ok=True)
     parts = [pictures[start : start + BATCH] for start in range(0, count, BATCH)]

@@ -55,6 +55,11 @@ class Learner:
     """The mutable heart of a run, on one device."""
 
     def __init__(self, recipe: Recipe, device: torch.device, class_names: tuple[str, ...] = ()) -> None:
+        if recipe.network.linear == "alone":
+            raise InputError(
+                'network.linear = "alone" has nothing to train: `ddpm tune linear --codec` measures such a model, and '
+                '"corrected" adds a network to it.'
+            )
         self.recipe = recipe
         self.class_names = class_names if recipe.network.classes else ()
         self.device = device
