@@ -154,7 +154,7 @@ def test_documented_make_target_exists(path: Path):
 
 @pytest.mark.parametrize("path", TEXTS, ids=name_of)
 def test_option_in_prose_is_one_of_a_command_of_ours(path: Path):
-    ours = {option for command in COMMANDS.values() for p in command.params for option in p.opts}
+    ours = {option for command in COMMANDS.values() for p in command.params for option in [*p.opts, *p.secondary_opts]}
     ours |= {"--help", "--version"}
     spans = [span for span in re.findall(r"`([^`\n]+)`", read(path)) if not re.match(r"(\S*pip|\S*python3?) ", span)]
     spans = [span for span in spans if " pip install" not in span and "/pip install" not in span]

@@ -257,6 +257,9 @@ def test_codec_data_are_listed_by_show_and_never_made_on_what_they_are_judged_by
 def test_evaluate_measures_files_beside_other_formats(coded: Path):
     words = ("--data", "digits:test", "--metric", "codec", "--limit", "5", "--keep", "kept")
     end = done("evaluate", coded, *words)
+    first, second = (json.loads(done("evaluate", coded, *words, "--json").out)["codec"] for _ in range(2))
+    assert first.pop("seconds").keys() == second.pop("seconds").keys()
+    assert first == second
     report = json.loads(Path("kept/codec.json").read_text())
     files = sorted(Path("kept/codec").glob("*.dpc"))
     assert len(files) == report["images"] == 5

@@ -202,6 +202,7 @@ class Linear:
         return len(self.side["bits"])
 
 
+@functools.cache
 def open_model(folder: Path) -> Linear:
     config = json.loads((folder / "config.json").read_text())
     side = json.loads((folder / "codec-averaged.json").read_text())
@@ -242,6 +243,7 @@ def step_numbers(a: float, b: float, w: float) -> tuple[float, float, float, flo
     return keep, pull, v, math.sqrt(v + pull * pull * w)
 
 
+@functools.cache
 def cosine_matrix(n: int) -> Floats:
     rows = [[math.sqrt(2 / n) * math.cos(math.pi * (2 * p + 1) * f / (2 * n)) for p in range(n)] for f in range(n)]
     rows[0] = [value / math.sqrt(2) for value in rows[0]]

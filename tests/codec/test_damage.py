@@ -171,6 +171,26 @@ def test_damage_behind_the_header_gives_the_lossy_picture_and_says_so(
         assert broken.picture is not None
 
 
+def test_damage_in_the_progressive_layer_is_named_though_the_rest_is_cut(linear: Codec, file: bytes):
+    place = header_bytes(file) + 5
+    broken = decode(linear, [file[:place] + bytes([file[place] ^ 1]) + file[place + 1 : -1]])[0]
+    assert (broken.status, broken.problem[:21]) == (DAMAGED, "its progressive layer")
+
+
+@pytest.mark.parametrize("seeds", [(), ((0, 0),), ((1, 4), (0, 4)), ((1, 4), (1, 5))])
+def test_seeds_have_one_form_only(seeds: tuple[tuple[int, int], ...], linear: Codec):
+    own = bytes.fromhex(linear.fingerprint)[:4]
+    with pytest.raises(DamagedFile, match="list of seeds"):
+        decode(linear, [Header(LOSSLESS | 8, own, (20, 40), seeds=seeds).pack() + bytes(600)])
+
+
+@pytest.mark.parametrize("number", [b"\xff\xff\xff\xff\xff\x01", b"\x94\x00"])
+def test_numbers_have_one_form_only(number: bytes, linear: Codec):
+    own = bytes.fromhex(linear.fingerprint)[:4]
+    with pytest.raises(DamagedFile, match="more than 35 bits|shortest form"):
+        decode(linear, [b"\x8fDP\x01\x01" + own + number + bytes(60)])
+
+
 # ---- at random ------------------------------------------------------------------------------------------------------
 
 

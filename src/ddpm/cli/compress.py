@@ -38,7 +38,9 @@ def compress(
     most_bytes: Annotated[
         int | None, typer.Option("--bytes", min=1, help="Lossy: at most so many bytes a file.")
     ] = None,
-    verify: Annotated[bool, typer.Option(" /--no-verify", help="Do not decompress what was written.")] = True,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Decompress what was written, and compare.")
+    ] = True,
     force: Force = False,
     weights: options.Weights = "averaged",
     batch_size: BatchSize = 64,

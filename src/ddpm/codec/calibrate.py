@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -188,7 +188,7 @@ def training_guesses(scoring: Scoring, level: int) -> tuple[Integers, NDArray[np
 def _guessed(scoring: Scoring, level: int, purpose: str, draw: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Clean images and what the network takes them for at one level, a batch at a time."""
     count = len(scoring.images)
-    denoiser = scoring.denoiser
+    denoiser = replace(scoring.denoiser, threshold="static")  # as in the chain, whatever the network says
     for start in range(0, count, scoring.batch_size):
         rows = np.arange(start, min(start + scoring.batch_size, count))
         x0, noise, labels = scoring.inputs(rows, rows + draw * count, purpose)

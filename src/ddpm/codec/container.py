@@ -20,6 +20,7 @@ Reading takes nothing on trust: every number is bounded before anything is alloc
 from __future__ import annotations
 
 import binascii
+import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,7 +34,6 @@ LOSSLESS, GREY, STORED, SEEDS, CLASS = 1, 2, 4, 8, 16
 FINGERPRINT_BYTES = 4
 MOST_PIXELS = 2**24
 MOST_SIDE = 2**16
-MOST_VARINT = 2**35
 MOST_CLASSES = 100_000
 
 
@@ -121,7 +121,7 @@ class Cursor:
             shift += 7
             if byte < 128:
                 break
-            if shift > 35:
+            if shift >= 35:
                 raise DamagedFile("it holds a number of more than 35 bits, which none may have.")
         if byte == 0 and shift > 7:
             raise DamagedFile("it holds a number that is not written in its shortest form.")
@@ -166,6 +166,9 @@ def _read_header(cursor: Cursor) -> Header:
     if 2 * count > cursor.left:
         raise Cut
     seeds = tuple((cursor.varint(), cursor.varint()) for _ in range(count))
+    rising = all(here < following for (here, _), (following, _) in itertools.pairwise(seeds))
+    if flags & SEEDS and not (seeds and rising and all(seed for _, seed in seeds)):
+        raise DamagedFile("its list of seeds is not in its only form.")
     end = cursor.place
     if int.from_bytes(cursor.take(2), "little") != crc16(cursor.data[:end]):
         raise DamagedFile("its header is damaged: the checksum is not that of its bytes.")
@@ -226,18 +229,16 @@ def read_packet(cursor: Cursor, header: Header, bits: int) -> Packet:
     found = np.unpackbits(np.frombuffer(body, np.uint8))
     if found[bits:].any():
         raise DamagedFile("it has bits where its progressive layer has none.")
-    cut = Packet(header, found[:bits], True, False, None, None)
+    damaged = False
     try:
         damaged = not header.stored and int.from_bytes(_layer_end(cursor, len(body), bits), "little") != crc16(body)
         if not (header.lossless or header.stored):
             _check_end(cursor)
             return Packet(header, found[:bits], False, damaged, None, None)
         length, crc = cursor.varint(), cursor.take(4)
-        if length > MOST_VARINT:
-            raise DamagedFile("it claims a layer that is too long.")
         data = cursor.take(length)
     except Cut:
-        return cut
+        return Packet(header, found[:bits], True, damaged, None, None)
     _check_end(cursor)
     return Packet(header, found[:bits], False, damaged, crc, data)
 

@@ -136,7 +136,7 @@ def make_chain(model: Model, levels: tuple[int, ...], errors: tuple[float, ...],
     """A chain over some levels of a model, its network in float64."""
     device = torch.device("cpu") if model.device.type == "mps" else model.device  # Apple's GPUs have no float64
     network = copy.deepcopy(model.network).to(device).double()
-    denoiser = replace(scored_denoiser(model), network=network, dtype=torch.float64)
+    denoiser = replace(scored_denoiser(model), network=network, dtype=torch.float64, threshold="static")
     return Chain(denoiser, levels, errors, bits)
 
 
