@@ -25,8 +25,8 @@ LAST = 12
 STATES = 2**LAST
 LONGEST = 512
 """Dimensions of a codeword at most."""
-WRAPS = 16
-"""Ends of the circle that the encoder tries, the most promising first."""
+WRAPS, SHORT, SHORT_WRAPS = 16, 32, 64
+"""Ends of the circle that the encoder tries, the most promising first; more where bits are fewer than SHORT."""
 
 Bits = NDArray[np.uint8]
 Noise = NDArray[np.float64]
@@ -121,7 +121,7 @@ def _circle(score: Score) -> Bits:
     for _ in range(2):
         forth = _round(forth, score)[0]
         back = _back(back, score)
-    ends = np.argsort(-(forth[0] + back), kind="stable")[:WRAPS]
+    ends = np.argsort(-(forth[0] + back), kind="stable")[: WRAPS if len(score) >= SHORT else SHORT_WRAPS]
     rows = np.arange(len(ends))
     start = np.full((len(ends), STATES), -np.inf, np.float32)
     start[rows, ends] = 0
