@@ -2,15 +2,15 @@
 
     pip install -c constraints.txt imagecodecs     (the extra "codecs", for JPEG XL)
 
-    ddpm train compress --data 'cifar10-first4000.zip[0:3500]' --out runs/cifar10-compress
+    ddpm train compress --data 'data/cifar10-first4000.zip[0:3500]' --out runs/cifar10-compress
     ddpm tune runs/cifar10-compress --codec
-    ddpm tune linear --codec --data 'cifar10-first4000.zip[0:3500]' --out runs/cifar10-linear
-    python benchmarks/codec.py cifar10 --data 'cifar10-first4000.zip[3500:3700]'
+    ddpm tune linear --codec --data 'data/cifar10-first4000.zip[0:3500]' --out runs/cifar10-linear
+    python benchmarks/codec.py cifar10 --data 'data/cifar10-first4000.zip[3500:3700]'
 
-    python benchmarks/codec.py fashion-mnist --data 'fashion-mnist:test[0:200]'
+    python benchmarks/codec.py fashion-mnist --data 'data/fashion-mnist:test[0:200]'
 
     python benchmarks/codec.py photograph          (a 256 x 256 crop of scikit-learn's china.jpg, in tiles)
-    python benchmarks/codec.py margin --data 'cifar10-first4000.zip[3500:3700]'
+    python benchmarks/codec.py margin --data 'data/cifar10-first4000.zip[3500:3700]'
 
 Each writes results/codec-NAME.json, and plots beside it. Images are taken from the front of --data, all of them; no
 image of theirs was trained, tuned or fitted on (but see the text of `photograph`). Timings are of one thread.
