@@ -17,7 +17,7 @@ from PIL import Image, features
 Pixels = NDArray[np.uint8]
 
 QUALITIES = (0, 5, 10, 20, 30, 50, 70, 85, 95)
-EFFORTS = (7, 9)
+EFFORTS = (7, 9, 10)
 DISTANCES = (25.0, 15.0, 10.0, 7.0, 5.0, 3.0, 2.0, 1.0, 0.5)
 
 
