@@ -43,7 +43,7 @@ def compress(
     ] = True,
     force: Force = False,
     weights: options.Weights = "averaged",
-    batch_size: BatchSize = 64,
+    batch_size: BatchSize = 16,
     device: Device = "cpu",
     as_json: options.AsJson = False,
 ) -> None:

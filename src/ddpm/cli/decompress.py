@@ -30,7 +30,7 @@ def decompress(
     ] = "mean",
     force: Force = False,
     weights: options.Weights = "averaged",
-    batch_size: BatchSize = 64,
+    batch_size: BatchSize = 16,
     device: Device = "cpu",
     as_json: options.AsJson = False,
 ) -> None:

@@ -25,7 +25,7 @@ from ddpm.schedule import Schedule
 
 Floats = NDArray[np.float64]
 
-AT_ONCE = 64
+AT_ONCE = 16
 """Tiles in a network call, if nobody says otherwise."""
 
 
