@@ -100,7 +100,7 @@ def cifar10(data: str) -> None:
     other, linear, _ = measured(LINEAR, data)
     plot_report(network, RESULTS / "codec-cifar10.png")
     plot_strip(codec, pictures[:4], RESULTS / "codec-cifar10-strip.png")
-    plot_bytes(codec, pictures[0], RESULTS / "codec-cifar10-bytes.png")
+    plot_bytes(codec, pictures[2], RESULTS / "codec-cifar10-bytes.png")
     at = {"network": network.bytes_at(28.0), "linear": linear.bytes_at(28.0)}
     table = {
         "data": data,

@@ -74,7 +74,7 @@ def test_second_decoder_reads_lossless_files(
 
 def test_second_decoder_reads_tiles_with_seeds(model: Model, wide: Pixels, monkeypatch: pytest.MonkeyPatch):
     unstored(monkeypatch)
-    monkeypatch.setattr(encoding, "MARGIN", 2e-4)  # few tiles keep so far away with their first seed
+    monkeypatch.setattr(encoding, "MARGIN", 5e-4)  # few tiles keep so far away with their first seed
     data = ddpm.compress(model, wide, verify=False)
     assert data[4] == container.LOSSLESS | container.SEEDS
     assert (independent.decode(FOLDER, data) == wide).all()

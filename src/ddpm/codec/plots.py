@@ -88,32 +88,29 @@ def plot_bytes(codec: Codec, picture: Pixels, path: Path) -> None:
     header = len(lossy) - 2 - int(np.ceil(ends[-1]))
     reached = [decode(codec, [lossy], most_bytes=header + int(np.ceil(end)))[0].picture for end in ends]
     levels = [psnr(one, picture) for one in reached if one is not None]
-    figure = Figure(figsize=(7.5, 3.4), dpi=110, layout="constrained")
-    axes = figure.add_subplot()
-    axes.barh(0, header, color="C7", label=f"header, {header} bytes")
-    name: str | None = f"{len(ends) - 1} steps of the chain, {ends[-1]:.0f} bytes"
-    for number, (begin, end) in enumerate(itertools.pairwise(ends)):
-        axes.barh(0, end - begin, left=header + begin, label=name, color="C0", alpha=0.55 if number % 2 else 0.95)
-        name = None
-    start = header + ends[-1]
-    if file.stored:
-        axes.barh(0, len(file.data) - header, left=header, color="C3", label="stored by ordinary means")
-    else:
-        axes.barh(
-            0,
-            len(file.data) - start,
-            left=start,
-            color="C1",
-            label=f"what makes it exact, {len(file.data) - start:.0f} bytes",
-        )
-    axes.set_yticks([])
-    axes.set_xlabel("bytes of one file")
-    axes.set_ylim(-0.5, 3)
-    axes.legend(fontsize=8, loc="upper right")
-    above = axes.twinx()
+    figure = Figure(figsize=(7.5, 4.2), dpi=110, layout="constrained")
+    near, whole = figure.subplots(2, 1, height_ratios=(3, 1))
+    for axes in (near, whole):
+        axes.barh(0, header, color="C7", label=f"header, {header} bytes")
+        name: str | None = f"{len(ends) - 1} steps of the chain, {ends[-1]:.0f} bytes"
+        for number, (begin, end) in enumerate(itertools.pairwise(ends)):
+            axes.barh(0, end - begin, left=header + begin, label=name, color="C0", alpha=0.5 if number % 2 else 0.9)
+            name = None
+    start = header if file.stored else header + ends[-1]
+    rest = len(file.data) - start
+    words = "stored by ordinary means" if file.stored else "what makes it exact"
+    whole.barh(0, rest, left=start, color="C3" if file.stored else "C1", label=f"{words}, {rest:.0f} bytes")
+    for axes in (near, whole):
+        axes.set_yticks([])
+    whole.set_xlabel("bytes of one file, and the front of it above")
+    whole.set_xlim(0, len(file.data) * 1.01)
+    whole.set_ylim(-0.5, 1.9)
+    whole.legend(fontsize=8, loc="upper right", ncols=3)
+    near.set_xlim(0, (header + ends[-1]) * 1.02)
+    near.set_ylim(-0.4, 3)
+    above = near.twinx()
     above.plot(header + ends, levels, color="black", marker=".", linewidth=1)
     above.set_ylabel("PSNR of the prefix (dB)")
-    above.set_ylim(bottom=0)
     with whole_file(path) as temporary:
         figure.savefig(temporary)
 
@@ -122,21 +119,25 @@ def plot_strip(codec: Codec, pictures: Sequence[Pixels], path: Path) -> None:
     """Pictures at a few bytes, exact, and as WebP at its smallest; a row a picture, with bytes and PSNR."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(1.5 * (len(STRIP_BYTES) + 2), 1.72 * len(pictures)), dpi=110, layout="constrained")
-    panels = figure.subplots(len(pictures), len(STRIP_BYTES) + 2, squeeze=False)
-    for row, picture in zip(panels, pictures, strict=True):
-        whole = encode(codec, [picture])[0].data
-        lossy = encode(codec, [picture], most_bytes=[10**6])[0].data
-        shown = [(decode(codec, [lossy], most_bytes=size)[0].picture, size) for size in STRIP_BYTES]
-        shown += [(picture, len(whole)), smallest_webp(picture)]
-        for place, (axes, (found, size)) in enumerate(zip(row, shown, strict=True)):
-            assert found is not None
-            words = "exact" if place == len(STRIP_BYTES) else f"{psnr(found, picture):.1f} dB"
-            name = "WebP, " if place > len(STRIP_BYTES) else ""
-            axes.imshow(found[0] if len(found) == 1 else found.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=255)
-            axes.set_title(
-                f"{name}{min(size, len(lossy)) if place < len(STRIP_BYTES) else size} B, {words}", fontsize=8
-            )
-            axes.set_axis_off()
+    rows = []
+    for picture in pictures:
+        lossless, lossy = (encode(codec, [picture], most_bytes=limit)[0].data for limit in (None, [10**6]))
+        sizes = [*(size for size in STRIP_BYTES if size < len(lossy)), len(lossy)]
+        coarse = [decode(codec, [lossy], most_bytes=size)[0].picture for size in sizes]
+        row = [
+            (one, f"{size} B, {psnr(one, picture):.1f} dB")
+            for one, size in zip(coarse, sizes, strict=True)
+            if one is not None
+        ]
+        other, size = smallest_webp(picture)
+        rows.append(
+            [*row, (picture, f"{len(lossless)} B, exact"), (other, f"WebP, {size} B, {psnr(other, picture):.1f} dB")]
+        )
+    figure = Figure(figsize=(1.5 * len(rows[0]), 1.72 * len(rows)), dpi=110, layout="constrained")
+    panels = figure.subplots(len(rows), len(rows[0]), squeeze=False)
+    for axes, (shown, words) in zip(panels.ravel(), itertools.chain.from_iterable(rows), strict=True):
+        axes.imshow(shown[0] if len(shown) == 1 else shown.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=255)
+        axes.set_title(words, fontsize=8)
+        axes.set_axis_off()
     with whole_file(path) as temporary:
         figure.savefig(temporary)
