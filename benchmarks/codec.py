@@ -38,7 +38,7 @@ from ddpm.codec import causal, chain
 from ddpm.codec.chain import AT_ONCE
 from ddpm.codec.decode import decode
 from ddpm.codec.encode import MARGIN, encode
-from ddpm.codec.measure import CodecReport, measure_codec, require_unseen
+from ddpm.codec.measure import CodecReport, header_bytes, measure_codec, require_unseen
 from ddpm.codec.others import measure_others, psnr
 from ddpm.codec.plots import plot_bytes, plot_report, plot_strip
 from ddpm.codec.tables import Codec, codec_data_of, make_codec
@@ -153,7 +153,7 @@ def photograph() -> None:
         lossy = encode(codec, [crop], most_bytes=[10**7])[0].data
         curve = []
         for step in range(0, len(codec.chain.steps) + 1, 4):
-            size = 16 + -(-64 * sum(codec.chain.bits[:step]) // 8)
+            size = header_bytes(lossy) + -(-64 * sum(codec.chain.bits[:step]) // 8)
             found = decode(codec, [lossy], most_bytes=size)[0].picture
             curve.append({"bytes": min(size, len(lossy)), "psnr": round(psnr(found, crop), 2)})
             if (run == NETWORK and step in (8, 16)) or step + 4 > len(codec.chain.steps):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
+import subprocess
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commandline import done, sentence, snapshot, type_in
+from commandline import done, sentence, snapshot, start, type_in
 from PIL import Image
 
 import ddpm
@@ -126,6 +128,8 @@ def test_prefix_of_a_file_is_a_picture(reconstruct: str, coded: Path, pictures: 
     cut = done("decompress", coded, "cut.dpc", "--out", "back", *words)
     assert "'cut.dpc': it is cut short: this is the picture after" in cut.err
     assert cut.out.startswith("back/cut.png: the picture so far")
+    more = done("decompress", coded, "cut.dpc", "--bytes", "5000", "--out", "more", *words)
+    assert "'cut.dpc': it is cut short" in more.err
     asked = done("decompress", coded, "files/odd.dpc", "--bytes", str(len(data) // 2), "--out", "back", *words)
     assert "cut" not in asked.err
     assert same(Path("back/cut.png"), Path("back/odd.png"))
@@ -194,6 +198,32 @@ def test_first_compress_makes_the_codec_and_says_so(
     second = done("compress", "run", pictures[1], "--out", "files")
     assert "made" not in second.err
     done("decompress", "run", "files/one.dpc", "files/two.dpc", "--out", "back")
+
+
+@pytest.mark.parametrize("there", ["cut short", "of other weights", "empty"])
+def test_data_that_are_of_no_use_are_not_replaced_without_force_either(there: str, coded: Path):
+    shutil.copytree(coded, "run")
+    side = next(Path("run").glob("checkpoints/*/codec-averaged.json"))
+    text = side.read_text()
+    weights = json.loads(text)["weights_sha256"]
+    side.write_text({"cut short": text[:900], "of other weights": text.replace(weights, "0" * 64), "empty": ""}[there])
+    before = snapshot(Path("run"))
+    assert "--force replaces it" in sentence(type_in("tune", "run", "--codec", *FIT))
+    assert snapshot(Path("run")) == before
+    done("tune", "run", "--codec", "--force", *FIT)
+
+
+def test_two_that_make_the_codec_at_once_do_not_overwrite_each_other(digits_run: Path, here: Path):
+    shutil.copytree(digits_run, "run")
+    both = [
+        start("tune", "run", "--codec", "--fit-steps", "40", "--seed", str(seed), cwd=here, stderr=subprocess.PIPE)
+        for seed in (1, 2)
+    ]
+    said = [one.communicate()[1].decode() for one in both]
+    assert sorted(one.returncode for one in both) == [0, 2], said
+    made = codec_data_of(ddpm.load("run"))
+    assert made is not None
+    assert made.seed == 1 + [one.returncode for one in both].index(0)
 
 
 def test_codec_data_are_replaced_by_force_alone(coded: Path, pictures: list[Path]):
@@ -305,9 +335,11 @@ def test_pictures_that_fit_nothing_are_refused_before_anything_is_written(coded:
         ("missing.png",): "no such file",
         ("folder",): "is a directory",
         ("grey.png", "grey.bmp"): "would both become 'out/grey.dpc'",
-        ("grey.png", "--rate", "0"): "rate of 0.0 bits",
+        ("grey.png", "--rate", "0"): "--rate 0.0 bits",
+        ("grey.png", "--rate", "inf"): "--rate inf bits",
+        ("grey.png", "grey.png"): "'grey.png' was given twice",
         ("grey.png", "--rate", "1", "--bytes", "30"): "leave one of them out",
-        ("grey.png", "--bytes", "3"): "3 bytes are fewer than a header takes",
+        ("grey.png", "--bytes", "3"): "'grey.png': 3 bytes are fewer than a header takes",
     }
     for words, said in cases.items():
         assert said in sentence(type_in("compress", coded, *words, "--out", "out")), words
@@ -346,6 +378,52 @@ def test_each_bad_file_is_answered_and_the_good_ones_are_decompressed(coded: Pat
     assert not any((Path("back") / f"{name}.png").exists() for name in names[:4])
 
 
+def test_stored_file_has_no_coarser_picture(coded: Path):
+    Image.new("L", (64, 64), 200).save("plain.png")  # a hundred bytes as PNG, and the same index bits as anything else
+    assert "dimension, stored by ordinary means" in done("compress", coded, "plain.png", "--out", "files").out
+    shown = done("show", "files/plain.dpc", coded).out
+    assert "stored by ordinary means: no prefix of it is a picture" in shown.replace(", whole", "")
+    refused = type_in("decompress", coded, "files/plain.dpc", "--bytes", "40", "--out", "back")
+    assert "has no coarser picture" in sentence(refused)
+    end = done("decompress", coded, "files/plain.dpc", "--out", "back")
+    assert end.err.count("ddpm:") == 0
+    assert same(Path("plain.png"), Path("back/plain.png"))
+    Path("cut.dpc").write_bytes(Path("files/plain.dpc").read_bytes()[:-3])
+    cut = type_in("decompress", coded, "cut.dpc", "--out", "back")
+    assert (cut.code, "has none before its end" in cut.err) == (4, True)
+
+
+def test_show_says_what_is_wrong_with_a_file(coded: Path, pictures: list[Path]):
+    done("compress", coded, pictures[2], "--out", "files", "--bytes", "1000")
+    data = Path("files/odd.dpc").read_bytes()
+    Path("cut.dpc").write_bytes(data[:-3])
+    Path("flipped.dpc").write_bytes(data[:-3] + bytes([data[-3] ^ 1]) + data[-2:])
+    Path("trailing.dpc").write_bytes(data + b"x")
+    for name, state in (("files/odd.dpc", "whole"), ("cut.dpc", "cut"), ("flipped.dpc", "damaged")):
+        assert json.loads(done("show", name, coded, "--json").out)["state"] == state
+    assert "'trailing.dpc': it has 1 byte after its end" in sentence(type_in("show", "trailing.dpc", coded), 4)
+
+
+def test_files_of_raw_weights_are_known_by_show(coded: Path, pictures: list[Path]):
+    shutil.copytree(coded, "run")
+    done("tune", "run", "--codec", "--weights", "raw", *FIT)
+    done("compress", "run", pictures[0], "--out", "files", "--weights", "raw")
+    assert "step  level" in done("show", "files/one.dpc", "run").out
+    assert type_in("decompress", "run", "files/one.dpc", "--out", "back").code == 3
+    done("decompress", "run", "files/one.dpc", "--out", "back", "--weights", "raw")
+
+
+def test_many_pictures_are_written_as_they_are_done(coded: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("ddpm.cli.compress", "ddpm.cli.decompress"):  # the package has functions of these names
+        monkeypatch.setattr(importlib.import_module(name), "GROUP", 1)
+    for k, picture in enumerate(ddpm.images("digits:test[0:5]").array()):
+        Image.fromarray(picture[0]).save(f"{k}.png")
+    names = [f"{k}.png" for k in range(5)]
+    done("compress", coded, *names, "--out", "files", "--batch-size", "2")
+    done("decompress", coded, *(f"files/{k}.dpc" for k in range(5)), "--out", "back", "--batch-size", "2")
+    assert all(same(Path(name), Path("back") / name) for name in names)
+
+
 def test_options_that_would_do_nothing_are_refused(coded: Path):
     assert "--force means nothing without --codec" in sentence(type_in("tune", coded, "--variance", "--force"))
     assert "--fit-steps means nothing" in sentence(type_in("tune", coded, "--variance", *FIT))
@@ -354,7 +432,7 @@ def test_options_that_would_do_nothing_are_refused(coded: Path):
     assert "no way 'median'" in sentence(
         type_in("decompress", coded, "x.dpc", "--out", "back", "--reconstruct", "median")
     )
-    assert "do not reach the end of the header" in sentence(
+    assert "'x.dpc': 4 bytes do not reach the end of its header; 13 would fit" in sentence(
         type_in("decompress", coded, "x.dpc", "--out", "back", "--bytes", "4")
     )
 
@@ -380,6 +458,12 @@ def test_bytes_in_the_library_are_the_picture(coded: Path):
     small = ddpm.compress(model, test[0], most_bytes=25)
     assert len(small) <= 25
     assert ddpm.decompress(model, small).shape == (1, 8, 8)
+    assert ddpm.decompress(model, memoryview(data)).flags.writeable
+    for size in (-5, 0, 20.5):
+        with pytest.raises(InputError, match="are no size; 100 would fit"):
+            ddpm.compress(model, test[0], most_bytes=size)
+    with pytest.raises(InputError, match="a rate of inf"):
+        ddpm.compress(model, test[0], rate=float("inf"))
     with pytest.raises(InputError, match="leave one of them out"):
         ddpm.compress(model, test[0], most_bytes=25, rate=3.0)
 

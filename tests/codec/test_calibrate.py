@@ -83,7 +83,9 @@ def test_side_file_is_plain_signed_and_of_its_weights(model, tmp_path: Path):
     codec_file(Path(other.source), "averaged").write_text(text)
     with pytest.raises(WrongModel, match="measured on other weights"):
         codec_data_of(other)
-    tune_codec(other, ddpm.images("digits:train"), fit_steps=5)  # of no use to this model, so nothing is lost
+    with pytest.raises(InputError, match="--force replaces it"):  # the other weights may come back
+        tune_codec(other, ddpm.images("digits:train"), fit_steps=5)
+    tune_codec(other, ddpm.images("digits:train"), fit_steps=5, force=True)
     assert codec_data_of(other) is not None
 
 

@@ -81,7 +81,7 @@ def on_paper(pairs: Symbols) -> bytes:
 # ---- round trips ----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(streams())
 def test_symbols_of_any_tables_come_back(stream: tuple[list[list[int]], list[int]]):
     every, symbols = stream
@@ -89,14 +89,14 @@ def test_symbols_of_any_tables_come_back(stream: tuple[list[list[int]], list[int
     assert decoded(every, data) == symbols
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(streams())
 def test_bytes_are_the_shortest_name_of_the_interval_to_the_bit(stream: tuple[list[list[int]], list[int]]):
     pairs = pairs_of(*stream)
     assert encoded(pairs) == on_paper(pairs)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(streams())
 def test_length_is_the_ideal_one_and_a_byte(stream: tuple[list[list[int]], list[int]]):
     """A symbol's share is cut to 2^-16 of itself at most (range >= 2^40 in units of 2^24), an end costs a byte."""
@@ -105,7 +105,7 @@ def test_length_is_the_ideal_one_and_a_byte(stream: tuple[list[list[int]], list[
     assert 8 * len(encoded(pairs)) <= ideal + len(pairs) * 2**-15 + 8
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(streams(), st.integers(0, 12))
 def test_bytes_beyond_the_end_read_as_zero(stream: tuple[list[list[int]], list[int]], more: int):
     every, symbols = stream
@@ -242,7 +242,7 @@ def test_tables_that_change_with_every_symbol_have_the_length_of_constriction_to
 # ---- bytes of no origin ---------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.binary(max_size=60) | st.builds(lambda n: b"\xff" * n, st.integers(0, 60)), st.lists(tables(), min_size=1))
 def test_any_bytes_give_symbols_and_the_code_stays_below_the_range(data: bytes, some: list[list[int]]):
     every = list(itertools.islice(itertools.cycle(some), 120))
@@ -251,7 +251,9 @@ def test_any_bytes_give_symbols_and_the_code_stays_below_the_range(data: bytes, 
 
 @settings(max_examples=100)
 @given(streams(), st.data())
-def test_a_flipped_bit_leaves_the_symbols_before_it_alone(stream: tuple[list[list[int]], list[int]], data: st.DataObject):
+def test_a_flipped_bit_leaves_the_symbols_before_it_alone(
+    stream: tuple[list[list[int]], list[int]], data: st.DataObject
+):
     """Symbols that were read while the code did not yet hold the byte: bytes enter in order, seven at first."""
     every, symbols = stream
     good = encoded(pairs_of(every, symbols))

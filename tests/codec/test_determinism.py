@@ -103,6 +103,14 @@ def test_every_way_to_compute_decodes_golden_files_to_their_pixels(way: str, bas
     assert np.abs(guesses - base).max() * 127.5 * 16 < MARGIN / 100
 
 
+@pytest.mark.parametrize("batch_size", [1, 64])
+def test_a_file_among_many_decodes_to_its_pixels(batch_size: int):
+    data, entry = (GOLDEN / "grey-tiles.dpc").read_bytes(), golden()["grey-tiles.dpc"]
+    for found in decode(opened("fashion-mnist"), [data] * 17, batch_size=batch_size):  # 68 tiles
+        assert found.status == LOSSLESS
+        assert pixels_hash(found.picture) == entry["sha256"]
+
+
 def test_network_is_never_asked_in_float32(monkeypatch: pytest.MonkeyPatch):
     codec = opened("fashion-mnist")
     network = codec.chain.denoiser.network

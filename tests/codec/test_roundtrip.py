@@ -169,7 +169,7 @@ def test_guess_near_a_rounding_boundary_takes_another_seed(
 ):
     picture = photograph[:, 100:132, 100:196].copy()  # three tiles
     plain = encode(linear, [picture])[0]
-    monkeypatch.setattr(encoding, "MARGIN", 3e-4)  # most tiles have a guess as near as that
+    monkeypatch.setattr(encoding, "MARGIN", 6e-4)  # most tiles have a guess as near as that
     moved = encode(linear, [picture])[0]
     assert plain.reseeded == 0
     assert moved.reseeded > 0

@@ -1,155 +1,201 @@
-"""The shared randomness, to the bit, and bits that choose noise: the best of all circles, and what they deliver."""
+"""The trellis' search against all bit strings, scored by plain loops over the independent codebook."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 
+import independent
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from ddpm.codec import shared
-from ddpm.codec.shared import GOLDEN, UNIT, mix, normals, quantiles, scrambling, words
-from ddpm.codec.trellis import LAST, LONGEST, STATES, codebook, fewest_bits, noise, segments, simulate, windows
+from ddpm.codec import trellis
+from ddpm.codec.shared import UNIT
+from ddpm.codec.trellis import LONGEST, fewest_bits, noise, segments, simulate, windows
 
-WORD = 2**64 - 1
-
-
-# ---- shared randomness ----------------------------------------------------------------------------------------------
-
-
-def plain_mix(z: int) -> int:
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & WORD
-    z = (z ^ z >> 27) * 0x94D049BB133111EB & WORD
-    return z ^ z >> 31
+ALL = 2**12
+"""Codewords."""
 
 
-def plain_words(key: tuple[int, ...], count: int) -> list[int]:
-    state = 0
-    for part in key:
-        state = plain_mix(state ^ part)
-    return [plain_mix(state + (i + 1) * GOLDEN & WORD) for i in range(count)]
+@functools.cache
+def codeword(number: int, length: int) -> list[float]:
+    key = independent.make_key(independent.CODEBOOK)
+    return [independent.gauss(key, LONGEST * number + j) / 4096 for j in range(length)]
 
 
-def test_mix_is_that_of_splitmix64():
-    published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
-    states = [(1234567 + (i + 1) * GOLDEN) & WORD for i in range(len(published))]
-    assert [int(mix(np.array([state], np.uint64))[0]) for state in states] == published
+def gains(wanted: list[float], share: float, bits: int, step: int) -> list[list[float]]:
+    """What each codeword is worth in each segment: z d - (1 - r) z^2 / 2, summed over its dimensions."""
+    size = len(wanted)
+    order, signs = independent.order(step, size), independent.signs(step, size)
+    shuffled = [wanted[order[place]] * signs[place] for place in range(size)]
+    most, table = -(-size // bits), []
+    for i in range(bits):
+        part = shuffled[i * size // bits : (i + 1) * size // bits]
+        table.append(
+            [
+                sum(z * d - 0.5 * (1 - share) * z * z for z, d in zip(codeword(number, most), part, strict=False))
+                for number in range(min(ALL, 2**bits))
+            ]
+        )
+    return table
 
 
-@pytest.mark.parametrize("key", [(1,), (2, 17), (4, 0), (1, 99, 2**40), (WORD,)])
-def test_words_follow_their_key(key: tuple[int, ...]):
-    assert words(*key, count=50).tolist() == plain_words(key, 50)
-    assert normals(*key, count=50).tolist() == [int(quantiles()[w >> 52]) for w in plain_words(key, 50)]
+def worth(string: int, table: list[list[float]]) -> float:
+    """Of one string, bit i of the number being bit i of the string."""
+    count = len(table)
+    reach, total = min(12, count), 0.0
+    doubled = string | string << count  # the circle, twice around
+    for i in range(count):
+        number = 0
+        for age in range(reach):
+            number |= (doubled >> (count + i - age) & 1) << age
+        total += table[i][number]
+    return total
 
 
-def test_table_of_quantiles_is_the_normal_distribution_and_no_rounding_is_close():
-    from scipy.special import ndtri  # comes with scikit-learn
-
-    exact = ndtri((np.arange(4096) + 0.5) / 4096) / UNIT
-    assert (quantiles() == np.rint(exact)).all()
-    assert np.abs(np.abs(exact - np.floor(exact)) - 0.5).min() > 1e-4
-    assert (quantiles() == -quantiles()[::-1]).all()
-
-
-def test_another_table_is_noticed(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(shared, "TABLE_SHA256", "0" * 64)
-    with pytest.raises(AssertionError, match="table of quantiles differs"):
-        shared.quantiles.__wrapped__()
+def fast_worths(table: list[list[float]]) -> np.ndarray:
+    """Of all 2^n strings; the same sums by a shift register: bits go in one by one, twice around."""
+    count = len(table)
+    every = np.arange(2**count)
+    total, number = np.zeros(2**count), np.zeros(2**count, np.int64)
+    for turn in range(2 * count):
+        number = (number << 1 | every >> (turn % count) & 1) & (min(ALL, 2**count) - 1)
+        if turn >= count:
+            total += np.array(table[turn - count])[number]
+    return total
 
 
-@pytest.mark.parametrize("dimensions", [1, 64, 784, 3072])
-def test_scrambling_is_a_permutation_with_signs(dimensions: int):
-    order, signs = scrambling(3, dimensions)
-    keys = plain_words((shared.ORDER, 3), dimensions)
-    assert order.tolist() == sorted(range(dimensions), key=lambda k: (keys[k], k))
-    assert signs.tolist() == [1 - 2 * (w >> 63) for w in plain_words((shared.SIGNS, 3), dimensions)]
-    if dimensions > 1:
-        assert (scrambling(4, dimensions)[0] != order).any()
+def number_of(bits: np.ndarray) -> int:
+    return sum(int(bit) << i for i, bit in enumerate(bits))
+
+
+# ---- the best of all ------------------------------------------------------------------------------------------------
+
+
+CASES = [(8, 40, 0.9), (8, 200, 0.7), (9, 41, 0.5), (10, 120, 0.95), (11, 64, 0.8), (12, 40, 0.99), (12, 130, 0.6)]
+
+
+@pytest.mark.parametrize(("bits", "dimensions", "share"), CASES)
+def test_up_to_twelve_bits_are_the_best_of_all_strings(bits: int, dimensions: int, share: float):
+    draw = np.random.default_rng(bits * dimensions)
+    for step in range(2):
+        wanted = draw.standard_normal(dimensions) * draw.choice([0.2, 1.0])
+        table = gains(wanted.tolist(), share, bits, step)
+        every = [worth(string, table) for string in range(2**bits)]
+        found = number_of(simulate(wanted[None], share, bits, step)[0])
+        assert every[found] >= max(every) - 1e-4  # scores are float32, of numbers up to some hundreds
+        assert every[found] == pytest.approx(max(every), rel=1e-6)
+
+
+def test_both_ways_to_sum_all_strings_agree():
+    table = gains(np.random.default_rng(0).standard_normal(50).tolist(), 0.8, 13, 0)
+    fast = fast_worths(table)
+    assert all(fast[string] == pytest.approx(worth(string, table)) for string in range(0, 2**13, 97))
+
+
+@pytest.mark.parametrize(("bits", "dimensions"), [(13, 40), (14, 64)])
+def test_every_state_tried_as_end_is_the_best_of_all_strings(
+    bits: int, dimensions: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(trellis, "SHORT_WRAPS", trellis.STATES)
+    wanted = np.random.default_rng(bits).standard_normal(dimensions) * 0.7
+    every = fast_worths(gains(wanted.tolist(), 0.85, bits, 0))
+    reached = every[number_of(simulate(wanted[None], 0.85, bits, 0)[0])]
+    assert reached == pytest.approx(every.max(), abs=1e-4)
+
+
+@pytest.mark.parametrize(("bits", "dimensions"), [(13, 40), (14, 60), (15, 100), (16, 64)])
+def test_few_states_tried_as_ends_are_mostly_the_best_of_all_strings(bits: int, dimensions: int):
+    """The most promising ends are those of endless paths, of which a circle this short is none. Over 60 draws each, 60
+    to 73 % were the best and the mean score was 0.96 to 0.98 of it, the worst 0.68."""
+    draw, shares = np.random.default_rng(bits), []
+    for step in range(8):
+        wanted = draw.standard_normal(dimensions) * 0.7
+        every = fast_worths(gains(wanted.tolist(), 0.85, bits, step))
+        shares.append(every[number_of(simulate(wanted[None], 0.85, bits, step)[0])] / every.max())
+    assert max(shares) <= 1
+    assert min(shares) >= 0.6
+    assert np.mean(shares) >= 0.93
+    assert sum(share > 1 - 1e-5 for share in shares) >= 4
+
+
+def test_images_of_a_batch_get_the_bits_they_get_alone():
+    draw = np.random.default_rng(3)
+    for bits in (9, 12, 13, 20):
+        wanted = draw.standard_normal((4, 150))
+        together = simulate(wanted, 0.9, bits, 2)
+        assert together.shape == (4, bits)
+        assert together.max() <= 1
+        for k in range(4):
+            assert (simulate(wanted[k : k + 1], 0.9, bits, 2)[0] == together[k]).all()
 
 
 # ---- bits and noise -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("dimensions", "bits"), [(40, 8), (64, 13), (784, 36), (3072, 41), (3072, 8), (100, 100)])
-def test_segments_hold_every_dimension_once(dimensions: int, bits: int):
-    place = segments(dimensions, bits)
-    assert sorted(place[place >= 0].tolist()) == list(range(dimensions))
-    assert place.shape[0] == bits
-    widths = (place >= 0).sum(1)
-    assert widths.max() - widths.min() <= 1
-
-
-def test_every_size_has_bits_enough_for_its_codewords():
-    for dimensions in (1, 64, 3072, 12288, 3 * 256 * 256):
-        bits = fewest_bits(dimensions)
-        assert bits >= 8
-        assert segments(dimensions, bits).shape[1] <= LONGEST
-
-
-@pytest.mark.parametrize("bits", [3, 12, 13, 40])
-def test_window_is_the_last_bits_around_the_circle(bits: int):
-    string = np.random.default_rng(bits).integers(0, 2, bits)
-    for i, found in enumerate(windows(string[None].astype(np.uint8))[0]):
-        assert found == sum(int(string[(i - age) % bits]) << age for age in range(min(LAST, bits)))
-
-
-def test_noise_is_the_codebook_s_answer_unscrambled():
-    bits = np.random.default_rng(0).integers(0, 2, (3, 20)).astype(np.uint8)
-    found = noise(bits, 5, 70)
-    assert (noise(bits[1:2], 5, 70) == found[1]).all()
+@settings(max_examples=30)
+@given(st.integers(1, 24), st.integers(1, 200), st.integers(0, 99), st.data())
+def test_noise_is_that_of_whole_numbers_and_of_the_bits_alone(bits: int, size: int, step: int, data: st.DataObject):
+    size = min(size, LONGEST * bits)
+    strings = data.draw(st.lists(st.lists(st.integers(0, 1), min_size=bits, max_size=bits), min_size=1, max_size=3))
+    found = noise(np.array(strings, np.uint8), step, size)
+    assert found.dtype == np.float64
     assert (found / UNIT == np.rint(found / UNIT)).all()
-    order, signs = scrambling(5, 70)
-    place, window = segments(70, 20), windows(bits)
-    for b, i, v in itertools.product(range(3), range(20), range(place.shape[1])):
-        if place[i, v] >= 0:
-            dimension = order[place[i, v]]
-            assert found[b, dimension] == codebook()[window[b, i], v] * signs[place[i, v]]
+    assert (found / UNIT).tolist() == [independent.noise(string, step, size) for string in strings]
+    for string, one in zip(strings, found, strict=True):
+        assert (noise(np.array([string], np.uint8), step, size)[0] == one).all()
 
 
-def scores(wanted: np.ndarray, share: float, bits: int, step: int) -> np.ndarray:
-    """log N(wanted, share) / N(0, 1), up to a constant and times share, of the noise of all 2^bits strings."""
-    every = ((np.arange(2**bits)[:, None] >> np.arange(bits)) & 1).astype(np.uint8)
-    given = noise(every, step, len(wanted))
-    return given @ wanted - 0.5 * (1 - share) * (given**2).sum(1), every
+@settings(max_examples=50)
+@given(st.lists(st.integers(0, 1), min_size=1, max_size=40))
+def test_windows_are_read_backwards_around_the_circle(string: list[int]):
+    bits = np.array([string, string[::-1]], np.uint8)
+    assert windows(bits).tolist() == [independent.codewords(string), independent.codewords(string[::-1])]
 
 
-@pytest.mark.parametrize("bits", [8, 10, 12])
-def test_short_strings_are_the_best_of_all(bits: int):
-    draw = np.random.default_rng(bits)
-    for step in range(3):
-        wanted = draw.standard_normal(90)
-        value, every = scores(wanted, 0.8, bits, step)
-        assert (simulate(wanted[None], 0.8, bits, step)[0] == every[value.argmax()]).all()
+def test_neighbouring_windows_share_all_but_a_bit():
+    found = windows(np.random.default_rng(0).integers(0, 2, (1, 30)).astype(np.uint8))[0].tolist()
+    for before, here in itertools.pairwise([found[-1], *found]):
+        assert here >> 1 == before & (ALL // 2 - 1)
 
 
-def test_longer_strings_are_nearly_always_the_best_of_all():
-    draw, best = np.random.default_rng(1), []
-    for step in range(8):
-        wanted = draw.standard_normal(60) * 0.6
-        value, _ = scores(wanted, 0.9, 14, step)
-        found = noise(simulate(wanted[None], 0.9, 14, step), step, 60)[0]
-        reached = found @ wanted - 0.05 * (found**2).sum()
-        assert reached <= value.max() + 1e-3
-        best.append(reached >= value.max() - 1e-3)
-        assert reached > 0.85 * value.max()
-    assert sum(best) >= 6
+@given(st.integers(1, 5000), st.integers(1, 300))
+def test_segments_are_the_dimensions_in_turn_each_once(dimensions: int, bits: int):
+    place = segments(dimensions, bits)
+    assert place.shape == (bits, -(-dimensions // bits))
+    assert [int(one) for one in place.ravel() if one >= 0] == list(range(dimensions))
+    for i, row in enumerate(place.tolist()):
+        inside = list(range(i * dimensions // bits, (i + 1) * dimensions // bits))
+        assert row == inside + [-1] * (len(row) - len(inside))
+
+
+@given(st.integers(1, 10**6))
+def test_fewest_bits_are_eight_or_what_the_codewords_reach(dimensions: int):
+    bits = fewest_bits(dimensions)
+    assert bits >= 8
+    assert -(-dimensions // bits) <= LONGEST
+    assert bits == 8 or -(-dimensions // (bits - 1)) > LONGEST
+
+
+# ---- what bits deliver ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bits", [32, 48, 64])
-def test_bits_deliver_their_divergence_and_noise_stays_noise(bits: int):
-    draw, projections, powers = np.random.default_rng(bits), [], []
+def test_a_batch_of_wanted_noises_gets_its_divergence_and_clean_noise_aside_from_it(bits: int):
+    """Measured 1.11 to 1.16 bits for one delivered. Of 24 the mean projection has a standard error of about 2 %, so
+    that 4 % in bits; beside the wanted direction the noise is as white as any."""
+    draw, count, size = np.random.default_rng(100 + bits), 24, 3072
+    directions = draw.standard_normal((count, size))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     length = (2 * np.log(2) * bits / 1.12) ** 0.5
-    for step in range(24):
-        wanted = draw.standard_normal(3072)
-        wanted *= length / np.linalg.norm(wanted)
-        found = noise(simulate(wanted[None], 1 / (1 + length**2 / 3072), bits, step), step, 3072)[0]
-        projections.append(found @ wanted / length)
-        powers.append((found**2).mean())
-    delivered = np.mean(projections) ** 2 / 2 / np.log(2)
-    assert bits / delivered <= 1.20
-    assert 0.95 <= np.mean(powers) <= 1.06
-
-
-def test_codebook_is_one_of_all_states():
-    assert codebook().shape == (STATES, LONGEST)
-    assert codebook().std() == pytest.approx(1, abs=0.002)
+    drawn = simulate(directions * length, 1 / (1 + length**2 / size), bits, 7)
+    found = noise(drawn, 7, size)
+    projection = (found * directions).sum(1)
+    assert bits / (projection.mean() ** 2 / 2 / np.log(2)) <= 1.20
+    assert 0.95 <= (found**2).mean() <= 1.06
+    rest = found - projection[:, None] * directions
+    sideways = (rest[1:] * directions[:-1]).sum(1)
+    assert abs(sideways.mean()) < 5 / count**0.5  # five standard errors of unit normals
+    assert (rest**2).mean() == pytest.approx(1, abs=0.05)

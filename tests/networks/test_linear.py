@@ -1,4 +1,4 @@
-"""The linear denoiser is the posterior mean of a Gaussian: checked against dense matrices and its own errors."""
+"""The linear denoiser is the posterior mean of its Gaussian, and a correction adds to it what it says, to scale."""
 
 from __future__ import annotations
 
@@ -7,108 +7,254 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ddpm.networks.linear import LinearDenoiser, cosines
-from ddpm.schedule import make_schedule
+from ddpm.networks import LinearDenoiser
+from ddpm.networks import linear as module
+from ddpm.networks.linear import LEAST_VARIANCE, cosines
 
 SHAPE = (3, 4, 5)
-SCHEDULE = make_schedule("cosine", steps=50)
-LOG_SNR = SCHEDULE.log_snr[1:]
+SIZE = 60
+LOG_SNR = np.array([9.0, 4.0, 1.5, -0.5, -3.0, -8.0])
 
 
-def made(correction: nn.Module | None = None, *, seed: int = 0) -> LinearDenoiser:
-    """In float64, with statistics drawn at random."""
-    draw = np.random.default_rng(seed)
-    network = LinearDenoiser(SHAPE, LOG_SNR, correction).double()
-    axes, _ = np.linalg.qr(draw.standard_normal((3, 3)))
-    network.mean.copy_(torch.from_numpy(draw.standard_normal(SHAPE) * 0.2))
-    network.colours.copy_(torch.from_numpy(axes))
-    network.variance.copy_(torch.from_numpy(draw.gamma(0.5, 0.5, SHAPE)))
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def turned(size: int, seed: int = 0) -> Tensor:
+    """Some orthogonal matrix."""
+    return torch.linalg.qr(drawn(size, size, seed=seed))[0]
+
+
+def denoiser(correction: nn.Module | None = None, shape: tuple[int, int, int] = SHAPE) -> LinearDenoiser:
+    """A Gaussian made by hand: turned colours, variances over four orders."""
+    network = LinearDenoiser(shape, LOG_SNR, correction).double()
+    network.mean.copy_(0.5 * drawn(*shape, seed=1))
+    network.colours.copy_(turned(shape[0], seed=2))
+    network.variance.copy_(torch.exp(2 * drawn(*shape, seed=3) - 2))
     return network
 
 
-def dense(network: LinearDenoiser) -> np.ndarray:
-    """The covariance of its Gaussian, as one matrix: rows of the transform are products of the three small ones."""
-    transform = np.kron(network.colours.numpy(), np.kron(cosines(4).numpy(), cosines(5).numpy()))
-    return transform.T @ np.diag(network.variance.numpy().ravel()) @ transform
+def plain_cosines(n: int) -> np.ndarray:
+    """Frequency f at point p, from the definition of the DCT-II."""
+    matrix = np.array([[np.cos(np.pi * (p + 0.5) * f / n) for p in range(n)] for f in range(n)])
+    return matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize("time", [0, 7, 31, 49])
-def test_guess_is_the_posterior_mean_of_the_dense_gaussian(time: int):
-    network = made()
-    signal, sigma = SCHEDULE.signal[time + 1], SCHEDULE.sigma[time + 1]
-    covariance, mean = dense(network), network.mean.numpy().ravel()
-    x = np.random.default_rng(time).standard_normal((6, 60))
-    gain = sigma * np.linalg.inv(signal**2 * covariance + sigma**2 * np.eye(60))
-    wanted = (x - signal * mean) @ gain.T
-    found = network(torch.from_numpy(x).reshape(6, *SHAPE), torch.full((6,), time)).reshape(6, 60).numpy()
-    np.testing.assert_allclose(found, wanted, atol=1e-9)
+def covariance(network: LinearDenoiser) -> np.ndarray:
+    """Of all pixels, (D, D): the Gaussian's axes are colours x rows x columns."""
+    channels, height, width = network.variance.shape
+    axes = np.kron(network.colours.double().numpy(), np.kron(plain_cosines(height), plain_cosines(width)))
+    assert axes.shape[0] == channels * height * width
+    return axes.T @ np.diag(network.variance.double().numpy().ravel()) @ axes
 
 
-def test_error_of_the_guess_is_the_scale_of_the_correction():
-    class Ones(nn.Module):
-        def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
-            return torch.ones_like(x)
-
-    alone, helped = made(), made(Ones())
-    draw = np.random.default_rng(1)
-    root = np.linalg.cholesky(dense(alone))
-    images = draw.standard_normal((20_000, 60)) @ root.T + alone.mean.numpy().ravel()
-    for time in (3, 20, 44):
-        noise = draw.standard_normal(images.shape)
-        x = torch.from_numpy(SCHEDULE.signal[time + 1] * images + SCHEDULE.sigma[time + 1] * noise).reshape(-1, *SHAPE)
-        times = torch.full((len(x),), time)
-        error = float(((alone(x, times).reshape(noise.shape).numpy() - noise) ** 2).mean())
-        scale = (helped(x[:1], times[:1]) - alone(x[:1], times[:1])).unique()
-        assert float(scale.max() - scale.min()) < 1e-9
-        assert error == pytest.approx(float(scale.mean()) ** 2, rel=0.02)
+def dense_noise(network: LinearDenoiser, x: Tensor, log_snr: float) -> np.ndarray:
+    """E[noise | x] of x = signal x0 + sigma noise by solving with the whole covariance of x, (B, D)."""
+    abar = 1 / (1 + np.exp(-log_snr))
+    signal, sigma = np.sqrt(abar), np.sqrt(1 - abar)
+    whole = abar * covariance(network) + (1 - abar) * np.eye(x[0].numel())
+    rest = x.flatten(1).numpy() - signal * network.mean.double().numpy().ravel()
+    return sigma * np.linalg.solve(whole, rest.T).T
 
 
-def test_correction_that_says_nothing_changes_nothing_and_its_other_channels_pass():
-    class Nothing(nn.Module):
-        def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
-            return torch.cat([torch.zeros_like(x), torch.full_like(x, 7.0)], dim=1)
-
-    x, time = (
-        torch.randn(2, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(0)),
-        torch.tensor([3, 9]),
-    )
-    found = made(Nothing())(x, time)
-    assert torch.allclose(found[:, :3], made()(x, time))
-    assert (found[:, 3:] == 7).all()
+def times(value: float, count: int) -> Tensor:
+    return torch.full((count,), value, dtype=torch.float64)
 
 
-def test_time_between_levels_is_linear_in_log_snr():
-    network = made()
-    x = torch.randn(1, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    between = LinearDenoiser(SHAPE, np.array([0.25 * LOG_SNR[8] + 0.75 * LOG_SNR[9]]), None).double()
-    between.load_state_dict(network.state_dict())
-    assert torch.allclose(network(x, torch.tensor([8.75])), between(x, torch.tensor([0])), atol=1e-12)
+# ---- the posterior mean ---------------------------------------------------------------------------------------------
 
 
-def test_float32_agrees_with_float64():
-    network = made()
-    x = torch.randn(2, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    exact = network(x, torch.tensor([0, 30]))
-    assert torch.allclose(made().float()(x.float(), torch.tensor([0, 30])).double(), exact, atol=1e-5)
+@pytest.mark.parametrize("shape", [SHAPE, (1, 1, 1), (1, 6, 3), (2, 1, 8)])
+@pytest.mark.parametrize("time", range(len(LOG_SNR)))
+def test_guess_is_the_dense_posterior_mean(time: int, shape: tuple[int, int, int]):
+    network, x = denoiser(shape=shape), drawn(7, *shape, seed=4)
+    found = network(x, torch.full((7,), time))
+    assert found.shape == x.shape
+    assert np.abs(found.flatten(1).numpy() - dense_noise(network, x, LOG_SNR[time])).max() < 1e-9
 
 
-def test_measured_statistics_are_those_of_the_images():
-    truth = made(seed=3)
-    draw = np.random.default_rng(4)
-    flat = draw.standard_normal((60_000, 60)) @ np.linalg.cholesky(dense(truth)).T + truth.mean.numpy().ravel()
-    images = torch.from_numpy(flat).reshape(-1, *SHAPE)
-    found = LinearDenoiser(SHAPE, LOG_SNR, None).double()
-    found.measure(images)
-    assert torch.allclose(found.mean, images.mean(0))
-    assert torch.allclose(found.colours @ found.colours.T, torch.eye(3, dtype=torch.float64), atol=1e-12)
-    assert float(found.variance.sum()) == pytest.approx(float(images.var(0, correction=0).sum()), rel=1e-6)
-    places = found.colours.abs().argmax(1)
-    assert (found.colours[torch.arange(3), places] > 0).all()  # an axis's sign is no accident of the library
-    again = LinearDenoiser(SHAPE, LOG_SNR, None).double()
-    again.measure(images.flip(0))
-    assert torch.allclose(again.variance, found.variance, rtol=1e-9)
+def test_times_of_a_batch_are_its_images_own():
+    network, x = denoiser(), drawn(6, *SHAPE, seed=4)
+    found = network(x, torch.arange(6))
+    for time in range(6):
+        expected = dense_noise(network, x[time : time + 1], LOG_SNR[time])
+        assert np.abs(found[time].numpy().ravel() - expected[0]).max() < 1e-9
 
 
-@pytest.mark.parametrize("size", [1, 2, 5, 32])
-def test_cosines_are_orthonormal(size: int):
-    assert torch.allclose(cosines(size) @ cosines(size).T, torch.eye(size, dtype=torch.float64), atol=1e-12)
+@pytest.mark.parametrize("time", [0.0, 0.25, 2.5, 4.999, 5.0])
+def test_real_times_read_log_snr_in_a_straight_line(time: float):
+    network, x = denoiser(), drawn(4, *SHAPE, seed=5)
+    below, share = min(int(time), 4), time - min(int(time), 4)
+    log_snr = (1 - share) * LOG_SNR[below] + share * LOG_SNR[below + 1]
+    found = network(x, times(time, 4))
+    assert np.abs(found.flatten(1).numpy() - dense_noise(network, x, log_snr)).max() < 1e-9
+
+
+@pytest.mark.parametrize("time", range(len(LOG_SNR)))
+def test_mean_squared_error_is_the_closed_form(time: int):
+    """Without draws: the error of a linear guess G (x - signal mean) of noise is a trace. Its dense covariance
+    I - sigma^2 (covariance of x)^-1 has the closed form's eigenvalues, snr v / (snr v + 1)."""
+    network = denoiser()
+    abar = 1 / (1 + np.exp(-LOG_SNR[time]))
+    whole = abar * covariance(network) + (1 - abar) * np.eye(SIZE)
+    with torch.no_grad():  # G, a column a unit vector
+        guess = network(torch.eye(SIZE).double().reshape(SIZE, *SHAPE) + abar**0.5 * network.mean, times(time, SIZE))
+    gain = guess.flatten(1).numpy().T
+    error = np.eye(SIZE) - 2 * (1 - abar) ** 0.5 * gain + gain @ whole @ gain.T
+    power = np.exp(LOG_SNR[time]) * network.variance.numpy()
+    closed = (power / (power + 1)).mean()
+    assert np.trace(error) / SIZE == pytest.approx(closed, abs=1e-9)
+    said = network._share(torch.tensor(LOG_SNR[time]))
+    assert float(said.mean()) == pytest.approx(closed, abs=1e-12)
+
+
+def test_mean_squared_error_of_drawn_noise_is_the_closed_form():
+    """Of 4000 images of 60 pixels each: the standard error is below sqrt(2 / 4000 / 5), a twentieth of these errors."""
+    network, count = denoiser(), 4000
+    root = torch.from_numpy(np.linalg.cholesky(covariance(network)))
+    x0 = network.mean + (drawn(count, SIZE, seed=6) @ root.T).reshape(count, *SHAPE)
+    noise = drawn(count, *SHAPE, seed=7)
+    for time in (1, 3, 4):
+        abar = 1 / (1 + np.exp(-LOG_SNR[time]))
+        found = network(abar**0.5 * x0 + (1 - abar) ** 0.5 * noise, times(time, count))
+        closed = float(network._share(torch.tensor(LOG_SNR[time])).mean())
+        assert float(((found - noise) ** 2).mean()) == pytest.approx(closed, rel=0.05)
+
+
+def test_float32_is_float64_to_its_own_precision():
+    network, x = denoiser(), drawn(6, *SHAPE, seed=8)
+    exact = network(x, torch.arange(6))
+    found = network.float()(x.float(), torch.arange(6))
+    assert found.dtype == torch.float32
+    assert float((found - exact).abs().max() / exact.abs().max()) < 1e-5  # some hundred sums of 6e-8 each
+
+
+def test_cosines_are_orthonormal_and_those_of_the_definition():
+    for size in (1, 2, 5, 32):
+        matrix = cosines(size)
+        assert matrix.dtype == torch.float64
+        assert torch.allclose(matrix @ matrix.T, torch.eye(size).double(), atol=1e-13)
+        assert np.abs(matrix.numpy() - plain_cosines(size)).max() < 1e-13
+
+
+# ---- the correction -------------------------------------------------------------------------------------------------
+
+
+class Says(nn.Module):
+    """A correction that says one number in so many channels, and remembers what it was asked."""
+
+    def __init__(self, value: float, channels: int) -> None:
+        super().__init__()
+        self.value, self.channels, self.asked = value, channels, ()
+
+    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        self.asked = (x, time, labels)
+        return x.new_full((len(x), self.channels, *x.shape[2:]), self.value)
+
+
+def test_correction_that_says_nothing_changes_nothing():
+    x, time = drawn(6, *SHAPE), torch.arange(6)
+    assert torch.equal(denoiser(Says(0.0, 3))(x, time), denoiser()(x, time))
+
+
+def test_correction_is_scaled_by_the_root_mean_squared_error_of_the_guess():
+    x, time = drawn(6, *SHAPE), torch.arange(6)
+    added = denoiser(Says(2.0, 3))(x, time) - denoiser()(x, time)
+    for k in range(6):
+        power = np.exp(LOG_SNR[k]) * denoiser().variance.numpy()
+        scale = (power / (power + 1)).mean() ** 0.5
+        assert torch.allclose(added[k], torch.full(SHAPE, 2 * scale, dtype=torch.float64), atol=1e-12)
+
+
+def test_channels_beyond_the_noise_pass_as_they_are():
+    x, time = drawn(6, *SHAPE), torch.arange(6)
+    found = denoiser(Says(0.7, 6))(x, time)
+    assert found.shape == (6, 6, 4, 5)
+    assert (found[:, 3:] == 0.7).all()
+    assert torch.equal(found[:, :3], denoiser(Says(0.7, 3))(x, time))
+
+
+def test_correction_is_asked_what_the_denoiser_is_asked():
+    correction, x, time, labels = Says(0.0, 3), drawn(2, *SHAPE), torch.tensor([1, 4]), torch.tensor([5, 0])
+    denoiser(correction)(x, time, labels)
+    assert all(given is asked for given, asked in zip((x, time, labels), correction.asked, strict=True))
+
+
+def test_gaussian_is_no_parameter_and_is_written_down():
+    network = denoiser(Says(0.0, 3))
+    assert list(network.parameters()) == []
+    assert set(network.state_dict()) == {"mean", "colours", "variance"}
+
+
+# ---- measuring ------------------------------------------------------------------------------------------------------
+
+
+def measured(x: Tensor, shape: tuple[int, int, int] = SHAPE) -> LinearDenoiser:
+    network = LinearDenoiser(shape, LOG_SNR, None).double()
+    network.measure(x)
+    return network
+
+
+def known(count: int = 20_000) -> tuple[LinearDenoiser, Tensor]:
+    """A Gaussian whose colours differ in power, and images drawn from it."""
+    truth = denoiser()
+    truth.variance.mul_(torch.tensor([25.0, 4.0, 1.0])[:, None, None] / truth.variance.mean((1, 2), keepdim=True))
+    root = torch.from_numpy(np.linalg.cholesky(covariance(truth)))
+    return truth, truth.mean + (drawn(count, SIZE, seed=9) @ root.T).reshape(count, *SHAPE)
+
+
+def test_measuring_recovers_the_gaussian_that_images_were_drawn_from():
+    truth, x = known()
+    found = measured(x)
+    assert ((found.mean - truth.mean).abs() < 5 * x.std(0) / len(x) ** 0.5).all()  # five standard errors
+    likeness = (found.colours @ truth.colours.T).abs()  # axes in the order of rising power: the other way around
+    assert torch.allclose(likeness, torch.eye(3).double().flip(0), atol=0.02)
+    ratio = found.variance.flip(0) / truth.variance
+    mild = truth.variance > 0.01 * truth.variance.amax((1, 2), keepdim=True)
+    assert (ratio[mild] - 1).abs().max() < 0.1  # six standard errors of sqrt(2 / 20000), and colours that lean a little
+
+
+def test_measured_numbers_are_the_moments_of_the_very_images():
+    _, x = known(200)
+    found = measured(x)
+    rest = x - x.mean(0)
+    assert torch.allclose(found.mean, x.mean(0), atol=1e-13)
+    assert torch.allclose(found.colours @ found.colours.T, torch.eye(3).double(), atol=1e-12)
+    colour = found.colours @ torch.einsum("nchw,ndhw->cd", rest, rest) @ found.colours.T
+    assert (colour - colour.diag().diag()).abs().max() < 1e-9 * colour.abs().max()
+    axes = np.kron(found.colours.numpy(), np.kron(plain_cosines(4), plain_cosines(5)))
+    power = ((rest.flatten(1).numpy() @ axes.T) ** 2).mean(0)
+    assert np.abs(found.variance.numpy().ravel() / power - 1).max() < 1e-9
+    assert float(found.variance.sum()) == pytest.approx(float((rest**2).mean(0).sum()), rel=1e-12)
+
+
+def test_sign_of_colours_is_not_that_of_the_library(monkeypatch: pytest.MonkeyPatch):
+    _, x = known(200)
+    plain, solve = measured(x), torch.linalg.eigh
+    for signs in ([-1, -1, -1], [1, -1, 1], [-1, 1, 1]):
+
+        def other(matrix: Tensor, signs: list[int] = signs) -> tuple[Tensor, Tensor]:
+            values, axes = solve(matrix)
+            return values, axes * torch.tensor(signs, dtype=axes.dtype)
+
+        monkeypatch.setattr(module.torch.linalg, "eigh", other)
+        assert torch.equal(measured(x).colours, plain.colours)
+        assert torch.equal(measured(x).variance, plain.variance)
+    largest = plain.colours.gather(1, plain.colours.abs().argmax(1, keepdim=True))
+    assert (largest > 0).all()
+
+
+def test_images_that_do_not_vary_have_the_least_variance_and_still_a_guess():
+    picture = drawn(1, *SHAPE)
+    found = measured(picture.repeat(5, 1, 1, 1))
+    assert torch.allclose(found.variance, torch.full(SHAPE, LEAST_VARIANCE, dtype=torch.float64))
+    assert torch.allclose(found.mean, picture[0])
+    noise = drawn(1, *SHAPE, seed=1)
+    abar = 1 / (1 + np.exp(-LOG_SNR[3]))
+    guess = found(abar**0.5 * picture + (1 - abar) ** 0.5 * noise, torch.tensor([3]))
+    assert torch.allclose(guess, noise, atol=1e-6)
+
+
+def test_measuring_float32_images_is_measuring_them_in_float64():
+    _, x = known(100)
+    assert torch.equal(measured(x.float()).variance, measured(x.float().double()).variance)

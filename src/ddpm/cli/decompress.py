@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ddpm.cli import options
-from ddpm.cli.compress import BatchSize, Device, Force, Out, Run, targets_in
+from ddpm.cli.compress import GROUP, BatchSize, Device, Force, Out, Run, in_groups, targets_in
 from ddpm.cli.console import counted, print_result, progress_bar, say
 from ddpm.errors import DamagedFile, DdpmError, InputError, WrongModel
 
 if TYPE_CHECKING:
     from ddpm.codec.decode import Decoded
     from ddpm.codec.tables import Codec
+    from ddpm.model import Model
 
 
 def decompress(
@@ -36,53 +38,95 @@ def decompress(
 ) -> None:
     """Decompress .dpc files to PNGs: exact where the file is lossless and whole, else as far as its bytes reach."""
     import ddpm
-    from ddpm.codec.verbs import codec_for
+    from ddpm.codec.decode import check_reconstruct
 
+    check_reconstruct(reconstruct)
     targets = targets_in(files, out, ".png", force=force)
     contents = [read_file(path) for path in files]
     model = ddpm.load(run, weights=weights, device=device)
-    codec = None
-    errors: dict[str, DdpmError] = {}
-    found: dict[str, Decoded] = {}
-    for path, data in zip(files, contents, strict=True):  # what cannot be opened does not hold up the others
-        try:
-            codec = codec or codec_for(model, data)
-            _open(codec, data, most_bytes)
-        except (DamagedFile, WrongModel) as error:
-            errors[path] = error
-    good = [(path, data) for path, data in zip(files, contents, strict=True) if path not in errors]
+    errors: dict[str, DdpmError] = {}  # what cannot be opened does not hold up the others
+    codec = _codec(model, files, contents, errors)
+    tiles = [_tiles(codec, path, data, most_bytes, errors) for path, data in zip(files, contents, strict=True)]
+    good = [k for k, path in enumerate(files) if path not in errors]
+    rows: list[dict[str, Any]] = []
+    codes = [_say_error(path, errors[path]) for path in files if path in errors]
     if codec is not None and good:
-        found = _decompress(codec, good, most_bytes, reconstruct, batch_size)
-    rows = [_write(path, found[path], target) for path, target in zip(files, targets, strict=True) if path in found]
-    problems = _report(files, found, errors, asked=most_bytes is not None)
-    print_result({"files": rows}, [_decompressed_line(row) for row in rows], as_json=as_json)
-    if problems:
-        raise typer.Exit(max(problems))
+        options: dict[str, Any] = {"most_bytes": most_bytes, "reconstruct": reconstruct, "batch_size": batch_size}
+        with progress_bar("Steps of tiles", _steps(codec, [contents[k] for k in good], most_bytes)) as bar:
+            advance = counted(bar)
+            for group in in_groups([tiles[k] for k in good], GROUP * batch_size):
+                some = [good[k] for k in group]
+                found = _some(codec, [contents[k] for k in some], advance, options)
+                for k, one in zip(some, found, strict=True):
+                    rows.append(_write(files[k], one, targets[k]))
+                    codes.append(_say_problem(files[k], one))
+    if rows or as_json:
+        print_result({"files": rows}, [_decompressed_line(row) for row in rows], as_json=as_json)
+    if max(codes, default=0):
+        raise typer.Exit(max(codes))
 
 
-def _open(codec: Codec, data: bytes, most_bytes: int | None) -> None:
+def _codec(model: Model, files: Sequence[str], contents: Sequence[bytes], errors: dict[str, DdpmError]) -> Codec | None:
+    """The model's codec, if any file has a header that asks for one; WrongModel is the answer to all of them."""
+    from ddpm.codec.container import Cursor, read_header
+    from ddpm.codec.verbs import codec_for
+
+    for path, data in zip(files, contents, strict=True):
+        try:
+            read_header(Cursor(data))
+        except DamagedFile as error:
+            errors[path] = error
+    sound = [(path, data) for path, data in zip(files, contents, strict=True) if path not in errors]
+    codec = None
+    try:
+        codec = codec_for(model, sound[0][1]) if sound else None
+    except WrongModel as error:
+        errors.update({path: error for path, _ in sound})
+    return codec
+
+
+def _tiles(codec: Codec | None, path: str, data: bytes, most_bytes: int | None, errors: dict[str, DdpmError]) -> int:
+    """How many tiles a file has, as far as it can be opened."""
     from ddpm.codec.decode import open_packet
+    from ddpm.codec.tiles import grid
 
-    open_packet(codec, data, most_bytes)
+    if codec is None or path in errors:
+        return 0
+    try:
+        header = open_packet(codec, data, most_bytes).header
+    except (DamagedFile, WrongModel, InputError) as error:
+        errors[path] = error
+        return 0
+    return math.prod(grid(header.size, codec.geometry.size))
 
 
-def _decompress(
-    codec: Codec, files: Sequence[tuple[str, bytes]], most_bytes: int | None, reconstruct: str, batch_size: int
-) -> dict[str, Decoded]:
+def _steps(codec: Codec, contents: Sequence[bytes], most_bytes: int | None) -> int:
     from ddpm.codec.decode import planned_steps
+
+    return planned_steps(codec, contents, most_bytes)
+
+
+def _some(
+    codec: Codec, contents: Sequence[bytes], advance: Callable[[int], None], options: dict[str, Any]
+) -> list[Decoded]:
+    """Some files together."""
     from ddpm.codec.verbs import decompress_all
 
-    contents = [data for _, data in files]
-    with progress_bar("Steps of tiles", planned_steps(codec, contents, most_bytes)) as bar:
-        pictures = decompress_all(
-            codec,
-            contents,
-            most_bytes=most_bytes,
-            reconstruct=reconstruct,
-            batch_size=batch_size,
-            on_step=counted(bar),
-        )
-    return {path: one for (path, _), one in zip(files, pictures, strict=True)}
+    return decompress_all(codec, contents, on_step=advance, **options)
+
+
+def _say_error(path: str, error: DdpmError) -> int:
+    say(f"ddpm: '{path}': {error}")
+    return error.exit_code
+
+
+def _say_problem(path: str, one: Decoded) -> int:
+    """Say what is wrong with a picture that was read all the same; returns the exit code that follows."""
+    from ddpm.codec.decode import DAMAGED
+
+    if one.problem:
+        say(f"ddpm: '{path}': {one.problem}")
+    return DamagedFile.exit_code if one.status == DAMAGED else 0
 
 
 def _write(path: str, one: Decoded, target: Path) -> dict[str, Any]:
@@ -103,23 +147,6 @@ def _write(path: str, one: Decoded, target: Path) -> dict[str, Any]:
         "of": one.steps[1],
         "stored": one.stored,
     }
-
-
-def _report(files: Sequence[str], found: dict[str, Decoded], errors: dict[str, DdpmError], *, asked: bool) -> list[int]:
-    """Say what is wrong with each file; returns the exit codes that follow."""
-    from ddpm.codec.decode import DAMAGED, PARTIAL
-
-    codes = []
-    for path in files:
-        if path in errors:
-            say(f"ddpm: '{path}': {errors[path]}")
-            codes.append(errors[path].exit_code)
-        elif found[path].status == DAMAGED:
-            say(f"ddpm: '{path}': {found[path].problem}")
-            codes.append(DamagedFile.exit_code)
-        elif found[path].status == PARTIAL and not asked:
-            say(f"ddpm: '{path}': {found[path].problem}")
-    return codes
 
 
 def _decompressed_line(row: dict[str, Any]) -> str:

@@ -63,6 +63,7 @@ def _show_file(path: Path, model: str | None, *, as_json: bool) -> None:
         raise type(error)(f"'{path}': {error}") from None
     lines = [
         f"file          {path}, {table['bytes']:,} bytes, {table['kind']}"
+        f"{', ' + table['state'] if 'state' in table else ''}"
         f"{' by ordinary means: no prefix of it is a picture' if table['kind'] == 'stored' else ''}",
         f"picture       {table['height']} x {table['width']} (height x width)"
         f"{', grey on a colour model' if table['grey_on_colour'] else ''}",
@@ -86,33 +87,32 @@ def _wanted(fingerprint: str, model: str | None) -> tuple[str, CodecData, tuple[
             if model is not None:
                 raise
             continue
-        if found is not None and found[0].own_sha256.startswith(fingerprint):
-            return name, *found
+        for made, shape in found:
+            if made.own_sha256.startswith(fingerprint):
+                return name, made, shape
         if model is not None:
-            own = found[0].own_sha256 if found is not None else "none, its codec was never made"
+            own = " and ".join(made.own_sha256 for made, _ in found) or "none, its codec was never made"
             raise WrongModel(f"it wants the model with fingerprint {fingerprint}, and that of '{model}' is {own}.")
     return None
 
 
-def _codec_data(run: str) -> tuple[CodecData, tuple[int, int, int]] | None:
+def _codec_data(run: str) -> list[tuple[CodecData, tuple[int, int, int]]]:
+    """All that was made for a run's newest checkpoint, for averaged and raw weights."""
     from ddpm.checkpoint import MODEL_FILE, WEIGHTS, find_checkpoint, read_config
     from ddpm.codec.tables import read_codec_data
 
     folder = find_checkpoint(Path(run))
     config = read_config(folder)
-    for weights in WEIGHTS:
-        found = read_codec_data(folder, weights, config.sha256[MODEL_FILE])
-        if found is not None:
-            return found, config.recipe.geometry.shape
-    return None
+    found = [read_codec_data(folder, weights, config.sha256[MODEL_FILE]) for weights in WEIGHTS]
+    return [(made, config.recipe.geometry.shape) for made in found if made is not None]
 
 
 def _step_lines(table: dict[str, Any]) -> list[str]:
     lines = ["", "step  level  bytes  expected PSNR"]
     for row in table["steps"]:
-        psnr = row["psnr"]
+        psnr = "mid-grey" if row["psnr"] is None else f"{row['psnr']:.1f} dB"
         mark = "" if row["there"] else "  (not in this file)"
-        lines.append(f"{row['step']:4}  {row['level']:5}  {row['bytes']:5,}  {psnr:.1f} dB{mark}")
+        lines.append(f"{row['step']:4}  {row['level']:5}  {row['bytes']:5,}  {psnr}{mark}")
     whole = f"to {table['progressive_end']:,}, checksum included"
     lines += [
         "",

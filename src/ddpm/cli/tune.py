@@ -69,9 +69,11 @@ def tune(
     placing = {"sampler": sampler, "features": features, "trials": trials, "pictures": pictures}
     coding = {"fit-steps": fit_steps, "force": force or None}
     _check(variance, numbers, codec, calls=calls, placing=placing, coding=coding)
-    settings = {"seed": seed, "force": force, "fit_steps": fit_steps}
+    settings = {"seed": seed, "force": force, "fit_steps": fit_steps, "batch_size": batch_size}
     if out is not None or (codec and is_linear(run)):
-        print_result(*_linear(run, data, out, codec and not (variance or numbers), settings), as_json=as_json)
+        if weights != "averaged":
+            raise InputError("a linear model has averaged weights only; leave --weights out.")
+        print_result(*_linear(run, data, out, codec and not (variance or numbers), device, settings), as_json=as_json)
         return
     model, images = _opened(run, data, weights, device)
     if codec:
@@ -116,7 +118,7 @@ def _placing(
     return lambda: _levels(model, judged, method, numbers, trials, batch_size)
 
 
-def _linear(run: str, data: str | None, out: str | None, alone: bool, settings: dict[str, Any]) -> Result:
+def _linear(run: str, data: str | None, out: str | None, alone: bool, device: str, settings: dict[str, Any]) -> Result:
     """A new linear model with its codec data."""
     import ddpm
     from ddpm.checkpoint import LINEAR, is_linear
@@ -126,7 +128,7 @@ def _linear(run: str, data: str | None, out: str | None, alone: bool, settings: 
         would = f"`ddpm tune {LINEAR} --codec --data SRC --out DIR` would fit"
         raise InputError(f"--codec of {LINEAR} is fixed, and --out is for a new linear model; {would}.")
     images = linear_images(data)
-    return _codec(ddpm.load(make_linear(images, out)), images, settings)
+    return _codec(ddpm.load(make_linear(images, out), device=device), images, settings)
 
 
 def _codec(model: Model, images: ImageSet, settings: dict[str, Any]) -> Result:

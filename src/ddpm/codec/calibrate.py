@@ -9,15 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpm.codec.fit import fit_causal
 from ddpm.codec.mixture import SIXTEENTHS, Integers
-from ddpm.codec.tables import CodecData, check_codes, codec_data_of, codec_file, write_codec_data
+from ddpm.codec.tables import CodecData, check_codes, codec_file, write_codec_data
 from ddpm.codec.trellis import fewest_bits
 from ddpm.data import ImageSet
-from ddpm.errors import DamagedFile, InputError, WrongModel
+from ddpm.errors import InputError
 from ddpm.files import writable_folder
 from ddpm.likelihood.scoring import Scoring
 from ddpm.model import Model
@@ -75,21 +76,19 @@ def tune_codec(
     if len(images) < LEAST_IMAGES:
         raise InputError(f"{len(images)} images are too few to measure a codec on; {LEAST_IMAGES} would fit.")
     folder = writable_folder(model.source)
-    data = make_codec_data(
-        model, images, seed=seed, batch_size=batch_size, fit_steps=fit_steps, progress=progress or Progress()
-    )
-    return write_codec_data(folder, data)
+    path = codec_file(folder, model.weights)
+    with FileLock(path.with_name(f".{path.name}.lock")):  # two at once would make each other's files unreadable
+        check_tunable(model, force=force)
+        progress = progress or Progress()
+        data = make_codec_data(model, images, seed=seed, batch_size=batch_size, fit_steps=fit_steps, progress=progress)
+        return write_codec_data(folder, data)
 
 
 def check_tunable(model: Model, *, force: bool) -> None:
-    """Refuse a model whose codec data are there already (without force), or that cannot have any."""
+    """Refuse a model whose codec data are there already, whatever they are (without force), or that can have none."""
     check_codes(model)
-    try:
-        there = codec_data_of(model) is not None
-    except (DamagedFile, WrongModel):  # of no use to this model, so nothing is lost
-        there = False
-    if there and not force:
-        path = codec_file(Path(model.source), model.weights)
+    path = codec_file(Path(model.source), model.weights)
+    if path.exists() and not force:
         raise InputError(
             f"'{path}' is there, and without it the files made with it can no longer be read; --force replaces it."
         )
@@ -148,6 +147,8 @@ def place_steps(scoring: Scoring) -> tuple[tuple[int, ...], tuple[float, ...], t
         rise = schedule.snr[end] - schedule.snr[start]
         return np.asarray(scoring.dimensions / 2 * np.log2(1 + rise * error[start]))
 
+    if stop == schedule.steps:
+        raise InputError("the process has no levels above the codec's last one; a noisier schedule would fit.")
     levels = [schedule.steps]
     while levels[-1] > stop:
         below = np.arange(stop, levels[-1])

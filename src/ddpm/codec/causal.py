@@ -122,7 +122,7 @@ def width(channels: int, channel: int) -> int:
     return channels * (len(AROUND) + len(BEFORE)) + channel + 6
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=2)
 def lines(height: int, width: int) -> tuple[tuple[Integers, Integers], ...]:
     """Rows and columns of the pixels of every line, in the order in which they are coded."""
     row, column = np.divmod(np.arange(height * width), width)

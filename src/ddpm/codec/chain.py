@@ -169,12 +169,14 @@ class Chain:
             on_step(len(active))
         return x
 
-    def last_x0(self, x: Tensor, counts: NDArray[np.int64], labels: Tensor | None = None) -> Tensor:
+    def last_x0(
+        self, x: Tensor, counts: NDArray[np.int64], labels: Tensor | None = None, *, batch_size: int = AT_ONCE
+    ) -> Tensor:
         """The clean images seen from states (B, C, H, W) after so many steps each (B,)."""
         out = torch.empty_like(x)
         for count in np.unique(counts):
             every = torch.from_numpy(np.flatnonzero(counts == count))
-            for rows in every.split(AT_ONCE):  # type: ignore[no-untyped-call]
+            for rows in every.split(batch_size):  # type: ignore[no-untyped-call]
                 out[rows] = self.x0(x[rows], int(count), None if labels is None else labels[rows])
         return out
 

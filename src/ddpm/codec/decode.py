@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -49,7 +50,7 @@ class Decoded:
              of a file that is cut; "damaged"
     steps    steps of the chain that every tile has had, of how many
     stored   whether it lay there by ordinary means
-    problem  what is wrong with a partial or damaged file, a sentence
+    problem  what is wrong with a cut or damaged file, a sentence; "" if it was only to be read so far
     """
 
     picture: Pixels | None = field(repr=False)
@@ -61,11 +62,12 @@ class Decoded:
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """A file on its way: how many tiles it has, and how many steps each of them has had (M,)."""
+    """A file on its way: how many tiles it has, how many steps each has had (M,), whether no more was asked for."""
 
     packet: Packet
     tiles: int
     done: NDArray[np.int64]
+    asked: bool
 
 
 def open_packet(codec: Codec, data: bytes, most_bytes: int | None = None) -> Packet:
@@ -78,7 +80,9 @@ def open_packet(codec: Codec, data: bytes, most_bytes: int | None = None) -> Pac
     header = read_header(cursor)
     if most_bytes is not None:
         if most_bytes < cursor.place:
-            raise InputError(f"{most_bytes} bytes do not reach the end of the header; {cursor.place} would fit.")
+            raise InputError(f"{most_bytes} bytes do not reach the end of its header; {cursor.place} would fit.")
+        if header.stored and most_bytes < len(data):
+            raise InputError("it is stored by ordinary means and has no coarser picture; all of its bytes would fit.")
         cursor.data = data[:most_bytes]
     own = bytes.fromhex(codec.fingerprint)[:FINGERPRINT_BYTES]
     if header.fingerprint != own:
@@ -102,6 +106,12 @@ def open_packet(codec: Codec, data: bytes, most_bytes: int | None = None) -> Pac
     return read_packet(cursor, header, bits_of(codec.chain.bits, tiles, units))
 
 
+def check_reconstruct(way: str) -> None:
+    """Refuse an unknown way to reconstruct."""
+    if way not in RECONSTRUCTIONS:
+        raise InputError(f"there is no way '{way}' to reconstruct; there are {', '.join(RECONSTRUCTIONS)}.")
+
+
 def decode(
     codec: Codec,
     files: Sequence[bytes],
@@ -121,18 +131,18 @@ def decode(
     Errors: see open_packet, and InputError for an unknown way to reconstruct; a file that is cut or damaged behind its
     header is no error, see Decoded.
     """
-    if reconstruct not in RECONSTRUCTIONS:
-        raise InputError(f"there is no way '{reconstruct}' to reconstruct; there are {', '.join(RECONSTRUCTIONS)}.")
+    check_reconstruct(reconstruct)
     jobs = [_job(codec, data, most_bytes) for data in files]
     states = _walk_all(codec, jobs, batch_size, on_step)
-    return [_finish(codec, job, rows, reconstruct) for job, rows in zip(jobs, states, strict=True)]
+    return [_finish(codec, job, rows, reconstruct, batch_size) for job, rows in zip(jobs, states, strict=True)]
 
 
 def _job(codec: Codec, data: bytes, most_bytes: int | None) -> _Job:
     packet = open_packet(codec, data, most_bytes)
     tiles = 0 if packet.header.stored else math.prod(grid(packet.header.size, codec.geometry.size))
     units = units_done(codec.chain.bits, tiles, len(packet.bits)) if tiles else 0
-    return _Job(packet, tiles, steps_each(tiles, units) if tiles else np.zeros(0, np.int64))
+    asked = most_bytes is not None and most_bytes < len(data)
+    return _Job(packet, tiles, steps_each(tiles, units) if tiles else np.zeros(0, np.int64), asked)
 
 
 def planned_steps(codec: Codec, files: Sequence[bytes], most_bytes: int | None = None) -> int:
@@ -174,35 +184,35 @@ def labels_of(codec: Codec, headers: Sequence[Header]) -> Tensor | None:
     return torch.tensor(wanted, device=codec.chain.device)
 
 
-def _finish(codec: Codec, job: _Job, states: Sequence[Tensor], reconstruct: str) -> Decoded:
+def _finish(codec: Codec, job: _Job, states: Sequence[Tensor], reconstruct: str, batch_size: int) -> Decoded:
     packet, header = job.packet, job.packet.header
     if header.stored:
         return _open_stored(codec, packet)
     steps = int(job.done.min()), len(codec.chain.steps)
-    if header.lossless and packet.data is not None:
+    if header.lossless and packet.data is not None and not packet.damaged:
         labels = labels_of(codec, [header] * job.tiles)
-        guess = codec.chain.last_x0(torch.stack(list(states)), job.done, labels)
+        guess = codec.chain.last_x0(torch.stack(list(states)), job.done, labels, batch_size=batch_size)
         whole = whole_guess((guess + 1) * (127.5 * SIXTEENTHS), header.size)
         pixels = codec.causal.decode(whole, [packet.data], 1 if header.grey else codec.geometry.channels)[0]
-        if checksum(pixels) == packet.crc and not packet.damaged:
+        if checksum(pixels) == packet.crc:
             return Decoded(pixels, LOSSLESS, steps)
-    picture = _picture(codec, job, states, reconstruct)
+    picture = _picture(codec, job, states, reconstruct, batch_size)
     if packet.damaged or packet.data is not None:
         what = "its progressive layer" if packet.damaged else "its lossless layer"
         return Decoded(picture, DAMAGED, steps, problem=f"{what} is damaged, and the picture is not exact.")
     if packet.cut:
-        reached = f"{steps[0]} of {steps[1]} steps"
-        return Decoded(picture, PARTIAL, steps, problem=f"it is cut short: this is the picture after {reached}.")
+        problem = f"it is cut short: this is the picture after {steps[0]} of {steps[1]} steps."
+        return Decoded(picture, PARTIAL, steps, problem="" if job.asked else problem)
     return Decoded(picture, LOSSY, steps)
 
 
-def _picture(codec: Codec, job: _Job, states: Sequence[Tensor], reconstruct: str) -> Pixels:
+def _picture(codec: Codec, job: _Job, states: Sequence[Tensor], reconstruct: str, batch_size: int) -> Pixels:
     """The lossy picture; tiles without a single step are mid-grey, and cost nothing."""
     header, channels = job.packet.header, 1 if job.packet.header.grey else codec.geometry.channels
     tiles = torch.full((job.tiles, channels, *codec.geometry.size), GREY_LEVEL, dtype=torch.uint8)
     for count in np.unique(job.done[: len(states)]):
         rows = np.flatnonzero(job.done == count)
-        for part in np.array_split(rows, -(-len(rows) // AT_ONCE)):
+        for part in np.array_split(rows, -(-len(rows) // batch_size)):
             x, labels = torch.stack([states[k] for k in part]), labels_of(codec, [header] * len(part))
             flow = reconstruct == "flow"
             clean = _flow(codec, x, int(count), labels) if flow else codec.chain.x0(x, int(count), labels)
@@ -233,12 +243,13 @@ def _open_stored(codec: Codec, packet: Packet) -> Decoded:
         return Decoded(None, DAMAGED, steps, True, sentence)
     channels = 1 if header.grey else codec.geometry.channels
     try:
-        with Image.open(io.BytesIO(packet.data), formats=("PNG",)) as image:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(packet.data), formats=("PNG",)) as image:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             if image.size != (header.size[1], header.size[0]) or image.width * image.height > MOST_PIXELS:
                 raise ValueError
-            pixels = np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
+            pixels = np.array(np.atleast_3d(np.asarray(image)).transpose(2, 0, 1), order="C")
         if pixels.dtype != np.uint8 or pixels.shape[0] != channels or checksum(pixels) != packet.crc:
             raise ValueError
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return Decoded(None, DAMAGED, steps, True, "the picture stored in it is damaged.")
-    return Decoded(np.ascontiguousarray(pixels), LOSSLESS, steps, True)
+    return Decoded(pixels, LOSSLESS, steps, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -28,7 +29,7 @@ from ddpm.codec.container import (
 from ddpm.codec.labels import choose_label
 from ddpm.codec.mixture import SIXTEENTHS, Integers
 from ddpm.codec.tables import Codec
-from ddpm.codec.tiles import bits_of, cut, joined, units_done
+from ddpm.codec.tiles import bits_of, cut, grid, joined, units_done
 from ddpm.errors import InputError
 from ddpm.pictures import to_pil
 from ddpm.units import bits, images_to_x
@@ -115,7 +116,7 @@ def encode(
 
 def tiles_of(codec: Codec, picture: Pixels) -> int:
     """How many tiles a picture becomes."""
-    return len(cut(picture, codec.geometry.size))
+    return math.prod(grid((picture.shape[1], picture.shape[2]), codec.geometry.size))
 
 
 def _job(codec: Codec, picture: Pixels, limit: int | None) -> _Job:
@@ -145,6 +146,13 @@ def check_picture(codec: Codec, picture: Pixels) -> tuple[int, ...]:
     return picture.shape
 
 
+def check_limit(codec: Codec, picture: Pixels, limit: int) -> None:
+    """Refuse fewer bytes than a lossy file of a picture takes at least."""
+    size = picture.shape[1], picture.shape[2]
+    flags = GREY * (len(picture) < codec.geometry.channels) | CLASS * (codec.classes > 0 and codec.no_class is None)
+    _units_within(codec, tiles_of(codec, picture), plain_header(codec, flags, size, 0), limit)
+
+
 def plain_header(codec: Codec, flags: int, size: tuple[int, int], label: int | None) -> Header:
     """A header without units and seeds."""
     fingerprint = bytes.fromhex(codec.fingerprint)[:FINGERPRINT_BYTES]
@@ -153,13 +161,16 @@ def plain_header(codec: Codec, flags: int, size: tuple[int, int], label: int | N
 
 def _units_within(codec: Codec, tiles: int, header: Header, limit: int) -> int:
     """The most units whose file, with header and checksum, has at most `limit` bytes."""
+
+    def size(units: int) -> int:
+        return len(replace(header, units=units).pack()) + -(-bits_of(codec.chain.bits, tiles, units) // 8) + 2
+
     units = units_done(codec.chain.bits, tiles, 8 * limit)
-    while units >= 0:
-        size = len(replace(header, units=units).pack()) + -(-bits_of(codec.chain.bits, tiles, units) // 8) + 2
-        if size <= limit:
-            return units
+    while units and size(units) > limit:
         units -= 1
-    raise InputError(f"{limit} bytes are fewer than a header takes; {size} would fit.")
+    if size(units) > limit:
+        raise InputError(f"{limit} bytes are fewer than a header takes; {size(0)} would fit.")
+    return units
 
 
 def _walk_all(codec: Codec, jobs: Sequence[_Job], batch_size: int, on_step: Callable[[int], None]) -> list[_Walked]:
@@ -210,7 +221,7 @@ def _unsure(job: _Job, walked: _Walked) -> bool:
     if job.units is not None:
         return False
     apart = walked.guess - walked.guess.floor() - 0.5
-    return bool((apart.abs() < MARGIN).any())
+    return not bool((apart.abs() >= MARGIN).all())  # nor is what is no number sure
 
 
 def _finish(codec: Codec, job: _Job, walked: Sequence[_Walked]) -> Encoded:
@@ -256,7 +267,7 @@ def whole_guess(tiles: Tensor, size: tuple[int, int]) -> Integers:
 def stored(codec: Codec, picture: Pixels) -> Encoded:
     """A file that holds the picture as a PNG."""
     png = io.BytesIO()
-    to_pil(torch.from_numpy(picture)).save(png, format="PNG", optimize=True)
+    to_pil(torch.from_numpy(np.array(picture))).save(png, format="PNG", optimize=True)
     flags = STORED | GREY * (len(picture) < codec.geometry.channels)
     header = plain_header(codec, flags, (picture.shape[1], picture.shape[2]), None)
     return Encoded(header.pack() + closed_layer(picture, png.getvalue()), stored=True)

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ddpm.codec.container import LOSSLESS as LOSSLESS_FLAG
-from ddpm.codec.decode import LOSSLESS, decode, labels_of, open_packet
-from ddpm.codec.encode import Encoded, encode, plain_header
+from ddpm.codec.container import Cursor, read_header
+from ddpm.codec.decode import GREY_LEVEL, LOSSLESS, decode, labels_of, open_packet
+from ddpm.codec.encode import Encoded, encode
 from ddpm.codec.mixture import Integers
 from ddpm.codec.others import Measured, measure_others, psnr
 from ddpm.codec.tables import Codec, CodecData
@@ -36,8 +36,10 @@ class CodecReport:
     """The codec on N images.
 
     images, dimensions  how many, and of how many values each
-    prefixes     bytes of the file after 0, 1, ... steps of the chain, header included
-    psnr         mean of the images' PSNR there, in dB
+    headers      bytes of each image's header (N,)
+    ends         bytes behind the header after 0, 1, ... steps of the chain (K + 1,)
+    curves       PSNR of each image after so many steps, in dB (N, K + 1); those that are stored by ordinary means have
+                 no such prefix, and stand here as the lossy files that `--bytes` would make of them
     theory       mean divergence up to there, in bytes: what an ideal code of the same chain would take
     lossless     mean bytes of the lossless files, from the disk
     stored       share of the images that were stored by ordinary means
@@ -48,8 +50,9 @@ class CodecReport:
 
     images: int
     dimensions: int
-    prefixes: list[int]
-    psnr: list[float]
+    headers: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    curves: NDArray[np.float64]
     theory: list[float]
     lossless: float
     stored: float
@@ -62,10 +65,22 @@ class CodecReport:
         """Of the lossless files."""
         return 8 * self.lossless / self.dimensions
 
+    @property
+    def prefixes(self) -> list[int]:
+        """Bytes of a file after 0, 1, ... steps, with the usual header."""
+        return [int(end) + int(np.median(self.headers)) for end in self.ends]
+
+    @property
+    def psnr(self) -> list[float]:
+        """Mean of the images' PSNR there."""
+        return [float(value) for value in self.curves.mean(0)]
+
     def psnr_at(self, size: int) -> float:
-        """Mean PSNR of the prefixes of `size` bytes: that of the last whole step in them."""
-        fits = [value for end, value in zip(self.prefixes, self.psnr, strict=True) if end <= size]
-        return fits[-1] if fits else float("nan")
+        """Mean of the PSNR of the images' prefixes of `size` bytes: each the last whole step in it, header included."""
+        step = np.searchsorted(self.ends, size - self.headers, side="right") - 1
+        return (
+            float(self.curves[np.arange(self.images), np.maximum(step, 0)].mean()) if step.min() >= 0 else float("nan")
+        )
 
     def bytes_at(self, decibels: float) -> float:
         """Bytes of a prefix of so many dB, linear between whole steps; NaN if the chain does not reach them."""
@@ -75,7 +90,9 @@ class CodecReport:
 
     def table(self) -> dict[str, Any]:
         """For JSON."""
-        return {**asdict(self), "bits_per_dim": self.bits_per_dim, "bytes_at_28_db": self.bytes_at(28.0)}
+        plain = {name: value for name, value in asdict(self).items() if name not in ("headers", "ends", "curves")}
+        derived = {"bits_per_dim": self.bits_per_dim, "bytes_at_28_db": self.bytes_at(28.0)}
+        return {"prefixes": self.prefixes, "psnr": self.psnr, **plain, **derived}
 
 
 def chosen(images: ImageSet, most: int = LIMIT) -> Integers:
@@ -126,13 +143,13 @@ def measure_codec(
         found += made_now
         on_images(len(part))
     sizes = [(folder / f"{k:05d}.dpc").stat().st_size for k in range(count)]
-    prefixes, theory = _rates(codec, found)
     return CodecReport(
         count,
         pictures[0].size,
-        prefixes,
-        np.mean(curves, axis=0).tolist(),
-        theory,
+        np.array([header_bytes(one.data) for one in found]),
+        -(-np.cumsum([0, *codec.chain.bits]) // 8),
+        np.array(curves),
+        _theory(found),
         float(np.mean(sizes)),
         float(np.mean([one.stored for one in found])),
         list(measure_others(pictures, folder / "other")),
@@ -158,16 +175,21 @@ def _curves(codec: Codec, pictures: Sequence[Pixels], found: Sequence[Encoded]) 
     bits = [rows[:, begin:end] for begin, end in itertools.pairwise(edges)]
     x = chain.decode(bits, chain.start(seeds, size.shape), counts, labels, on_x0=lambda steps, x0: seen.append(x0))
     seen.append(chain.last_x0(x, counts, labels))
-    shown = [x_to_images(x0).numpy() for x0 in seen]
+    shown = [np.full(rows.shape[:1] + size.shape, GREY_LEVEL, np.uint8), *(x_to_images(x0).numpy() for x0 in seen[1:])]
     return [np.array([psnr(step[k], picture) for step in shown]) for k, picture in enumerate(pictures)]
 
 
-def _rates(codec: Codec, found: Sequence[Encoded]) -> tuple[list[int], list[float]]:
-    """Bytes of a file after 0, 1, ... steps of its one tile, and what an ideal code of the same chain would take."""
-    header = len(plain_header(codec, LOSSLESS_FLAG, codec.geometry.size, 0).pack())
-    prefixes = [header + -(-int(bits) // 8) for bits in np.cumsum([0, *codec.chain.bits])]
+def _theory(found: Sequence[Encoded]) -> list[float]:
+    """What an ideal code of the same chain would take for 0, 1, ... steps, in bytes, mean of the images."""
     steps = np.mean([one.divergence for one in found if one.divergence], axis=0)
-    return prefixes, (np.cumsum([0.0, *steps]) / 8).tolist()
+    return [float(value) for value in np.cumsum([0.0, *steps]) / 8]
+
+
+def header_bytes(data: bytes) -> int:
+    """Of a file."""
+    cursor = Cursor(data)
+    read_header(cursor)
+    return cursor.place
 
 
 def _row(one: Encoded) -> dict[str, Any]:

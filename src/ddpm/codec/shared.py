@@ -47,7 +47,8 @@ def quantiles() -> NDArray[np.int16]:
     """The table: round(4096 * inverse normal distribution at (i + 1/2) / 4096), hash-checked."""
     normal = NormalDist()
     table = np.array([round(normal.inv_cdf((i + 0.5) / QUANTILES) / UNIT) for i in range(QUANTILES)], np.int16)
-    assert hashlib.sha256(table.astype("<i2").tobytes()).hexdigest() == TABLE_SHA256, "the table of quantiles differs"
+    if hashlib.sha256(table.astype("<i2").tobytes()).hexdigest() != TABLE_SHA256:
+        raise RuntimeError("the table of quantiles differs")
     table.setflags(write=False)
     return table
 
@@ -65,4 +66,6 @@ def scrambling(step: int, dimensions: int) -> tuple[NDArray[np.int64], NDArray[n
     """
     order = np.argsort(words(ORDER, step, count=dimensions), kind="stable")
     signs = 1.0 - 2.0 * (words(SIGNS, step, count=dimensions) >> np.uint64(63)).astype(np.float64)
+    order.setflags(write=False)
+    signs.setflags(write=False)
     return order, signs

@@ -37,7 +37,9 @@ Score = NDArray[np.float32]
 def codebook() -> NDArray[np.float32]:
     """(STATES, LONGEST): word s * LONGEST + j of the key (CODEBOOK,); multiples of 2^-12, exact in float32."""
     table = normals(CODEBOOK, count=STATES * LONGEST).reshape(STATES, LONGEST)
-    return (table * np.float32(UNIT)).astype(np.float32)
+    found = (table * np.float32(UNIT)).astype(np.float32)
+    found.setflags(write=False)
+    return found
 
 
 @functools.lru_cache(maxsize=64)
@@ -45,7 +47,9 @@ def segments(dimensions: int, bits: int) -> NDArray[np.int64]:
     """Which dimension stands where: (bits, V), segment i holds those from floor(i D / n) on; -1 fills up."""
     edges = np.arange(bits + 1) * dimensions // bits
     places = edges[:-1, None] + np.arange(int(np.diff(edges).max()))
-    return np.where(places < edges[1:, None], places, -1)
+    found = np.where(places < edges[1:, None], places, -1)
+    found.setflags(write=False)
+    return found
 
 
 def fewest_bits(dimensions: int) -> int:
