@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,7 +38,7 @@ def decompress(
 ) -> None:
     """Decompress .dpc files to PNGs: exact where the file is lossless and whole, else as far as its bytes reach."""
     import ddpm
-    from ddpm.codec.decode import check_reconstruct
+    from ddpm.codec.decode import check_reconstruct, decode, planned_steps
 
     check_reconstruct(reconstruct)
     targets = targets_in(files, out, ".png", force=force)
@@ -52,11 +52,11 @@ def decompress(
     codes = [_say_error(path, errors[path]) for path in files if path in errors]
     if codec is not None and good:
         options: dict[str, Any] = {"most_bytes": most_bytes, "reconstruct": reconstruct, "batch_size": batch_size}
-        with progress_bar("Steps of tiles", _steps(codec, [contents[k] for k in good], most_bytes)) as bar:
+        with progress_bar("Steps of tiles", planned_steps(codec, [contents[k] for k in good], most_bytes)) as bar:
             advance = counted(bar)
             for group in in_groups([tiles[k] for k in good], GROUP * batch_size):
                 some = [good[k] for k in group]
-                found = _some(codec, [contents[k] for k in some], advance, options)
+                found = decode(codec, [contents[k] for k in some], on_step=advance, **options)
                 for k, one in zip(some, found, strict=True):
                     rows.append(_write(files[k], one, targets[k]))
                     codes.append(_say_problem(files[k], one))
@@ -98,21 +98,6 @@ def _tiles(codec: Codec | None, path: str, data: bytes, most_bytes: int | None, 
         errors[path] = error
         return 0
     return math.prod(grid(header.size, codec.geometry.size))
-
-
-def _steps(codec: Codec, contents: Sequence[bytes], most_bytes: int | None) -> int:
-    from ddpm.codec.decode import planned_steps
-
-    return planned_steps(codec, contents, most_bytes)
-
-
-def _some(
-    codec: Codec, contents: Sequence[bytes], advance: Callable[[int], None], options: dict[str, Any]
-) -> list[Decoded]:
-    """Some files together."""
-    from ddpm.codec.verbs import decompress_all
-
-    return decompress_all(codec, contents, on_step=advance, **options)
 
 
 def _say_error(path: str, error: DdpmError) -> int:

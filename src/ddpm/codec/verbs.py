@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from ddpm.codec.calibrate import FIT_STEPS, Progress, tune_codec
 from ddpm.codec.chain import AT_ONCE
 from ddpm.codec.container import Cursor, read_header, read_packet
-from ddpm.codec.decode import DAMAGED, LOSSLESS, LOSSY, PARTIAL, Decoded, decode
+from ddpm.codec.decode import DAMAGED, LOSSLESS, LOSSY, PARTIAL, decode
 from ddpm.codec.encode import Encoded, check_picture, encode
 from ddpm.codec.tables import Codec, CodecData, codec_data_of, codec_file, make_codec
 from ddpm.codec.tiles import bits_of, grid
@@ -162,20 +162,6 @@ def codec_for(model: Model, data: bytes) -> Codec:
             f"it wants the model with fingerprint {header.fingerprint.hex()}; {error} Its weights have the SHA-256 "
             f"{model.weights_sha256}."
         ) from None
-
-
-def decompress_all(
-    codec: Codec,
-    files: Sequence[bytes],
-    *,
-    most_bytes: int | None = None,
-    reconstruct: str = "mean",
-    batch_size: int = AT_ONCE,
-    on_step: Callable[[int], None] = lambda tiles: None,
-) -> list[Decoded]:
-    """Decompress files together; arguments as in `decompress`; a picture comes with how far it may be trusted."""
-    options: dict[str, Any] = {"most_bytes": most_bytes, "reconstruct": reconstruct}
-    return decode(codec, files, batch_size=batch_size, on_step=on_step, **options)
 
 
 def describe_file(data: bytes) -> dict[str, Any]:
