@@ -176,7 +176,7 @@ def show_photograph(shown: list[tuple[np.ndarray, str]], path: Path) -> None:
     """The crop and what prefixes look like, small enough for a repository."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 2.4 * -(-len(shown) // 4)), dpi=80, layout="constrained")
+    figure = Figure(figsize=(10, 2.4 * -(-len(shown) // 4)), dpi=68, layout="constrained")
     panels = figure.subplots(-(-len(shown) // 4), 4, squeeze=False).ravel()
     for axes in panels:
         axes.set_axis_off()

@@ -23,7 +23,7 @@ PARAMETERS = {
     "lsun-bedroom-256-large": "255,677,955",
 }
 SHAPE = ("--set", "image.channels=3", "--set", "image.height=32", "--set", "image.width=32")
-OPEN = ("small", "standard")  # take their geometry from the data
+OPEN = ("compress", "small", "standard")  # take their geometry from the data
 TAKES_LONG = {"lsun-bedroom-256-large": pytest.mark.slow}
 
 
