@@ -401,6 +401,8 @@ def test_show_says_what_is_wrong_with_a_file(coded: Path, pictures: list[Path]):
     Path("trailing.dpc").write_bytes(data + b"x")
     for name, state in (("files/odd.dpc", "whole"), ("cut.dpc", "cut"), ("flipped.dpc", "damaged")):
         assert json.loads(done("show", name, coded, "--json").out)["state"] == state
+    Path("text.dpc").write_text("no file of ours")
+    assert "'text.dpc': it is no .dpc file" in sentence(type_in("show", "text.dpc"), 4)
     assert "'trailing.dpc': it has 1 byte after its end" in sentence(type_in("show", "trailing.dpc", coded), 4)
 
 

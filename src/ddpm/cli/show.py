@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ddpm.cli.console import print_result, toml_lines
-from ddpm.errors import DamagedFile, DdpmError, WrongModel
+from ddpm.errors import DamagedFile, DdpmError, InputError, WrongModel
 
 if TYPE_CHECKING:
     from ddpm.codec.tables import CodecData
@@ -50,10 +50,14 @@ def show(
 
 
 def _show_file(path: Path, model: str | None, *, as_json: bool) -> None:
+    from ddpm.cli.compress import SUFFIX
     from ddpm.cli.decompress import read_file
+    from ddpm.codec.container import MAGIC
     from ddpm.codec.verbs import describe_file, describe_steps
 
     data = read_file(str(path))
+    if path.suffix != SUFFIX and not data.startswith(MAGIC):
+        raise InputError(f"'{path}' is no run folder, no checkpoint and no {SUFFIX} file.")
     try:
         table = describe_file(data)
         found = _wanted(table["fingerprint"], model)
