@@ -63,8 +63,8 @@ guesses = []
 found = {{}}
 from ddpm.codec.chain import Chain
 plain = Chain.last_x0
-def noted(self, x, counts, labels=None):
-    out = plain(self, x, counts, labels)
+def noted(self, x, counts, labels=None, **rest):
+    out = plain(self, x, counts, labels, **rest)
     guesses.append(out.numpy().ravel())
     return out
 Chain.last_x0 = noted
