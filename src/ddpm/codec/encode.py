@@ -124,7 +124,7 @@ def _job(codec: Codec, picture: Pixels, limit: int | None) -> _Job:
     grey = channels < codec.geometry.channels
     tiles = cut(np.repeat(picture, 3, axis=0) if grey else picture, codec.geometry.size)
     label = choose_label(codec, tiles) if codec.classes else None
-    flags = GREY * grey | CLASS * (codec.classes > 0 and codec.no_class is None)
+    flags = lossy_flags(codec, picture)
     if limit is None:
         return _Job(picture, tiles, flags | LOSSLESS, None, label)
     units = _units_within(codec, len(tiles), plain_header(codec, flags, (height, width), label), limit)
@@ -146,10 +146,16 @@ def check_picture(codec: Codec, picture: Pixels) -> tuple[int, ...]:
     return picture.shape
 
 
+def lossy_flags(codec: Codec, picture: Pixels) -> int:
+    """The flags that a picture's file has whatever its layers: a grey one of a colour model, a class."""
+    grey = len(picture) < codec.geometry.channels
+    return GREY * grey | CLASS * (codec.classes > 0 and codec.no_class is None)
+
+
 def check_limit(codec: Codec, picture: Pixels, limit: int) -> None:
     """Refuse fewer bytes than a lossy file of a picture takes at least."""
     size = picture.shape[1], picture.shape[2]
-    flags = GREY * (len(picture) < codec.geometry.channels) | CLASS * (codec.classes > 0 and codec.no_class is None)
+    flags = lossy_flags(codec, picture)
     _units_within(codec, tiles_of(codec, picture), plain_header(codec, flags, size, 0), limit)
 
 
