@@ -27,31 +27,31 @@ import ddpm
 from ddpm.data import ImageSet
 from ddpm.errors import InputError
 from ddpm.evaluation import full_sum, ode_bound
-from ddpm.evaluation.ode import calls_per_image
+from ddpm.likelihood.ode_bound import calls_per_image
 from ddpm.likelihood.estimate import REPETITIONS, Estimate, bound_of, estimate_of, repetitions, step_probabilities
-from ddpm.likelihood.profile import estimate_profile
-from ddpm.likelihood.scoring import Scoring
-from ddpm.likelihood.terms import closed_form_nats
-from ddpm.model import Model
-from ddpm.scored import Manner, scoring_for
-from ddpm.units import bits
+from ddpm.likelihood.rate_distortion import estimate_rate_distortion
+from ddpm.likelihood.monte_carlo import Scoring
+from ddpm.diffusion.bound import closed_form_nats
+from ddpm.model.model import Model
+from ddpm.model.scoring import ScoringOptions, scoring_for
+from ddpm.base.units import bits
 
 PILOT = 4096
 TERMS = ("total", "prior", "steps", "decoder")
 PUBLISHED = "models/fashion-mnist"
-ROWS: Sequence[tuple[str, str, Manner]] = (
-    (PUBLISHED, "a: L_simple, variance large", Manner("large")),
-    (PUBLISHED, "b: L_simple, variance small", Manner("small")),
-    (PUBLISHED, "c: L_simple, variance optimal", Manner("optimal")),
-    (PUBLISHED, "d: L_simple, variance optimal, 50 levels", Manner(levels=50)),
-    (PUBLISHED, "d: L_simple, variance optimal, 100 levels", Manner(levels=100)),
-    ("runs/simple", "a: L_simple, variance large", Manner("large")),
-    ("runs/simple", "c: L_simple, variance optimal", Manner("optimal")),
-    ("runs/bound", "e: L, variance large", Manner("large")),
-    ("runs/bound", "e: L (variance large), scored with variance optimal", Manner("optimal")),
-    ("runs/hybrid-range", "f: hybrid, learned range", Manner()),
-    ("runs/hybrid-range", "f: hybrid, scored with variance optimal", Manner("optimal")),
-    ("runs/bound-range-importance", "g: L, learned range, importance-sampled levels", Manner()),
+ROWS: Sequence[tuple[str, str, ScoringOptions]] = (
+    (PUBLISHED, "a: L_simple, variance large", ScoringOptions("large")),
+    (PUBLISHED, "b: L_simple, variance small", ScoringOptions("small")),
+    (PUBLISHED, "c: L_simple, variance optimal", ScoringOptions("optimal")),
+    (PUBLISHED, "d: L_simple, variance optimal, 50 levels", ScoringOptions(levels=50)),
+    (PUBLISHED, "d: L_simple, variance optimal, 100 levels", ScoringOptions(levels=100)),
+    ("runs/simple", "a: L_simple, variance large", ScoringOptions("large")),
+    ("runs/simple", "c: L_simple, variance optimal", ScoringOptions("optimal")),
+    ("runs/bound", "e: L, variance large", ScoringOptions("large")),
+    ("runs/bound", "e: L (variance large), scored with variance optimal", ScoringOptions("optimal")),
+    ("runs/hybrid-range", "f: hybrid, learned range", ScoringOptions()),
+    ("runs/hybrid-range", "f: hybrid, scored with variance optimal", ScoringOptions("optimal")),
+    ("runs/bound-range-importance", "g: L, learned range, importance-sampled levels", ScoringOptions()),
 )
 CONFIRMED = (0, 2, 9)  # rows whose full sum is taken too
 
@@ -83,7 +83,7 @@ def closed_form(model: Model, scoring: Scoring, *, each: int = 32) -> dict[str, 
     The calls are others than the row's, and nothing is fitted on them.
     """
     chain = scoring.chain
-    profile = estimate_profile(scoring, each * chain.steps)
+    profile = estimate_rate_distortion(scoring, each * chain.steps)
     log_variance = model.read_tuned().measured.log_variance(chain)
     nats = closed_form_nats(chain, profile.squared_error, log_variance)
     slope = 0.5 * chain.posterior_x0[2:] ** 2 * np.exp(-log_variance[2:])
@@ -91,7 +91,7 @@ def closed_form(model: Model, scoring: Scoring, *, each: int = 32) -> dict[str, 
     return rounded(Estimate(bits(float(nats.sum())), bits(error)))
 
 
-def confirm(model: Model, test: ImageSet, manner: Manner, *, images: int, calls: int) -> dict[str, Any]:
+def confirm(model: Model, test: ImageSet, manner: ScoringOptions, *, images: int, calls: int) -> dict[str, Any]:
     """The full sum over some images with two seeds, the estimate on the very same, and how many errors lie between."""
     totals, bounds = [], []
     for seed in (0, 1):
@@ -139,7 +139,7 @@ def main() -> None:
         elif number == 0:
             first[scoring.chain.steps] = probabilities, parts
         row["seconds"] = round(time.monotonic() - start, 1)
-        if manner == Manner("optimal"):
+        if manner == ScoringOptions("optimal"):
             row["steps_by_the_closed_form"] = closed_form(model, scoring)
         table["rows"].append(row)
         if number in CONFIRMED:
@@ -148,7 +148,7 @@ def main() -> None:
         write_result("bound", table, seed=0)
     for run, steps in ((PUBLISHED, 40), (PUBLISHED, 20), ("runs/hybrid-range", 40)):
         model = tuned(run, options.data)
-        same = scoring_for(model, test, Manner("optimal"), limit=options.images)
+        same = scoring_for(model, test, ScoringOptions("optimal"), limit=options.images)
         found = asdict(ode_bound(same, calls=calls_per_image(steps) * options.images, steps=steps))
         found |= {key: rounded(Estimate(**found[key])) for key in ("total", "flow", "decoder")}
         table["ode"].append({"run": run, "variance_of_decoder": "optimal", **found})

@@ -36,7 +36,7 @@ from sklearn.neural_network import MLPClassifier
 
 import ddpm
 from ddpm.data import ImageSet
-from ddpm.distances import (
+from ddpm.metrics import (
     FrechetTo,
     Statistics,
     features_of,
@@ -47,12 +47,12 @@ from ddpm.distances import (
     open_extractor,
     statistics_of,
 )
-from ddpm.drawn import drawing
-from ddpm.files import whole_file
-from ddpm.model import Model
+from ddpm.generation.resumable import drawing
+from ddpm.base.files import whole_file
+from ddpm.model.model import Model
 from ddpm.samplers import Sampling
-from ddpm.seeding import normal
-from ddpm.units import x_to_images
+from ddpm.base.seeding import normal
+from ddpm.base.units import x_to_images
 
 MODEL = "models/fashion-mnist"
 CELLS = Path("runs/samplers")

@@ -22,7 +22,7 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from record import write_result
 
 import ddpm
-from ddpm.model import Model
+from ddpm.model.model import Model
 from ddpm.samplers import Sampling
 
 BATCH = 64

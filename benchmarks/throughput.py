@@ -17,8 +17,8 @@ import torch
 from diffusers import UNet2DModel
 from record import write_result
 
-from ddpm.model import build_network
-from ddpm.recipe import load_recipe, resolve
+from ddpm.model.model import build_network
+from ddpm.model.recipe import load_recipe, resolve
 
 BATCH = 32
 

@@ -58,7 +58,7 @@ assert not wrong, wrong
 FIRST = {
     "nothing": "",
     "another verb": "import ddpm; ddpm.train; ddpm.load",
-    "the modules": "from ddpm.recipe import Recipe\nimport ddpm.convert, ddpm.errors",
+    "the modules": "from ddpm.model.recipe import Recipe\nimport ddpm.convert, ddpm.errors",
     "every verb": "from ddpm import *",
 }
 

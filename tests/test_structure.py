@@ -1,168 +1,98 @@
-"""The floors of the house (docs/design.md), read from the imports with `ast`; and what may lie in the repository.
+"""The layers of the package (docs/design.md), read from the imports with `ast`; and what may lie in the repository.
 
-A file imports from its own floor or lower, modules form no cycle, and the folders of floor 5 do not know each other.
-Every import counts, also those inside functions and under TYPE_CHECKING. `problems` is a function of a folder, so
-that the second half of this file can show it houses which break each rule.
+A file imports from its own layer or a lower one, and modules form no cycle. Every import counts, also those inside
+functions and under TYPE_CHECKING.
 """
 
 from __future__ import annotations
 
 import ast
-import copy
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
-HOUSE = PROJECT / "src" / "ddpm"
+PACKAGE = PROJECT / "src" / "ddpm"
 
-FLOORS = (
-    ("errors.py", "files.py", "geometry.py", "units.py", "tensors.py", "gaussians.py", "seeding.py", "pictures.py"),
-    ("schedule.py", "networks/", "data/", "distances/"),
-    ("process.py", "measured.py", "denoiser.py"),
-    ("objectives.py", "likelihood/", "samplers/"),
-    (
-        "recipe.py",
-        "model.py",
-        "checkpoint.py",
-        "opened.py",
-        "sidefile.py",
-        "tuned.py",
-        "placed.py",
-        "scored.py",
-        "drawn.py",
-        "kept.py",
-    ),
-    ("training/", "evaluation/", "codec/", "convert/", "editing/"),
-    ("api.py",),
-    ("cli/", "ui/"),
+LAYERS = (
+    ("errors", "base"),
+    ("networks", "data", "metrics", "diffusion"),
+    ("samplers", "likelihood"),
+    ("model",),
+    ("generation", "codec", "conversion"),
+    ("training", "tuning"),
+    ("evaluation",),
+    ("api",),
+    ("cli",),
 )
-FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-SEPARATE = 5  # the floor whose folders do not import each other
-API = "ddpm.api"
+LAYER_OF = {name: layer for layer, names in enumerate(LAYERS) for name in names}
+ORDER = ("schedule", "process", "optimal_variance", "denoiser", "decoder", "bound", "objectives")
+"""How diffusion/ is to be read: a file imports from those before it."""
+SHARED_NAMES = {"variances", "timesteps", "__init__"}
+"""File names that stand twice: what tuning/ makes, model/ writes down."""
 
-FILE_LINES, FUNCTION_LINES = 320, 70  # both stay below these
-FILE_BYTES, PICTURE_BYTES = 4_000_000, 300_000
-PICTURES = {".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg"}
+FILE_LINES, FUNCTION_LINES, DIFFUSION_LINES = 320, 70, 800  # all stay below these
+FILE_BYTES, IMAGE_BYTES = 4_000_000, 300_000
+IMAGES = {".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg"}
 
 
 # ---- the checker ----------------------------------------------------------------------------------------------------
 
 
-def problems(house: Path) -> list[str]:
+def problems(package: Path) -> list[str]:
     """Everything that breaks a rule under a folder laid out like src/ddpm, one sentence each."""
-    texts = {file.relative_to(house).as_posix(): file.read_text(encoding="utf-8") for file in house.rglob("*.py")}
-    names = {module_name(where) for where in texts}
-    trees, found = {}, []
-    for where, text in sorted(texts.items()):
-        try:
-            trees[where] = ast.parse(text)
-        except SyntaxError as error:
-            found.append(f"{where} is not Python: {error}.")
-            continue
-        found += too_long(where, text, trees[where])
-    graph = {where: set(imports(where, tree, names)) for where, tree in trees.items()}
-    for where, targets in graph.items():
-        found += misplaced(where, sorted(targets), trees[where])
-    return found + cycles({module_name(where): targets for where, targets in graph.items()})
+    trees = {}
+    for file in sorted(package.rglob("*.py")):
+        parts = file.relative_to(package).with_suffix("").parts
+        trees[".".join(("ddpm", *parts)).removesuffix(".__init__")] = ast.parse(file.read_text(encoding="utf-8"))
+    graph = {module: set(imports(tree, set(trees))) for module, tree in trees.items() if module != "ddpm"}
+    found = [sentence for module, targets in graph.items() for sentence in misplaced(module, sorted(targets))]
+    return found + cycles(graph)
 
 
-def too_long(where: str, text: str, tree: ast.Module) -> Iterator[str]:
-    lines = len(text.splitlines())
-    if lines >= FILE_LINES:
-        yield f"{where} has {lines} lines; a file stays under {FILE_LINES}."
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            lines = (node.end_lineno or node.lineno) - node.lineno + 1
-            if lines >= FUNCTION_LINES:
-                yield f"{where}: {node.name} has {lines} lines; a function stays under {FUNCTION_LINES}."
-
-
-def misplaced(where: str, targets: list[str], tree: ast.Module) -> Iterator[str]:
-    """Imports that go upward or sideways, and files the table does not know."""
-    if where == "__init__.py":
-        if any(target.startswith("ddpm") for target in imports(where, at_import_time(tree), set())):
-            yield "__init__.py imports from ddpm at import time; it hands names on lazily (PEP 562)."
-        return
-    room = room_of(module_name(where), is_folder="/" in where)
-    if room not in FLOOR_OF:
-        yield f"{where} is on no floor; give it a place in FLOORS of tests/test_structure.py and in docs/design.md."
+def misplaced(module: str, targets: list[str]) -> Iterator[str]:
+    """Imports that go up, and modules that no layer knows."""
+    if place(module) not in LAYER_OF:
+        yield f"{module} is in no layer: give it a place in LAYERS and in docs/design.md."
         return
     for target in targets:
-        other = next((r for r in (room_of(target, is_folder=True), room_of(target)) if r in FLOOR_OF), None)
-        if other is None:
-            continue  # an unknown file is reported where it lies
-        if FLOOR_OF[other] > FLOOR_OF[room]:
-            yield f"{where} (floor {FLOOR_OF[room]}) imports {target} (floor {FLOOR_OF[other]}); imports never go up."
-        elif FLOOR_OF[other] == FLOOR_OF[room] == SEPARATE and other != room:
-            yield f"{where} imports {target}; the folders of floor {SEPARATE} do not import each other."
+        if LAYER_OF.get(place(target), -1) > LAYER_OF[place(module)]:
+            yield f"{module} imports {target}, which lies above it."
 
 
-def room_of(module: str, *, is_folder: bool = False) -> str:
-    """The entry of FLOORS a module belongs to: `ddpm.data.idx` is in `data/`, `ddpm.units` is `units.py`."""
-    top = module.split(".")[1]
-    return f"{top}/" if is_folder else f"{top}.py"
+def place(module: str) -> str:
+    """ddpm.data.items -> data"""
+    return module.split(".")[1] if "." in module else "api"
 
 
-def module_name(where: str) -> str:
-    """data/idx.py -> ddpm.data.idx; data/__init__.py -> ddpm.data"""
-    parts = ["ddpm", *where.removesuffix(".py").split("/")]
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def imports(where: str, tree: ast.AST, names: set[str]) -> Iterator[str]:
-    """The modules of ours that a file imports, as absolute dotted names.
-
-    names  all modules there are: they tell `from ddpm.data import idx` (a module) from `... import Source` (a name)
-
-    What `import ddpm` and `from ddpm import train` give comes from the api; only `__version__` belongs to nobody.
-    """
-    package = module_name(where).split(".") if where.endswith("__init__.py") else module_name(where).split(".")[:-1]
+def imports(tree: ast.AST, modules: set[str]) -> Iterator[str]:
+    """The modules of ours that a file imports; what `import ddpm` and `from ddpm import train` give is the api's."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                if alias.name.split(".")[0] == "ddpm":
-                    yield API if alias.name == "ddpm" else alias.name
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join(package[: len(package) + 1 - node.level]) if node.level else ""
-            source = ".".join(part for part in (base, node.module) if part)
-            if source.split(".")[0] != "ddpm":
-                continue
-            for alias in node.names:
-                if f"{source}.{alias.name}" in names:
-                    yield f"{source}.{alias.name}"
-                elif source != "ddpm":
-                    yield source
-                elif alias.name != "__version__":
-                    yield API
-
-
-def at_import_time(tree: ast.Module) -> ast.Module:
-    """The module without what runs later or never: bodies of functions, and blocks under TYPE_CHECKING."""
-
-    class Now(ast.NodeTransformer):
-        def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
-            return None
-
-        def visit_If(self, node: ast.If) -> ast.AST:
-            if ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}:
-                node.body = []
-            return self.generic_visit(node)
-
-    return Now().visit(copy.deepcopy(tree))
+            assert not node.level, "imports are absolute"
+            within = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in modules else str(node.module) for name in within]
+        else:
+            continue
+        for name in names:
+            if name.split(".")[0] == "ddpm":
+                yield "ddpm.api" if name == "ddpm" else name
 
 
 def cycles(graph: dict[str, set[str]]) -> list[str]:
-    """One sentence for each cycle a depth-first walk meets; the lazy ddpm/__init__.py is not part of any."""
+    """One sentence for each cycle a depth-first walk meets."""
     found, done = [], set()
 
     def walk(module: str, path: list[str]) -> None:
         if module in path:
             found.append(f"{' -> '.join([*path[path.index(module) :], module])} is a cycle of imports.")
-        elif module in graph and module not in done and module != "ddpm":
+        elif module in graph and module not in done:
             for target in sorted(graph[module]):
                 walk(target, [*path, module])
             done.add(module)
@@ -172,97 +102,97 @@ def cycles(graph: dict[str, set[str]]) -> list[str]:
     return found
 
 
-# ---- the house ------------------------------------------------------------------------------------------------------
+# ---- the package ----------------------------------------------------------------------------------------------------
 
 
-def test_every_import_stays_on_its_floor_or_goes_down():
-    assert problems(HOUSE) == []
+def sources() -> dict[Path, ast.Module]:
+    return {file: ast.parse(file.read_text(encoding="utf-8")) for file in sorted(PACKAGE.rglob("*.py"))}
+
+
+def test_every_import_stays_in_its_layer_or_goes_down():
+    assert problems(PACKAGE) == []
+
+
+def test_diffusion_reads_in_its_order_and_stays_short():
+    files = [PACKAGE / "diffusion" / f"{name}.py" for name in ORDER]
+    assert {file.stem for file in (PACKAGE / "diffusion").glob("*.py")} == {*ORDER, "__init__"}
+    assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files) < DIFFUSION_LINES
+    for number, file in enumerate(files):
+        before = {f"ddpm.diffusion.{name}" for name in ORDER[:number]}
+        found = set(imports(ast.parse(file.read_text(encoding="utf-8")), set()))
+        assert {name for name in found if name.startswith("ddpm.diffusion")} <= before, file.name
+
+
+def test_files_and_functions_stay_short():
+    long = []
+    for file, tree in sources().items():
+        if len(file.read_text(encoding="utf-8").splitlines()) >= FILE_LINES:
+            long.append(str(file))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and code_lines(node) >= FUNCTION_LINES:
+                long.append(f"{file}: {node.name}")
+    assert long == []
+
+
+def code_lines(function: ast.FunctionDef) -> int:
+    """Without the docstring."""
+    first = function.body[0]
+    documented = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    return (function.end_lineno or 0) - function.lineno + 1 - documented * ((first.end_lineno or 0) - first.lineno + 1)
+
+
+def test_no_two_public_classes_and_no_two_files_share_a_name():
+    classes = Counter(
+        node.name
+        for tree in sources().values()
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    files = Counter(file.stem for file in sources() if file.parent.name not in ("data", "cli"))
+    assert [name for name, count in classes.items() if count > 1] == []
+    assert {name for name, count in files.items() if count > 1} <= SHARED_NAMES
+
+
+def test_importing_the_package_imports_nothing_of_it():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    at_import = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert [name for node in at_import for name in imports(node, set())] == []
 
 
 # ---- the checker finds what it is for -------------------------------------------------------------------------------
 
 SOUND = {
-    "__init__.py": "from typing import TYPE_CHECKING\n"
-    "if TYPE_CHECKING:\n    from ddpm.api import train\n"
-    "def __getattr__(name):\n    from ddpm import api\n    return getattr(api, name)\n",
-    "units.py": "import torch\nfrom ddpm import __version__\n",
-    "data/__init__.py": "from ddpm.data.idx import read\n",
-    "data/idx.py": "from . import png\nfrom ..units import images_to_x\n",
-    "data/png.py": "import ddpm.units\n",
-    "training/loop.py": "from ddpm.data import idx, read\nfrom ddpm.units import x_to_images\n",
-    "evaluation/bits.py": "from ddpm import units\n",
-    "api.py": "from ddpm.evaluation import bits\nfrom ddpm.training.loop import train\n",
-    "cli/main.py": "def run():\n    from ddpm import train\n    import ddpm\n",
+    "__init__.py": "def __getattr__(name):\n    from ddpm import api\n    return getattr(api, name)\n",
+    "base/units.py": "import torch\n",
+    "data/idx.py": "from ddpm.data import png\nfrom ddpm.base.units import images_to_x\n",
+    "data/png.py": "import ddpm.base.units\n",
+    "api.py": "from ddpm.data.idx import read\n",
+    "cli/main.py": "def run():\n    from ddpm import train\n",
 }
-
 BROKEN = {
-    "upward": ({"units.py": "from ddpm.data.idx import read\n"}, "units.py (floor 0) imports ddpm.data.idx (floor 1)"),
-    "upward, relative": ({"data/png.py": "from ..training import loop\n"}, "imports ddpm.training.loop (floor 5)"),
-    "upward, import x.y": ({"units.py": "import ddpm.api\n"}, "units.py (floor 0) imports ddpm.api (floor 6)"),
-    "upward, in a function": ({"units.py": "def f():\n    import ddpm.api\n"}, "imports ddpm.api (floor 6)"),
-    "upward, for types": (
-        {"units.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ddpm.api import train\n"},
-        "units.py (floor 0) imports ddpm.api (floor 6)",
-    ),
-    "upward, by a handed-on name": ({"data/png.py": "from ddpm import train\n"}, "imports ddpm.api (floor 6)"),
-    "upward, by the package": ({"data/png.py": "import ddpm\n"}, "data/png.py (floor 1) imports ddpm.api (floor 6)"),
-    "sideways on floor 5": (
-        {"evaluation/bits.py": "from ddpm.training.loop import train\n"},
-        "the folders of floor 5 do not import each other",
-    ),
-    "cycle of two": (
-        {"data/png.py": "from ddpm.data import idx\n"},
-        "ddpm.data.idx -> ddpm.data.png -> ddpm.data.idx is a cycle",
-    ),
-    "cycle through the package": (
-        {"data/png.py": "from ddpm.data import read\n"},
-        "ddpm.data -> ddpm.data.idx -> ddpm.data.png -> ddpm.data is a cycle",
-    ),
-    "cycle with itself": ({"units.py": "from ddpm.units import x\n"}, "ddpm.units -> ddpm.units is a cycle"),
-    "eager package": ({"__init__.py": "from ddpm.api import train\n"}, "__init__.py imports from ddpm at import time"),
-    "eager package, relative": ({"__init__.py": "from .api import train\n"}, "imports from ddpm at import time"),
-    "eager package, in try": (
-        {"__init__.py": "try:\n    import ddpm.api\nexcept ImportError:\n    pass\n"},
-        "imports from ddpm at import time",
-    ),
-    "eager package, when not checking types": (
-        {"__init__.py": "if TYPE_CHECKING:\n    pass\nelse:\n    import ddpm.api\n"},
-        "imports from ddpm at import time",
-    ),
-    "unknown file": ({"helpers.py": ""}, "helpers.py is on no floor"),
-    "unknown folder": ({"misc/things.py": ""}, "misc/things.py is on no floor"),
-    "code among the recipes": ({"recipes/__init__.py": ""}, "recipes/__init__.py is on no floor"),
-    "folder where a file belongs": ({"schedule/linear.py": ""}, "schedule/linear.py is on no floor"),
-    "file where a folder belongs": ({"samplers.py": ""}, "samplers.py is on no floor"),
-    "long file": ({"units.py": "\n" * FILE_LINES}, f"units.py has {FILE_LINES} lines"),
-    "long function": ({"units.py": "def f():\n" + "    0\n" * (FUNCTION_LINES - 1)}, f"f has {FUNCTION_LINES} lines"),
-    "long method": (
-        {"units.py": "class A:\n    async def f(self):\n" + "        0\n" * (FUNCTION_LINES - 1)},
-        f"f has {FUNCTION_LINES} lines",
-    ),
-    "not Python": ({"units.py": "def f(:\n"}, "units.py is not Python"),
+    "upward": ({"base/units.py": "from ddpm.data.idx import read\n"}, "which lies above it"),
+    "upward, in a function": ({"base/units.py": "def f():\n    import ddpm.api\n"}, "which lies above it"),
+    "upward, by the front door": ({"data/png.py": "from ddpm import train\n"}, "which lies above it"),
+    "cycle": ({"data/png.py": "from ddpm.data import idx\n"}, "is a cycle"),
+    "unknown": ({"misc/things.py": ""}, "is in no layer"),
 }
 
 
-def build(house: Path, files: dict[str, str]) -> Path:
+def build(package: Path, files: dict[str, str]) -> Path:
     for where, text in files.items():
-        (house / where).parent.mkdir(parents=True, exist_ok=True)
-        (house / where).write_text(text, encoding="utf-8")
-    return house
+        (package / where).parent.mkdir(parents=True, exist_ok=True)
+        (package / where).write_text(text, encoding="utf-8")
+    return package
 
 
-def test_checker_accepts_a_sound_house(tmp_path: Path):
-    almost = {"pictures.py": "def f():\n" + "    0\n" * (FUNCTION_LINES - 2) + "\n" * (FILE_LINES - FUNCTION_LINES)}
-    assert problems(build(tmp_path, SOUND | almost)) == []
+def test_checker_accepts_a_sound_package(tmp_path: Path):
+    assert problems(build(tmp_path, SOUND)) == []
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_checker_reports_the_rule_that_is_broken_and_no_other(case: str, tmp_path: Path):
+def test_checker_reports_the_rule_that_is_broken(case: str, tmp_path: Path):
     files, sentence = BROKEN[case]
-    found = problems(build(tmp_path, SOUND | files))
-    assert [line for line in found if sentence in line], found
-    # An import upward mostly closes a cycle as well.
-    assert [line for line in found if sentence not in line and not line.endswith("is a cycle of imports.")] == []
+    assert any(sentence in line for line in problems(build(tmp_path, SOUND | files)))
 
 
 # ---- the repository -------------------------------------------------------------------------------------------------
@@ -278,9 +208,9 @@ def listed_by_git(*which: str) -> list[Path]:
 
 def test_no_file_in_the_repository_or_on_its_way_there_is_large():
     files = listed_by_git("--cached", "--others", "--exclude-standard")
-    limits = {file: PICTURE_BYTES if file.suffix.lower() in PICTURES else FILE_BYTES for file in files}
+    limits = {file: IMAGE_BYTES if file.suffix.lower() in IMAGES else FILE_BYTES for file in files}
     sizes = {file.relative_to(PROJECT).as_posix(): (file.stat().st_size, limit) for file, limit in limits.items()}
-    assert [f"{name}: {size} bytes, at most {limit} fit" for name, (size, limit) in sizes.items() if size > limit] == []
+    assert [f"{name}: {size} bytes, at most {limit}" for name, (size, limit) in sizes.items() if size > limit] == []
 
 
 # Written with [] and () so that this file does not match itself.

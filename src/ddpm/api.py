@@ -1,61 +1,85 @@
-"""The verbs: what `import ddpm` shows and the command line stands on."""
+"""The verbs: what `import ddpm` shows, and what each command of the command line calls.
+
+Images go in as a source, an array or an ImageSet, and come out as NumPy uint8 (B, C, H, W). Verbs that take long have
+`progress`: True shows a bar where stderr is a terminal, False shows nothing, a `Progress` of your own hears everything.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from ddpm.checkpoint import describe as show
-from ddpm.checkpoint import load_model as load
-from ddpm.codec.verbs import compress, decompress
-from ddpm.codec.verbs import prepare_codec as tune_codec
-from ddpm.convert import convert
+from ddpm.base.geometry import parse_size
+from ddpm.base.image_io import save_grid
+from ddpm.base.progress import SILENT, Console, Progress, progress_of
+from ddpm.codec.codec_data import SIDECAR as CODEC
+from ddpm.codec.codec_data import Codec, check_codes, make_codec, read_codec_data
+from ddpm.codec.decode import DAMAGED, PARTIAL, check_reconstruct, decode, open_file
+from ddpm.codec.describe import codec_data_for, describe_file, describe_steps
+from ddpm.codec.encode import check_image
+from ddpm.codec.on_disk import (
+    SUFFIX,
+    CompressionReport,
+    DecompressionReport,
+    byte_limit,
+    compress_all,
+    is_dpc,
+    read_file,
+    read_images,
+    targets_in,
+    write_compressed,
+    write_decompressed,
+)
+from ddpm.conversion import convert
 from ddpm.data import ImageSet, open_images
 from ddpm.data import inspect_source as inspect
-from ddpm.evaluation import FullSum, OdeBound, compare, nearest_neighbours, ode_bound, tune_variance
-from ddpm.evaluation import full_sum as full_sum_of
-from ddpm.evaluation.criterion import criterion_on
-from ddpm.evaluation.placing import check_placing, place_each
-from ddpm.evaluation.rate import write_profile
-from ddpm.files import writable_folder
-from ddpm.geometry import parse_size
-from ddpm.likelihood.estimate import Bound, estimate_bound
-from ddpm.likelihood.profile import Profile, estimate_profile
-from ddpm.model import Model
-from ddpm.opened import recipe_images, training_images
-from ddpm.pictures import save_grid
-from ddpm.recipe import Recipe, changed, load_recipe, resolve
-from ddpm.samplers import Sampling
-from ddpm.samplers.sampling import FAST
-from ddpm.scored import Manner, scoring_for
-from ddpm.training import Progress
+from ddpm.errors import DamagedFile, DdpmError, InputError, PartialImageWarning, WrongModel
+from ddpm.evaluation import evaluate_codec, evaluate_fid, evaluate_likelihood, evaluate_memorisation
+from ddpm.generation.draw import draw, plan_for
+from ddpm.generation.save import save_samples
+from ddpm.metrics.neighbours import nearest_neighbours
+from ddpm.model.checkpoint import check_tunable, describe
+from ddpm.model.checkpoint import load_model as load
+from ddpm.model.datasets import recipe_images, training_images
+from ddpm.model.model import Model, checked_model
+from ddpm.model.recipe import Recipe, changed, load_recipe, resolve
+from ddpm.samplers import Sampling, SamplingOptions
+from ddpm.training import Cost, estimate_cost, linear_images, make_linear
 from ddpm.training import train as train_run
+from ddpm.tuning import CodecDataReport, tune_codec, tune_timesteps, tune_variance
 
 __all__ = [
-    "bits_per_dim",
-    "compare",
+    "Console",
+    "Progress",
     "compress",
+    "compress_files",
     "convert",
+    "cost",
     "decompress",
-    "full_sum",
+    "decompress_files",
+    "evaluate_codec",
+    "evaluate_fid",
+    "evaluate_likelihood",
+    "evaluate_memorisation",
     "images",
     "inspect",
     "load",
     "nearest_neighbours",
-    "ode_bits_per_dim",
-    "place_levels",
-    "rate_distortion",
     "recipe",
     "sample",
     "save_grid",
-    "save_profile",
+    "save_samples",
     "show",
     "train",
-    "tune",
     "tune_codec",
+    "tune_linear",
+    "tune_timesteps",
+    "tune_variance",
 ]
 
 
@@ -64,220 +88,225 @@ def recipe(name: str, /, **changes: Any) -> Recipe:
     return load_recipe(name, changes)
 
 
-def images(src: str, *, size: str | None = None, fit: str = "crop", split: str | None = None) -> ImageSet:
+def images(src: str, *, size: str | int | None = None, fit: str = "crop", split: str | None = None) -> ImageSet:
     """Open a source of images (see the README for the grammar of sources).
 
-    size   "H" or "HxW" to scale to; None leaves all images as they are and wants them equal
+    size   "H" or "HxW" to scale to, in pixels; None leaves all images as they are and wants them equal
     fit    "crop" keeps the aspect and cuts the centre, "resize" does not
     split  taken where the source has splits and `src` names none
     """
-    return open_images(src, size=None if size is None else parse_size(size), fit=fit, default_split=split)
+    return open_images(src, size=None if size is None else parse_size(str(size)), fit=fit, default_split=split)
 
 
-def train(
-    recipe: Recipe,
-    *,
-    out: str | Path,
-    data: str | None = None,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
-    say: Callable[[str], None] = lambda sentence: None,
-) -> Path:
+def train(recipe: Recipe, *, out: str | Path, data: str | None = None, progress: Progress | bool = True) -> Path:
     """Train a model; the same call again resumes.
 
-    recipe       what is unset in it (geometry, classes) is taken from the data
-    out          the run folder
-    data         a source of images, instead of recipe.data
-    on_progress  called after every step
-    say          called with sentences worth showing
-    returns      the run folder, for `load`
+    recipe   what is unset in it (geometry, classes) is taken from the data
+    out      the run folder
+    data     a source of images, instead of recipe.data
+    returns  the run folder, for `load`
     """
-    if data is not None:
-        recipe = changed(recipe, {"data": data})
-    found = recipe_images(recipe)
-    resolved = resolve(recipe, found.geometry, len(found.class_names))
+    found, resolved = _resolved(recipe if data is None else changed(recipe, {"data": data}))
     held_out = None
     if resolved.validation is not None:
         held_out = recipe_images(changed(resolved, {"data": resolved.validation}), split=None)
-    train_run(resolved, found, out, held_out=held_out, on_progress=on_progress, say=say)
+    train_run(resolved, found, out, held_out=held_out, progress=progress_of(progress))
     return Path(out)
+
+
+def _resolved(recipe: Recipe) -> tuple[ImageSet, Recipe]:
+    found = recipe_images(recipe)
+    return found, resolve(recipe, found.geometry, len(found.class_names))
+
+
+def cost(recipe: Recipe) -> tuple[Recipe, Cost]:
+    """A recipe with everything filled in, and what running it will take; one without data must fix its geometry."""
+    if recipe.data is None:
+        resolved = resolve(recipe, recipe.geometry, recipe.network.classes or 0)
+    else:
+        resolved = _resolved(recipe)[1]
+    return resolved, estimate_cost(resolved)
 
 
 def sample(
     model: Model,
     *,
     seeds: Iterable[int],
-    sampler: str | None = None,
-    steps: int | None = None,
-    spacing: str | None = None,
-    variance: str | None = None,
-    eta: float | None = None,
-    threshold: str = "static",
-    class_name: str | None = None,
-    guidance: float = 1.0,
     batch_size: int = 64,
-    on_step: Callable[[int], None] = lambda pictures: None,
-) -> Tensor:
-    """Draw one picture per seed, the same whatever the batch: uint8 (B, C, H, W).
+    progress: Progress | bool = True,
+    **how: Unpack[SamplingOptions],
+) -> NDArray[np.uint8]:
+    """Draw one image per seed, the same whatever the batch: uint8 (B, C, H, W).
 
-    sampler ... guidance  see samplers.Sampling; without any, the paper's chain over all levels
-    on_step               called after every step with the number of pictures it advanced
+    how  sampler, steps, spacing, variance, eta, threshold, class_name, guidance: see samplers.Sampling; without any,
+         the paper's chain over all levels
     """
-    how = Sampling(sampler, steps, spacing, variance, eta, threshold, class_name, guidance)
-    return model.draw(list(seeds), how, batch_size=batch_size, on_step=on_step)
+    plan, numbers = plan_for(checked_model(model), Sampling(**how)), list(seeds)
+    with progress_of(progress).stage("Sampling", len(numbers) * plan.chain.steps) as advance:
+        return np.asarray(draw(model, numbers, plan, batch_size=batch_size, advance=advance))
 
 
-def bits_per_dim(
-    model: Model,
-    images: ImageSet,
-    *,
-    calls: int = 4096,
-    variance: str | None = None,
-    levels: int | None = None,
-    limit: int | None = None,
-    seed: int = 0,
-    batch_size: int = 128,
-    on_calls: Callable[[int], None] = lambda calls: None,
-) -> Bound:
-    """Estimate the variational bound in bits per dimension: .total = .prior + .steps + .decoder, each with an error.
+def show(path: str | Path, run: str | None = None) -> dict[str, Any]:
+    """What a model is, as plain values (see model.checkpoint.describe); or what a .dpc file says of itself.
 
-    calls     network calls in all
-    variance  of the reverse steps: "large", "small", "optimal" (after `tune`) or the model's own (None)
-    levels    K: only the best K levels for the bound, with optimal variances (after `tune`); None takes all
-    limit     score only so many of the images, drawn by the seed
-    on_calls  called after every batch with the number of calls made in it
-
-    Errors: InputError for images of another geometry or class set, none at all, or those that were tuned on; for too
-    few calls, and for variances that were not measured; WrongModel and DamagedFile for side files.
+    run  for a .dpc file: the model it wants, unless that is `linear` or lies in runs/ or models/ here
     """
-    scoring = scoring_for(
-        model, images, Manner(variance, levels), limit=limit, seed=seed, batch_size=batch_size, on_calls=on_calls
-    )
-    return estimate_bound(scoring, calls)
+    if not Path(path).is_file():
+        return describe(path)
+    data = read_file(str(path))
+    if not is_dpc(data, path):
+        raise InputError(f"'{path}' is no run folder, no checkpoint and no {SUFFIX} file.")
+    try:
+        table = describe_file(data)
+        found = codec_data_for(table["fingerprint"], run)
+        return table if found is None else table | {"model": found[0]} | describe_steps(data, *found[1:])
+    except (DamagedFile, WrongModel) as error:
+        raise type(error)(f"'{path}': {error}") from None
 
 
-def rate_distortion(
+def tune_linear(
+    data: str, out: str | Path, *, device: str = "auto", fit_steps: int = 8000, progress: Progress | bool = True
+) -> CodecDataReport:
+    """Make a model without a network, like the packaged `linear`, of a source of images, with its codec data.
+
+    out  its folder, which must not exist
+    """
+    measured = linear_images(data)
+    return tune_codec(load(make_linear(measured, out), device=device), measured, fit_steps=fit_steps, progress=progress)
+
+
+# ---- the codec ------------------------------------------------------------------------------------------------------
+
+
+def compress(
     model: Model,
-    images: ImageSet,
+    image: ArrayLike,
     *,
-    calls: int = 4096,
-    variance: str | None = None,
-    levels: int | None = None,
-    limit: int | None = None,
-    seed: int = 0,
-    batch_size: int = 128,
-    on_calls: Callable[[int], None] = lambda calls: None,
-) -> Profile:
-    """Rate and distortion by level (Ho et al. 2020, Fig. 5, Table 4); arguments as in bits_per_dim, calls at least one
-    a level."""
-    scoring = scoring_for(
-        model, images, Manner(variance, levels), limit=limit, seed=seed, batch_size=batch_size, on_calls=on_calls
-    )
-    return estimate_profile(scoring, calls)
+    rate: float | None = None,
+    most_bytes: int | None = None,
+    verify: bool = True,
+    progress: Progress | bool = True,
+) -> bytes:
+    """Compress one image to the bytes of a .dpc file; lossless unless a rate or a size is given.
+
+    image       uint8 (C, H, W), grey or RGB, up to 2^24 pixels
+    rate        bits/dim that the file may have
+    most_bytes  or how many bytes
+    verify      decompress the bytes and compare before they are returned
+
+    The first call of a model without codec data makes them, on its training images, which takes minutes (tune_codec).
+    Errors: InputError for what no file can hold, NotVerified.
+    """
+    codec = _codec(model, progress_of(progress), make=True)
+    array = np.array(np.asarray(image))
+    check_image(codec, array)
+    limit = byte_limit(array, rate, most_bytes)
+    return compress_all(codec, [array], limits=None if limit is None else [limit], verify=verify)[0].data
 
 
-def full_sum(
+def compress_files(
     model: Model,
-    images: ImageSet,
-    *,
+    paths: Sequence[str],
     out: str | Path,
-    variance: str | None = None,
-    levels: int | None = None,
-    limit: int | None = None,
-    seed: int = 0,
-    batch_size: int = 128,
-    on_calls: Callable[[int], None] = lambda calls: None,
-) -> FullSum:
-    """Every level of every image, in shards below the folder `out`; arguments as in bits_per_dim.
+    *,
+    rate: float | None = None,
+    most_bytes: int | None = None,
+    verify: bool = True,
+    force: bool = False,
+    batch_size: int = 16,
+    progress: Progress | bool = True,
+) -> CompressionReport:
+    """Compress image files to .dpc files in a folder; options as in compress.
 
-    .compute() makes what is missing (again after a stop; .compute((i, n)) a share of it), then .bound() and .profile()
-    add it up.
+    force       replace files that are there
+    batch_size  tiles in a network call
     """
-    scoring = scoring_for(
-        model, images, Manner(variance, levels), limit=limit, seed=seed, batch_size=batch_size, on_calls=on_calls
+    report_to = progress_of(progress)
+    targets = targets_in(paths, out, SUFFIX, force=force)
+    found = read_images(paths)
+    for image in found[:1]:
+        byte_limit(image, rate, most_bytes)
+    return write_compressed(
+        _codec(model, report_to, make=True),
+        paths,
+        found,
+        targets,
+        rate=rate,
+        most_bytes=most_bytes,
+        verify=verify,
+        batch_size=batch_size,
+        progress=report_to,
     )
-    return full_sum_of(model, scoring, Path(out))
 
 
-def save_profile(profile: Profile, folder: str | Path) -> list[Path]:
-    """Write rate.png (Ho et al. 2020, Fig. 5), rate.json and rate.csv, every level; returns the files."""
-    return write_profile(profile, writable_folder(folder), {})
+def decompress(
+    model: Model, data: bytes, *, most_bytes: int | None = None, reconstruct: str = "mean"
+) -> NDArray[np.uint8]:
+    """Decompress the bytes of a .dpc file, or of any prefix of one that holds its header: uint8 (C, H, W).
 
+    most_bytes   read no more than this
+    reconstruct  coarse images as "mean" or along the "flow", see codec.decode.decode
 
-def ode_bits_per_dim(
-    model: Model,
-    images: ImageSet,
-    *,
-    calls: int = 4096,
-    steps: int = 40,
-    variance: str | None = None,
-    limit: int | None = None,
-    seed: int = 0,
-    batch_size: int = 128,
-    on_calls: Callable[[int], None] = lambda calls: None,
-) -> OdeBound:
-    """Bits per dimension by the probability-flow ODE (Song et al. 2021), on as many images as the calls allow.
-
-    steps     of the solver, four network calls each
-    variance  of the decoder alone; otherwise as in bits_per_dim
+    A file that is cut gives the image so far and a PartialImageWarning. Errors: DamagedFile, whose `image` is what
+    could still be read of it, never the exact one; WrongModel, which names both fingerprints.
     """
-    scoring = scoring_for(
-        model, images, Manner(variance), limit=limit, seed=seed, batch_size=batch_size, on_calls=on_calls
+    codec = _codec(model, SILENT, make=False)
+    found = decode(codec, [open_file(codec, bytes(data), most_bytes)], reconstruct=reconstruct)[0]
+    if found.status == DAMAGED or found.image is None:
+        error = DamagedFile(found.problem)
+        error.image = found.image
+        raise error
+    if found.status == PARTIAL and found.problem:
+        warnings.warn(found.problem, PartialImageWarning, stacklevel=2)
+    return found.image
+
+
+def decompress_files(
+    model: Model,
+    paths: Sequence[str],
+    out: str | Path,
+    *,
+    most_bytes: int | None = None,
+    reconstruct: str = "mean",
+    force: bool = False,
+    batch_size: int = 16,
+    progress: Progress | bool = True,
+) -> DecompressionReport:
+    """Decompress .dpc files to PNGs in a folder; what is wrong with a file is in its row, and stops no other."""
+    check_reconstruct(reconstruct)
+    targets = targets_in(paths, out, ".png", force=force)
+    contents = [read_file(path) for path in paths]
+    try:
+        codec: Codec | DdpmError = _codec(model, SILENT, make=False)
+    except WrongModel as error:
+        codec = error
+    return write_decompressed(
+        codec,
+        paths,
+        contents,
+        targets,
+        most_bytes=most_bytes,
+        reconstruct=reconstruct,
+        batch_size=batch_size,
+        progress=progress_of(progress),
     )
-    return ode_bound(scoring, calls=calls, steps=steps)
 
 
-def tune(
-    model: Model,
-    images: ImageSet | None = None,
-    *,
-    calls: int | None = None,
-    seed: int = 0,
-    batch_size: int = 128,
-    on_calls: Callable[[int], None] = lambda calls: None,
-) -> Path:
-    """Measure the optimal reverse variances of a model and store them beside its checkpoint; returns the file.
-
-    images  None: the model's own training images; never those that will be scored
-    calls   network calls in all; None takes about 32 a level
-
-    Errors: InputError, as for scoring; a folder that cannot be written to.
-    """
-    found = training_images(model, option="images") if images is None else images
-    return tune_variance(model, found, calls=calls, seed=seed, batch_size=batch_size, on_calls=on_calls)[0]
-
-
-def place_levels(
-    model: Model,
-    images: ImageSet | None = None,
-    *,
-    steps: Sequence[int],
-    sampler: str = FAST,
-    features: Sequence[str] = ("pixels",),
-    trials: int = 32,
-    pictures: int = 1024,
-    seed: int = 0,
-    batch_size: int = 64,
-    on_calls: Callable[[int], None] = lambda calls: None,
-) -> Path:
-    """Place the levels of short chains for a model and store them beside its checkpoint; returns the file.
-
-    images    None: the model's own training images; never those that pictures will be compared with
-    steps     numbers of levels, each placed by itself; `sample` with so many steps takes them
-    features  what pictures are judged by, see distances.open_extractor; of several, the geometric mean counts
-    trials    for each number of steps, each of so many `pictures`
-
-    Errors: InputError, as for `compare`; a folder that cannot be written to; a model that predicts the mean.
-    """
-    found = training_images(model, option="images") if images is None else images
-    check_placing(model, sampler, steps, trials)
-    criterion = criterion_on(model, found, features, pictures=pictures, seed=seed)
-    options: dict[str, Any] = {"trials": trials, "batch_size": batch_size, "on_calls": on_calls}
-    return [path for path, _ in place_each(model, criterion, sampler, steps, **options)][-1]
-
-
-def resolve_recipe(recipe: Recipe) -> Recipe:
-    """Fill in what a recipe leaves to its data; one that names none must fix its geometry."""
-    if recipe.data is None:
-        return resolve(recipe, recipe.geometry, recipe.network.classes or 0)
-    found = recipe_images(recipe)
-    return resolve(recipe, found.geometry, len(found.class_names))
+def _codec(model: Model, progress: Progress, *, make: bool) -> Codec:
+    """A model's codec; where its codec data were never made, they are made, or that is a WrongModel."""
+    check_codes(checked_model(model))
+    data = read_codec_data(model)
+    if data is None and make:
+        check_tunable(model.source)
+        try:
+            data = tune_codec(model, training_images(model), progress=progress).made
+        except InputError:
+            data = read_codec_data(model)  # another process made them meanwhile
+            if data is None:
+                raise
+    if data is None:
+        raise WrongModel(
+            f"'{CODEC.path(model)}' is missing, so the codec of '{model.source}' has no fingerprint. Its weights have "
+            f"the SHA-256 {model.weights_sha256}."
+        )
+    return make_codec(model, data)

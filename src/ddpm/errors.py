@@ -39,11 +39,11 @@ class WrongModel(DdpmError):
 class DamagedFile(DdpmError):
     """A file that was ours is cut short or altered; the sentence names it.
 
-    picture  what could be read of a compressed picture all the same, uint8 (C, H, W); never the exact one
+    image  what could be read of a compressed image all the same, uint8 (C, H, W); never the exact one
     """
 
     exit_code = 4
-    picture: Any = None
+    image: Any = None
 
 
 class NotVerified(DdpmError):
@@ -51,7 +51,7 @@ class NotVerified(DdpmError):
 
 
 class PartialImageWarning(UserWarning):
-    """A compressed picture ends before its end; what is handed out is the picture so far."""
+    """A compressed image ends before its end; what is handed out is the image so far."""
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

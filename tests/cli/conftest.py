@@ -24,7 +24,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True)
 def short_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     """A dry run measures the speed on a twentieth of a second."""
-    module = importlib.import_module("ddpm.training.estimate")  # the package has a function of that name
+    module = importlib.import_module("ddpm.training.cost")  # the package has a function of that name
     monkeypatch.setattr(module, "PROBE_SECONDS", 0.05)
 
 

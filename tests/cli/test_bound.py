@@ -20,7 +20,7 @@ from commandline import FORTY, done, sentence, snapshot, start, type_in
 from PIL import Image
 
 import ddpm
-from ddpm.checkpoint import read_config, write_checkpoint
+from ddpm.model.checkpoint import read_config, write_checkpoint
 
 TERMS = ("total", "prior", "steps", "decoder")
 LINE = re.compile(r"^  (\w+) +(-?\d+\.\d+) ± (\d+\.\d+)$", re.MULTILINE)

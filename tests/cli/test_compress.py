@@ -15,7 +15,7 @@ from commandline import done, sentence, snapshot, start, type_in
 from PIL import Image
 
 import ddpm
-from ddpm.codec.tables import codec_data_of
+from ddpm.codec.codec_data import codec_data_of
 from ddpm.errors import DamagedFile, InputError, PartialImageWarning, WrongModel
 
 FIT = ("--fit-steps", "20")
@@ -190,7 +190,7 @@ def test_linear_model_of_own_images(photos: Path):
 def test_first_compress_makes_the_codec_and_says_so(
     digits_run: Path, here: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("ddpm.codec.calibrate.FIT_STEPS", 20)
+    monkeypatch.setattr("ddpm.tuning.codec.FIT_STEPS", 20)
     shutil.copytree(digits_run, "run")
     first = done("compress", "run", pictures[0], "--out", "files")
     assert "is made once, on digits" in first.err

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim, export, save
 
 import ddpm
-from ddpm.model import Model
+from ddpm.model.model import Model
 from ddpm.networks import UNet
 
 SHORT = ("--features", "pixels", "--samples", "70", "--steps", "2")

@@ -15,7 +15,7 @@ from commandline import TINY, done, drawn, sentence, snapshot, start, type_in
 from PIL import Image
 
 from ddpm.data import FITS
-from ddpm.recipe import load_recipe, recipe_names
+from ddpm.model.recipe import load_recipe, recipe_names
 
 PARAMETERS = {
     "cifar10": "35,746,307",

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import ddpm
-from ddpm.codec.tables import Codec, codec_data_of, make_codec
+from ddpm.codec.codec_data import Codec, codec_data_of, make_codec
 
 Pixels = NDArray[np.uint8]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from codecs_of_tests import Pixels, opened
 
-from ddpm.codec.tables import Codec
+from ddpm.codec.codec_data import Codec
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from ddpm.codec.decode import DAMAGED, PARTIAL, Decoded, decode
 from ddpm.codec.decode import LOSSLESS as EXACT
 from ddpm.codec.decode import LOSSY as WHOLE
 from ddpm.codec.encode import encode, stored
-from ddpm.codec.tables import Codec
+from ddpm.codec.codec_data import Codec
 from ddpm.codec.tiles import steps_each, units_done
 from ddpm.errors import DamagedFile, WrongModel
 

@@ -61,7 +61,7 @@ if os.environ.get("CODEC_ONEDNN") == "0":
     torch.backends.mkldnn.enabled = False
 guesses = []
 found = {{}}
-from ddpm.codec.chain import Chain
+from ddpm.codec.progressive import Chain
 plain = Chain.last_x0
 def noted(self, x, counts, labels=None, **rest):
     out = plain(self, x, counts, labels, **rest)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddpm.codec import mixture as module
-from ddpm.codec.coder import TOTAL_BITS
+from ddpm.codec.range_coder import TOTAL_BITS
 from ddpm.codec.mixture import FINE, LARGEST, LOGITS, SMALLEST, WIDTH, Mixture, tables
 
 TOTAL = 2**TOTAL_BITS

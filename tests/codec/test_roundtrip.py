@@ -13,9 +13,9 @@ from ddpm.codec import encode as encoding
 from ddpm.codec.container import Cursor, read_header
 from ddpm.codec.decode import DAMAGED, LOSSLESS, LOSSY, decode, open_packet
 from ddpm.codec.encode import encode, stored
-from ddpm.codec.tables import Codec
+from ddpm.codec.codec_data import Codec
 from ddpm.codec.tiles import bits_of
-from ddpm.codec.verbs import compress_all
+from ddpm.codec.interface import compress_all
 from ddpm.errors import InputError
 
 DRAW = np.random.default_rng(5)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddpm.codec import trellis
-from ddpm.codec.shared import UNIT
+from ddpm.codec.randomness import UNIT
 from ddpm.codec.trellis import LONGEST, fewest_bits, noise, segments, simulate, windows
 
 ALL = 2**12

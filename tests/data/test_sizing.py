@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ddpm.data.sizing import FITS, covering_size, fitted, to_channels
-from ddpm.geometry import Geometry
+from ddpm.base.geometry import Geometry
 
 SIDES = st.integers(1, 40)
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from ddpm.errors import InputError
-from ddpm.likelihood.estimate import FEWEST_CALLS, Bound, bound_of, estimate_bound, estimate_of
-from ddpm.likelihood.scoring import Calls, Scoring
-from ddpm.schedule import make_schedule
-from ddpm.units import bits
+from ddpm.likelihood.estimate import FEWEST_CALLS, VariationalBound, bound_of, estimate_bound, estimate_of
+from ddpm.likelihood.monte_carlo import Calls, Scoring
+from ddpm.diffusion.schedule import make_schedule
+from ddpm.base.units import bits
 from scorings import Network, expected_parts, pixels, scoring_of
 
 SEEDS = range(400)
@@ -119,7 +119,7 @@ def test_the_smallest_budgets_on_a_thousand_levels_warn_of_nothing(calls: int):
 # ---- what it is made of ---------------------------------------------------------------------------------------------
 
 
-def same(one: Bound, other: Bound, rel: float = 0.0) -> bool:
+def same(one: VariationalBound, other: VariationalBound, rel: float = 0.0) -> bool:
     return all(
         astuple(getattr(one, name)) == pytest.approx(astuple(getattr(other, name)), rel=rel, abs=0) for name in NAMES
     )

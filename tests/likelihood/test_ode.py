@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpm.denoiser import Denoiser
+from ddpm.diffusion.denoiser import Denoiser
 from ddpm.errors import InputError
 from ddpm.likelihood.ode import (
     EXACT_DIMENSIONS,
@@ -25,9 +25,9 @@ from ddpm.likelihood.ode import (
     standard_normal_log_density,
 )
 from ddpm.networks.unet import UNet
-from ddpm.process import PREDICTIONS, Process
+from ddpm.diffusion.process import PREDICTIONS, Process
 from ddpm.samplers.spacing import spaced
-from ddpm.schedule import BETAS, make_schedule
+from ddpm.diffusion.schedule import BETAS, make_schedule
 
 T = 1000
 SCHEDULE = make_schedule()

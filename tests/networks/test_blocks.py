@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddpm.denoiser import Denoiser
+from ddpm.diffusion.denoiser import Denoiser
 from ddpm.networks import UNet
 from ddpm.networks.blocks import Attention, Downsample, ResidualBlock, Upsample, norm, time_embedding
-from ddpm.objectives import simple_loss
-from ddpm.process import PREDICTIONS, Process
-from ddpm.schedule import make_schedule
+from ddpm.diffusion.objectives import simple_loss
+from ddpm.diffusion.process import PREDICTIONS, Process
+from ddpm.diffusion.schedule import make_schedule
 
 Module = TypeVar("Module", bound=nn.Module)
 

@@ -23,10 +23,10 @@ from diffusers import (
 )
 from torch import Tensor
 
-from ddpm.denoiser import Denoiser
-from ddpm.process import Process
+from ddpm.diffusion.denoiser import Denoiser
+from ddpm.diffusion.process import Process
 from ddpm.samplers import SAMPLERS
-from ddpm.schedule import make_schedule
+from ddpm.diffusion.schedule import make_schedule
 
 T = 1000
 SCHEDULE = make_schedule()

@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpm.denoiser import Denoiser
-from ddpm.process import PREDICTIONS, Process
+from ddpm.diffusion.denoiser import Denoiser
+from ddpm.diffusion.process import PREDICTIONS, Process
 from ddpm.samplers import SAMPLERS, State, ancestral
 from ddpm.samplers.spacing import spaced
-from ddpm.schedule import VARIANCES, Schedule, make_schedule
+from ddpm.diffusion.schedule import VARIANCES, Schedule, make_schedule
 
 T = 1000
 SCHEDULE = make_schedule()

@@ -17,10 +17,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpm.denoiser import Denoiser
-from ddpm.process import Process
+from ddpm.diffusion.denoiser import Denoiser
+from ddpm.diffusion.process import Process
 from ddpm.samplers import SAMPLERS
-from ddpm.schedule import Schedule, make_schedule
+from ddpm.diffusion.schedule import Schedule, make_schedule
 
 ORDERS = {"ddim": 1, "heun": 2, "dpm++": 2, "unipc": 3}
 STOCHASTIC = {"ancestral", "dpm++sde"}

@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpm.denoiser import THRESHOLDS, Denoiser
-from ddpm.process import Process
+from ddpm.diffusion.denoiser import THRESHOLDS, Denoiser
+from ddpm.diffusion.process import Process
 from ddpm.samplers import SAMPLERS, SPACINGS, Sampling, State, Tuned, plan
-from ddpm.schedule import Schedule, make_schedule
+from ddpm.diffusion.schedule import Schedule, make_schedule
 
 T = 1000
 SCHEDULE = make_schedule()

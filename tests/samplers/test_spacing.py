@@ -7,7 +7,7 @@ import pytest
 
 from ddpm.errors import InputError
 from ddpm.samplers.spacing import SPACINGS, spaced
-from ddpm.schedule import make_schedule
+from ddpm.diffusion.schedule import make_schedule
 
 PAPER = make_schedule()
 EVERY_SPACING = pytest.mark.parametrize("name", SPACINGS)

@@ -430,8 +430,8 @@ def _serve() -> None:
     import torch
 
     import ddpm.api
-    from ddpm.model import build_network, resolve_device
-    from ddpm.recipe import make_recipe
+    from ddpm.model.model import build_network, resolve_device
+    from ddpm.model.recipe import make_recipe
     from ddpm.training.learner import Learner
     from ddpm.training.plot import plot_loss
 

@@ -217,7 +217,7 @@ def test_a_damaged_newest_checkpoint_is_refused_by_name_and_the_one_before_goes_
 
 def test_a_checkpoint_without_training_state_is_not_continued(run: Path):
     newest = saved(run)[-1]
-    from ddpm.checkpoint import read_config, read_weights, write_checkpoint
+    from ddpm.model.checkpoint import read_config, read_weights, write_checkpoint
 
     config = read_config(newest)
     held = {kind: read_weights(newest, config, kind) for kind in ("averaged", "raw")}

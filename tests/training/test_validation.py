@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from ddpm.checkpoint import load_model, read_config, read_training, read_weights
+from ddpm.model.checkpoint import load_model, read_config, read_training, read_weights
 from ddpm.data import ImageSet
 from ddpm.errors import InputError
 from ddpm.likelihood.estimate import estimate_bound
-from ddpm.recipe import Recipe, make_recipe
-from ddpm.scored import scoring_for
+from ddpm.model.recipe import Recipe, make_recipe
+from ddpm.model.scoring import scoring_for
 from ddpm.training import train
-from ddpm.training.run import RunFolder
+from ddpm.training.run_folder import RunFolder
 from scorings import RECIPE, image_set, merged, pixels
 
 SHAPE = (1, 4, 4)

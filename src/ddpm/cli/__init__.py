@@ -1,4 +1,4 @@
-"""The command line: a thin face over `ddpm.api`. Results go to stdout, progress to stderr.
+"""The command line: it parses, calls a verb of `ddpm.api`, and prints. Results go to stdout, progress to stderr.
 
 Exit codes: 0 done, 2 the user can fix it (one sentence), 3 the file wants another model, 4 a damaged file, 130 stopped
 by Ctrl-C, 1 a bug of ours.
@@ -13,30 +13,31 @@ import warnings
 
 import typer
 
+from ddpm.cli import evaluate, tune
 from ddpm.cli.compress import compress
-from ddpm.cli.console import say
+from ddpm.cli.console import PROGRESS
 from ddpm.cli.convert import convert
 from ddpm.cli.data import data
 from ddpm.cli.decompress import decompress
-from ddpm.cli.evaluate import evaluate
 from ddpm.cli.sample import sample
 from ddpm.cli.show import show
 from ddpm.cli.train import train
-from ddpm.cli.tune import tune
 from ddpm.errors import DdpmError
 
 INTERRUPTED = 130
 
 app = typer.Typer(
     name="ddpm",
-    help="Denoising diffusion models: train on your own images, sample, measure, compress, look inside.",
+    help="Denoising diffusion models: train on your own images, sample, evaluate, compress, look inside.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (train, sample, evaluate, compress, decompress, tune, data, show, convert):
+for command in (train, sample, compress, decompress, data, show, convert):
     app.command()(command)
+app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(tune.app, name="tune")
 
 
 @app.callback(invoke_without_command=True)
@@ -53,13 +54,13 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a file's name need not be text in the terminal's encoding
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    warnings.showwarning = lambda message, *_, **__: say(f"ddpm: {message}")
+    warnings.showwarning = lambda message, *_, **__: PROGRESS.say(f"ddpm: {message}")
     try:
         app()
     except DdpmError as error:
-        say(f"ddpm: {error}")
+        PROGRESS.say(f"ddpm: {error}")
         sys.exit(error.exit_code)
     except SystemExit as leaving:
         if leaving.code == INTERRUPTED:  # Typer turns Ctrl-C into this code without a word
-            say("ddpm: stopped.")
+            PROGRESS.say("ddpm: stopped.")
         raise

@@ -1,28 +1,45 @@
-"""What commands share: progress on stderr, changes from KEY=VALUE, results as text or JSON."""
+"""What commands share: settings from KEY=VALUE, numbers as words, results as text or JSON."""
 
 from __future__ import annotations
 
 import json
-import sys
-import time
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
+from ddpm.base.progress import Console
 from ddpm.errors import InputError
 
-LINE_SECONDS = 10.0
+if TYPE_CHECKING:
+    from ddpm.model.model import Model
+
+PROGRESS = Console(lines=True)
+"""Sentences, bars on a terminal, lines in a log: on stderr."""
 
 
-def say(sentence: str) -> None:
-    """A line on stderr."""
-    print(sentence, file=sys.stderr, flush=True)
+class Report(Protocol):
+    """What verbs return: plain values, and lines for a person."""
+
+    def table(self) -> dict[str, Any]: ...
+
+    def lines(self) -> list[str]: ...
+
+
+def print_report(report: Report, *, as_json: bool) -> None:
+    """A verb's report on stdout."""
+    print_result(report.table(), report.lines(), as_json=as_json)
 
 
 def print_result(table: dict[str, Any], lines: Sequence[str], *, as_json: bool) -> None:
     """The result on stdout: a JSON object, or lines for a person."""
     print(json.dumps(table, indent=2) if as_json else "\n".join(lines))
+
+
+def load(run: str, weights: str, device: str) -> Model:
+    """The model that a command is about."""
+    import ddpm
+
+    return ddpm.load(run, weights=weights, device=device)
 
 
 def duration(seconds: float) -> str:
@@ -45,13 +62,21 @@ def giga(amount: float) -> str:
     return rounded(amount / 1e9)
 
 
+def parse_steps(text: str) -> list[int]:
+    """Read "5,8,10"."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and len(part) < 10 and int(part) for part in parts):
+        raise InputError(f"--steps '{text}' is not understood: write a number of steps, or several, as 5,8,10.")
+    return [int(part) for part in parts]
+
+
 def parse_changes(settings: Sequence[str]) -> dict[str, Any]:
     """Read KEY=VALUE settings, dotted keys and TOML values (bare words are strings), as a nested table."""
     table: dict[str, Any] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not all(part.strip() for part in key.split(".")):
-            raise InputError(f"--set '{setting}' is not KEY=VALUE; network.channels=64 would fit.")
+            raise InputError(f"--set '{setting}' is not KEY=VALUE, such as network.channels=64.")
         *tables, last = (part.strip() for part in key.split("."))
         below = table
         for name in tables:
@@ -67,47 +92,6 @@ def _value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-
-
-@contextmanager
-def progress_bar(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
-    """A bar on stderr, or a plain line every ten seconds when stderr is no terminal.
-
-    yields  a function of (done so far, note)
-    """
-    if not sys.stderr.isatty():
-        yield _plain_lines(title, total)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total, note="")
-        yield lambda done, note: bar.update(task, completed=min(done, total), note=note)
-
-
-def counted(bar: Callable[[int, str], None]) -> Callable[[int], None]:
-    """Turn a bar that is told where it stands into one that is told how much was added."""
-    done = 0
-
-    def advance(more: int) -> None:
-        nonlocal done
-        done += more
-        bar(done, "")
-
-    return advance
-
-
-def _plain_lines(title: str, total: int) -> Callable[[int, str], None]:
-    last = [time.monotonic() - LINE_SECONDS]
-
-    def update(done: int, note: str) -> None:
-        if done >= total or time.monotonic() - last[0] >= LINE_SECONDS:
-            last[0] = time.monotonic()
-            say(f"{title}: {min(done, total):,} of {total:,}{'  ' + note if note else ''}")
-
-    return update
 
 
 def toml_lines(table: dict[str, Any]) -> list[str]:

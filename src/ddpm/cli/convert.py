@@ -7,16 +7,18 @@ from typing import Annotated
 
 import typer
 
-from ddpm.cli.console import say
+from ddpm.cli.console import PROGRESS
 
 
 def convert(
     src: Annotated[Path, typer.Argument(help="A diffusers DDPM folder (UNet2D weights and scheduler).")],
     dst: Annotated[Path, typer.Argument(help="The checkpoint folder to write.")],
-    size: Annotated[str | None, typer.Option(help="H or HxW of its images, if the folder leaves it open.")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="H or HxW of its images, in pixels, if the folder leaves it open.")
+    ] = None,
 ) -> None:
     """Turn a published model in the diffusers layout into a checkpoint."""
     import ddpm
 
-    written = ddpm.convert(src, dst, size=size, say=say)
+    written = ddpm.convert(src, dst, size=size, progress=PROGRESS)
     print(f"Converted to {written}; next: ddpm sample {written} --out samples.png")

@@ -1,4 +1,4 @@
-"""Options that several commands take, each written once: how pictures are drawn, and by what."""
+"""Arguments and options that several commands take, each written once."""
 
 from __future__ import annotations
 
@@ -6,32 +6,56 @@ from typing import Annotated
 
 import typer
 
-Weights = Annotated[str, typer.Option(help="averaged or raw.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
+Run = Annotated[str, typer.Argument(help="A run folder or a checkpoint; linear is the model that comes with ddpm.")]
+Data = Annotated[str, typer.Option(help="Images that the model never saw: a source, for instance digits:test.")]
+TrainingImages = Annotated[
+    str | None, typer.Option("--data", help="Images to fit on [default: the run's own training images].")
+]
+Weights = Annotated[str, typer.Option(help="Which weights: ema (their exponential moving average) or raw.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+CodecDevice = Annotated[str, typer.Option(help="auto, cpu, cuda, ...; the network runs in float64.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+Seed = Annotated[int, typer.Option(help="Of random images, levels and noises.")]
+Results = Annotated[str | None, typer.Option("--out", help="A folder for files [default: evaluation/ in the run].")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only so many of the images, drawn by the seed [default: all].")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images in a network call; it changes no result.")]
+Tiles = Annotated[int, typer.Option("--batch-size", min=1, help="Tiles in a network call; it changes no result.")]
 
+Seeds = Annotated[str, typer.Option(help="One image a seed: 7, 0-63 or 1,5,10-19.")]
 Sampler = Annotated[
     str | None,
     typer.Option(
-        help="ancestral, ddim, heun, dpm++, dpm++sde or unipc (without --steps the paper's ancestral, else dpm++sde)."
+        help="ancestral, ddim, heun, dpm++, dpm++sde or unipc [default: without --steps the paper's ancestral, else "
+        "dpm++sde]."
     ),
 ]
 Steps = Annotated[
-    int | None, typer.Option(help="Levels to visit, a network call each (heun 2 N - 1); all if not given.")
+    int | None,
+    typer.Option(help="Timesteps to visit, a network call each (heun 2 N - 1) [default: all of the process]."),
 ]
 Spacing = Annotated[
     str | None,
     typer.Option(
-        help="Of the steps: tuned (as ddpm tune --steps placed them, if it did), uniform, quadratic, log-snr, karras."
+        help="Of the timesteps: tuned (by ddpm tune timesteps), uniform, quadratic, log-snr or karras [default: tuned "
+        "if they were, else uniform]."
     ),
 ]
-Eta = Annotated[float | None, typer.Option(help="ddim, dpm++sde: strength of the noise (0 and 1).")]
-Threshold = Annotated[str, typer.Option(help="Of predicted clean images: static (to [-1, 1]), dynamic or none.")]
-ClassName = Annotated[str | None, typer.Option("--class", help="Draw only this class (name or number).")]
+Eta = Annotated[
+    float | None, typer.Option(help="Strength of the noise: ddim 0 to 1 [default: 0], dpm++sde 0 to 2 [default: 1].")
+]
+Variance = Annotated[
+    str | None,
+    typer.Option(
+        help="Of the reverse steps (sampler ancestral, bounds): large, small, or optimal (after ddpm tune variance) "
+        "[default: the model's own]."
+    ),
+]
+Threshold = Annotated[str, typer.Option(help="Of predicted clean images: static (clip to [-1, 1]), dynamic or none.")]
+ClassName = Annotated[
+    str | None, typer.Option("--class", help="Only images of this class, by name or number [default: drawn by seed].")
+]
 Guidance = Annotated[
     float,
-    typer.Option(help="Weight of the class, above 1 exaggerates it; for models with label drop-out; twice the calls."),
-]
-SamplingVariance = Annotated[
-    str | None, typer.Option(help="ancestral: large, small, or optimal (after ddpm tune); the model's own.")
+    typer.Option(help="Weight of the class: above 1 exaggerates it; twice the calls; needs training.label_dropout."),
 ]

@@ -7,66 +7,57 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ddpm.cli.console import duration, giga, parse_changes, progress_bar, rounded, say, toml_lines
+from ddpm.cli.console import PROGRESS, duration, giga, parse_changes, rounded, toml_lines
 from ddpm.errors import Stopped
 
 if TYPE_CHECKING:
-    from ddpm.recipe import Recipe
-    from ddpm.training import Progress
+    from ddpm.model.recipe import Recipe
 
 
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe's name, or the path of a .toml file.")],
-    data: Annotated[str | None, typer.Option(help="Where the images are (instead of the recipe's data).")] = None,
-    out: Annotated[str | None, typer.Option(help="The run folder; runs/RECIPE if not given.")] = None,
-    size: Annotated[str | None, typer.Option(help="Scale images to H or HxW pixels.")] = None,
-    fit: Annotated[str | None, typer.Option(help="How --size scales: crop (keeps the aspect) or resize.")] = None,
+    data: Annotated[str | None, typer.Option(help="A source of images [default: the recipe's data].")] = None,
+    out: Annotated[str | None, typer.Option(help="The run folder [default: runs/RECIPE].")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Scale images to H or HxW pixels [default: as they are, if they are equal].")
+    ] = None,
+    fit: Annotated[
+        str | None, typer.Option(help="How --size scales: crop (keeps the aspect) or resize [default: crop].")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; repeatable.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the recipe and what it will cost.")] = False,
 ) -> None:
     """Train a model; the same command again resumes, a larger train_images continues."""
-    from ddpm import api
-    from ddpm.checkpoint import find_checkpoint
-    from ddpm.files import check_output
-    from ddpm.recipe import load_recipe
+    import ddpm
+    from ddpm.base.files import check_output
 
-    changes = parse_changes(settings or [])
     given = {"data": data, "size": size, "fit": fit}
-    chosen = load_recipe(recipe, changes | {key: value for key, value in given.items() if value is not None})
+    changes = parse_changes(settings or []) | {key: value for key, value in given.items() if value is not None}
+    chosen = ddpm.recipe(recipe, **changes)
     if dry_run:
         print("\n".join(_dry_run(chosen)))
         return
     folder = check_output(f"runs/{Path(recipe).stem}" if out is None else out, folder=True)
     try:
-        with progress_bar("Training", chosen.train_images) as bar:
-            api.train(chosen, out=folder, say=say, on_progress=lambda progress: bar(progress.images, _note(progress)))
+        ddpm.train(chosen, out=folder, progress=PROGRESS)
     except KeyboardInterrupt as stop:
         raise Stopped(str(stop) or "stopped.") from None
-    newest = find_checkpoint(folder)
+    newest = Path(ddpm.show(folder)["checkpoint"]).name
     print(
-        f"Trained on {int(newest.name):,} images. In {folder}:\n"
-        f"  checkpoints/{newest.name}  the model\n"
-        f"  samples/{newest.name}.png  16 pictures it drew\n"
+        f"Trained on {int(newest):,} images. In {folder}:\n"
+        f"  checkpoints/{newest}  the model\n"
+        f"  samples/{newest}.png  16 samples of it\n"
         f"  {', '.join(entry.name for entry in sorted(folder.glob('[!.]*')) if entry.is_file())}"
     )
 
 
-def _note(progress: Progress) -> str:
-    if progress.loss is None or progress.images_per_second is None or progress.seconds_left is None:
-        return ""
-    speed, left = progress.images_per_second, duration(max(progress.seconds_left, 0))
-    return f"loss {progress.loss:.4f}  {speed:,.0f} images/s  {left} left"
-
-
 def _dry_run(recipe: Recipe) -> list[str]:
     """The resolved recipe and its cost, as lines."""
-    from ddpm import api
-    from ddpm.training import estimate
+    import ddpm
 
-    resolved = api.resolve_recipe(recipe)
-    cost = estimate(resolved)
+    resolved, cost = ddpm.cost(recipe)
     return [
         *toml_lines(resolved.model_dump(mode="json")),
         "",

@@ -1,1 +1,1 @@
-"""The codec: pictures as files, progressive and lossless, by a diffusion chain and a causal model of pixels."""
+"""The codec: images as files, progressive and lossless, by a diffusion chain and a causal model of pixels."""

@@ -2,7 +2,7 @@
 
     0   3   magic 8F 44 50
     3   1   version, 1
-    4   1   flags: 1 lossless layer, 2 grey picture of a colour model, 4 stored by ordinary means, 8 seeds, 16 class
+    4   1   flags: 1 lossless layer, 2 grey image of a colour model, 4 stored by ordinary means, 8 seeds, 16 class
     5   4   fingerprint: the first bytes of the SHA-256 of weights and codec data
     9   v   height and width, each a variable-length integer
         v   units of the progressive layer, unless it is lossless (then all) or stored (then none)
@@ -12,7 +12,7 @@
 
     progressive layer   index bits, the first in the highest bit of a byte, no gaps; then its CRC-16
     lossless layer      length, CRC-32 of the pixels, range coder's bytes
-    stored picture      length, CRC-32 of the pixels, a PNG
+    stored image      length, CRC-32 of the pixels, a PNG
 
 Reading takes nothing on trust: every number is bounded before anything is allocated for it.
 """
@@ -63,12 +63,12 @@ class Header:
 
     @property
     def grey(self) -> bool:
-        """Whether a colour model holds a grey picture."""
+        """Whether a colour model holds a grey image."""
         return bool(self.flags & GREY)
 
     @property
     def stored(self) -> bool:
-        """Whether the picture lies in it as a PNG."""
+        """Whether the image lies in it as a PNG."""
         return bool(self.flags & STORED)
 
     def pack(self) -> bytes:
@@ -207,7 +207,7 @@ class Packet:
     bits       of the progressive layer (n,), perhaps cut short
     cut        whether the file ends before its end
     damaged    whether the progressive layer is all there and does not have its checksum
-    crc, data  of the lossless layer or the stored picture; None where it is not there or cut short
+    crc, data  of the lossless layer or the stored image; None where it is not there or cut short
     """
 
     header: Header

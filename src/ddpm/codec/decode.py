@@ -1,11 +1,11 @@
-"""Files in, pictures out: as far as the bytes reach, and never called exact without proof."""
+"""Files in, images out: as far as the bytes reach, and never called exact without proof."""
 
 from __future__ import annotations
 
 import io
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ddpm.codec.chain import AT_ONCE
+from ddpm.base.progress import Advance, unheard
+from ddpm.base.units import x_to_images
+from ddpm.codec.codec_data import Codec
 from ddpm.codec.container import (
     FINGERPRINT_BYTES,
     MOST_PIXELS,
@@ -27,11 +29,10 @@ from ddpm.codec.container import (
 )
 from ddpm.codec.encode import whole_guess
 from ddpm.codec.mixture import SIXTEENTHS
-from ddpm.codec.tables import Codec
+from ddpm.codec.progressive import AT_ONCE
 from ddpm.codec.tiles import bits_of, grid, joined, steps_each, units_done
 from ddpm.errors import DamagedFile, InputError, WrongModel
 from ddpm.samplers.ddim import ddim
-from ddpm.units import x_to_images
 
 Pixels = NDArray[np.uint8]
 
@@ -43,17 +44,17 @@ LOSSLESS, LOSSY, PARTIAL, DAMAGED = "lossless", "lossy", "partial", "damaged"
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """One picture, and how far it may be trusted.
+    """One image, and how far it may be trusted.
 
-    picture  uint8 (C, H, W), None where a damaged file has none to show
+    image  uint8 (C, H, W), None where a damaged file has none to show
     status   "lossless": exact, its checksum says so; "lossy": all that a lossy file holds; "partial": all that is left
              of a file that is cut; "damaged"
     steps    steps of the chain that every tile has had, of how many
-    stored   whether it lay there by ordinary means
+    stored   whether it lay there as PNG
     problem  what is wrong with a cut or damaged file, a sentence; "" if it was only to be read so far
     """
 
-    picture: Pixels | None = field(repr=False)
+    image: Pixels | None = field(repr=False)
     status: str
     steps: tuple[int, int]
     stored: bool = False
@@ -61,13 +62,32 @@ class Decoded:
 
 
 @dataclass(frozen=True, eq=False)
-class _Job:
-    """A file on its way: how many tiles it has, how many steps each has had (M,), whether no more was asked for."""
+class OpenFile:
+    """A file taken apart for its model.
+
+    tiles  how many it has, 0 for an image that is stored as PNG
+    done   (M,) how many steps of the chain its bytes hold for each
+    asked  whether only some of its bytes were asked for
+    """
 
     packet: Packet
     tiles: int
     done: NDArray[np.int64]
     asked: bool
+
+    @property
+    def steps(self) -> int:
+        """Steps of tiles that decoding takes."""
+        return int(self.done.sum())
+
+
+def open_file(codec: Codec, data: bytes, most_bytes: int | None = None) -> OpenFile:
+    """Read a file's header and layers, or no more than some bytes of them, for the model it wants; see open_packet."""
+    packet = open_packet(codec, data, most_bytes)
+    tiles = 0 if packet.header.stored else math.prod(grid(packet.header.size, codec.geometry.size))
+    units = units_done(codec.chain.bits, tiles, len(packet.bits)) if tiles else 0
+    asked = most_bytes is not None and most_bytes < len(data)
+    return OpenFile(packet, tiles, steps_each(tiles, units) if tiles else np.zeros(0, np.int64), asked)
 
 
 def open_packet(codec: Codec, data: bytes, most_bytes: int | None = None) -> Packet:
@@ -82,7 +102,7 @@ def open_packet(codec: Codec, data: bytes, most_bytes: int | None = None) -> Pac
         if most_bytes < cursor.place:
             raise InputError(f"{most_bytes} bytes do not reach the end of its header; {cursor.place} would fit.")
         if header.stored and most_bytes < len(data):
-            raise InputError("it is stored by ordinary means and has no coarser picture; all of its bytes would fit.")
+            raise InputError("it is stored as PNG and has no coarser image; all of its bytes would fit.")
         cursor.data = data[:most_bytes]
     own = bytes.fromhex(codec.fingerprint)[:FINGERPRINT_BYTES]
     if header.fingerprint != own:
@@ -92,7 +112,7 @@ def open_packet(codec: Codec, data: bytes, most_bytes: int | None = None) -> Pac
         )
     tiles = math.prod(grid(header.size, codec.geometry.size))
     if header.grey and codec.geometry.channels == 1:
-        raise DamagedFile("it calls itself a grey picture of a colour model, and this model is grey.")
+        raise DamagedFile("it calls itself a grey image of a colour model, and this model is grey.")
     if (header.label is None) != (codec.classes == 0 or codec.no_class is not None or header.stored):
         raise DamagedFile("it names a class where its model has none, or none where it has.")
     if header.label is not None and header.label >= codec.classes:
@@ -114,66 +134,48 @@ def check_reconstruct(way: str) -> None:
 
 def decode(
     codec: Codec,
-    files: Sequence[bytes],
+    files: Sequence[OpenFile],
     *,
-    most_bytes: int | None = None,
     reconstruct: str = "mean",
     batch_size: int = AT_ONCE,
-    on_step: Callable[[int], None] = lambda tiles: None,
+    advance: Advance = unheard,
 ) -> list[Decoded]:
     """Decompress files.
 
-    most_bytes   read no more of each than this: a coarser picture
-    reconstruct  lossy pictures as the "mean" of what they may be (best in squared error), or along the "flow" of the
+    reconstruct  lossy images as the "mean" of what they may be (best in squared error), or along the "flow" of the
                  probability ODE from the last state (sharper, as samples are)
-    on_step      called with the number of tiles that were advanced by a step
+    advance      told how many tiles went on by a step
 
-    Errors: see open_packet, and InputError for an unknown way to reconstruct; a file that is cut or damaged behind its
-    header is no error, see Decoded.
+    Errors: InputError for an unknown way to reconstruct; a file that is cut or damaged behind its header is no error,
+    see Decoded.
     """
     check_reconstruct(reconstruct)
-    jobs = [_job(codec, data, most_bytes) for data in files]
-    states = _walk_all(codec, jobs, batch_size, on_step)
-    return [_finish(codec, job, rows, reconstruct, batch_size) for job, rows in zip(jobs, states, strict=True)]
+    states = _walk_all(codec, files, batch_size, advance)
+    return [_finish(codec, file, rows, reconstruct, batch_size) for file, rows in zip(files, states, strict=True)]
 
 
-def _job(codec: Codec, data: bytes, most_bytes: int | None) -> _Job:
-    packet = open_packet(codec, data, most_bytes)
-    tiles = 0 if packet.header.stored else math.prod(grid(packet.header.size, codec.geometry.size))
-    units = units_done(codec.chain.bits, tiles, len(packet.bits)) if tiles else 0
-    asked = most_bytes is not None and most_bytes < len(data)
-    return _Job(packet, tiles, steps_each(tiles, units) if tiles else np.zeros(0, np.int64), asked)
-
-
-def planned_steps(codec: Codec, files: Sequence[bytes], most_bytes: int | None = None) -> int:
-    """How many steps of tiles decompressing will take."""
-    return sum(int(_job(codec, data, most_bytes).done.sum()) for data in files)
-
-
-def _walk_all(
-    codec: Codec, jobs: Sequence[_Job], batch_size: int, on_step: Callable[[int], None]
-) -> list[list[Tensor]]:
+def _walk_all(codec: Codec, files: Sequence[OpenFile], batch_size: int, advance: Advance) -> list[list[Tensor]]:
     """The last states of the tiles of each file, as many as have had a step; these stand in front."""
-    seeds = [dict(job.packet.header.seeds) for job in jobs]
-    every = [(k, tile) for k, job in enumerate(jobs) for tile in np.flatnonzero(job.done).tolist()]
-    found: list[list[Tensor]] = [[] for _ in jobs]
+    seeds = [dict(file.packet.header.seeds) for file in files]
+    every = [(k, tile) for k, file in enumerate(files) for tile in np.flatnonzero(file.done).tolist()]
+    found: list[list[Tensor]] = [[] for _ in files]
     for begin in range(0, len(every), batch_size):
         part = every[begin : begin + batch_size]
-        counts = np.array([jobs[k].done[tile] for k, tile in part])
+        counts = np.array([files[k].done[tile] for k, tile in part])
         bits = [
-            np.stack([_unit(codec, jobs[k], step, tile) for k, tile in part if jobs[k].done[tile] > step])
+            np.stack([_unit(codec, files[k], step, tile) for k, tile in part if files[k].done[tile] > step])
             for step in range(int(counts.max()))
         ]
         start = codec.chain.start([(seeds[k].get(tile, 0), tile) for k, tile in part], codec.geometry.shape)
-        labels = labels_of(codec, [jobs[k].packet.header for k, _ in part])
-        for (k, _), state in zip(part, codec.chain.decode(bits, start, counts, labels, on_step=on_step), strict=True):
+        labels = labels_of(codec, [files[k].packet.header for k, _ in part])
+        for (k, _), state in zip(part, codec.chain.decode(bits, start, counts, labels, advance=advance), strict=True):
             found[k].append(state)
     return found
 
 
-def _unit(codec: Codec, job: _Job, step: int, tile: int) -> NDArray[np.uint8]:
-    begin = bits_of(codec.chain.bits, job.tiles, step * job.tiles) + tile * codec.chain.bits[step]
-    return job.packet.bits[begin : begin + codec.chain.bits[step]]
+def _unit(codec: Codec, file: OpenFile, step: int, tile: int) -> NDArray[np.uint8]:
+    begin = bits_of(codec.chain.bits, file.tiles, step * file.tiles) + tile * codec.chain.bits[step]
+    return file.packet.bits[begin : begin + codec.chain.bits[step]]
 
 
 def labels_of(codec: Codec, headers: Sequence[Header]) -> Tensor | None:
@@ -184,34 +186,34 @@ def labels_of(codec: Codec, headers: Sequence[Header]) -> Tensor | None:
     return torch.tensor(wanted, device=codec.chain.device)
 
 
-def _finish(codec: Codec, job: _Job, states: Sequence[Tensor], reconstruct: str, batch_size: int) -> Decoded:
-    packet, header = job.packet, job.packet.header
+def _finish(codec: Codec, file: OpenFile, states: Sequence[Tensor], reconstruct: str, batch_size: int) -> Decoded:
+    packet, header = file.packet, file.packet.header
     if header.stored:
         return _open_stored(codec, packet)
-    steps = int(job.done.min()), len(codec.chain.steps)
+    steps = int(file.done.min()), len(codec.chain.steps)
     if header.lossless and packet.data is not None and not packet.damaged:
-        labels = labels_of(codec, [header] * job.tiles)
-        guess = codec.chain.last_x0(torch.stack(list(states)), job.done, labels, batch_size=batch_size)
+        labels = labels_of(codec, [header] * file.tiles)
+        guess = codec.chain.last_x0(torch.stack(list(states)), file.done, labels, batch_size=batch_size)
         whole = whole_guess((guess + 1) * (127.5 * SIXTEENTHS), header.size)
         pixels = codec.causal.decode(whole, [packet.data], 1 if header.grey else codec.geometry.channels)[0]
         if checksum(pixels) == packet.crc:
             return Decoded(pixels, LOSSLESS, steps)
-    picture = _picture(codec, job, states, reconstruct, batch_size)
+    image = _image(codec, file, states, reconstruct, batch_size)
     if packet.damaged or packet.data is not None:
         what = "its progressive layer" if packet.damaged else "its lossless layer"
-        return Decoded(picture, DAMAGED, steps, problem=f"{what} is damaged, and the picture is not exact.")
+        return Decoded(image, DAMAGED, steps, problem=f"{what} is damaged, and the image is not exact.")
     if packet.cut:
-        problem = f"it is cut short: this is the picture after {steps[0]} of {steps[1]} steps."
-        return Decoded(picture, PARTIAL, steps, problem="" if job.asked else problem)
-    return Decoded(picture, LOSSY, steps)
+        problem = f"it is cut short: this is the image after {steps[0]} of {steps[1]} steps."
+        return Decoded(image, PARTIAL, steps, problem="" if file.asked else problem)
+    return Decoded(image, LOSSY, steps)
 
 
-def _picture(codec: Codec, job: _Job, states: Sequence[Tensor], reconstruct: str, batch_size: int) -> Pixels:
-    """The lossy picture; tiles without a single step are mid-grey, and cost nothing."""
-    header, channels = job.packet.header, 1 if job.packet.header.grey else codec.geometry.channels
-    tiles = torch.full((job.tiles, channels, *codec.geometry.size), GREY_LEVEL, dtype=torch.uint8)
-    for count in np.unique(job.done[: len(states)]):
-        rows = np.flatnonzero(job.done == count)
+def _image(codec: Codec, file: OpenFile, states: Sequence[Tensor], reconstruct: str, batch_size: int) -> Pixels:
+    """The lossy image; tiles without a single step are mid-grey, and cost nothing."""
+    header, channels = file.packet.header, 1 if file.packet.header.grey else codec.geometry.channels
+    tiles = torch.full((file.tiles, channels, *codec.geometry.size), GREY_LEVEL, dtype=torch.uint8)
+    for count in np.unique(file.done[: len(states)]):
+        rows = np.flatnonzero(file.done == count)
         for part in np.array_split(rows, -(-len(rows) // batch_size)):
             x, labels = torch.stack([states[k] for k in part]), labels_of(codec, [header] * len(part))
             flow = reconstruct == "flow"
@@ -236,10 +238,10 @@ def _no_noise(level: float) -> Tensor:
 
 
 def _open_stored(codec: Codec, packet: Packet) -> Decoded:
-    """A picture that lies there as a PNG; its own header must agree before its pixels are unpacked."""
+    """An image that lies there as a PNG; its own header must agree before its pixels are unpacked."""
     header, steps = packet.header, (0, 0)
     if packet.data is None:
-        sentence = "it is cut short, and a picture that is stored by ordinary means has none before its end."
+        sentence = "it is cut short, and an image that is stored as PNG has none before its end."
         return Decoded(None, DAMAGED, steps, True, sentence)
     channels = 1 if header.grey else codec.geometry.channels
     try:
@@ -251,5 +253,5 @@ def _open_stored(codec: Codec, packet: Packet) -> Decoded:
         if pixels.dtype != np.uint8 or pixels.shape[0] != channels or checksum(pixels) != packet.crc:
             raise ValueError
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return Decoded(None, DAMAGED, steps, True, "the picture stored in it is damaged.")
+        return Decoded(None, DAMAGED, steps, True, "the image stored in it is damaged.")
     return Decoded(pixels, LOSSLESS, steps, True)

@@ -1,10 +1,10 @@
-"""Pictures in, files out: the chain over all tiles of all pictures in batches, then each picture's lossless layer."""
+"""Images in, files out: the chain over all tiles of all images in batches, then each image's lossless layer."""
 
 from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -12,7 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ddpm.codec.chain import AT_ONCE
+from ddpm.base.image_io import to_pil
+from ddpm.base.progress import Advance, unheard
+from ddpm.base.units import bits, images_to_x
+from ddpm.codec.codec_data import Codec
 from ddpm.codec.container import (
     CLASS,
     FINGERPRINT_BYTES,
@@ -28,11 +31,9 @@ from ddpm.codec.container import (
 )
 from ddpm.codec.labels import choose_label
 from ddpm.codec.mixture import SIXTEENTHS, Integers
-from ddpm.codec.tables import Codec
+from ddpm.codec.progressive import AT_ONCE
 from ddpm.codec.tiles import bits_of, cut, grid, joined, units_done
 from ddpm.errors import InputError
-from ddpm.pictures import to_pil
-from ddpm.units import bits, images_to_x
 
 Pixels = NDArray[np.uint8]
 
@@ -47,10 +48,10 @@ class Encoded:
     """One file, and what it is made of.
 
     data             the bytes
-    stored           whether the picture lies in it by ordinary means
+    stored           whether the image lies in it by ordinary means
     index_bits       of the progressive layer
     divergence       of each step, all tiles together: the theoretical rate of this chain, its own levels and variances,
-                     for this picture, in bits
+                     for this image, in bits
     delivered        of each step: the divergence that its noise delivered, in bits
     residual_bytes   of the range coder, 0 for lossy files
     ideal_bytes      the ideal code length of the same pixels by the same model
@@ -69,9 +70,9 @@ class Encoded:
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """A picture on its way: its tiles as the model sees them, how many units it gets, and where its tiles stand."""
+    """An image on its way: its tiles as the model sees them, how many units it gets, and where its tiles stand."""
 
-    picture: Pixels
+    image: Pixels
     tiles: Pixels
     flags: int
     units: int | None
@@ -91,22 +92,22 @@ class _Walked:
 
 def encode(
     codec: Codec,
-    pictures: Sequence[Pixels],
+    images: Sequence[Pixels],
     *,
     most_bytes: Sequence[int] | None = None,
     batch_size: int = AT_ONCE,
-    on_step: Callable[[int], None] = lambda tiles: None,
+    advance: Advance = unheard,
 ) -> list[Encoded]:
-    """Compress pictures, uint8 (C, H, W), grey or RGB, of any sizes.
+    """Compress images, uint8 (C, H, W), grey or RGB, of any sizes.
 
     most_bytes  of each file: lossy ones that do not exceed them; None is lossless
-    on_step     called with the number of tiles that were advanced by a step
+    advance     told how many tiles went on by a step
 
     Errors (InputError): another mode than the model's, too many pixels, fewer bytes than a header takes.
     """
-    limits = [None] * len(pictures) if most_bytes is None else list(most_bytes)
-    jobs = [_job(codec, picture, limit) for picture, limit in zip(pictures, limits, strict=True)]
-    walked = _walk_all(codec, jobs, batch_size, on_step)
+    limits = [None] * len(images) if most_bytes is None else list(most_bytes)
+    jobs = [_job(codec, image, limit) for image, limit in zip(images, limits, strict=True)]
+    walked = _walk_all(codec, jobs, batch_size, advance)
     found, start = [], 0
     for job in jobs:
         found.append(_finish(codec, job, walked[start : start + len(job.tiles)]))
@@ -114,49 +115,49 @@ def encode(
     return found
 
 
-def tiles_of(codec: Codec, picture: Pixels) -> int:
-    """How many tiles a picture becomes."""
-    return math.prod(grid((picture.shape[1], picture.shape[2]), codec.geometry.size))
+def tiles_of(codec: Codec, image: Pixels) -> int:
+    """How many tiles an image becomes."""
+    return math.prod(grid((image.shape[1], image.shape[2]), codec.geometry.size))
 
 
-def _job(codec: Codec, picture: Pixels, limit: int | None) -> _Job:
-    channels, height, width = check_picture(codec, picture)
+def _job(codec: Codec, image: Pixels, limit: int | None) -> _Job:
+    channels, height, width = check_image(codec, image)
     grey = channels < codec.geometry.channels
-    tiles = cut(np.repeat(picture, 3, axis=0) if grey else picture, codec.geometry.size)
+    tiles = cut(np.repeat(image, 3, axis=0) if grey else image, codec.geometry.size)
     label = choose_label(codec, tiles) if codec.classes else None
-    flags = lossy_flags(codec, picture)
+    flags = lossy_flags(codec, image)
     if limit is None:
-        return _Job(picture, tiles, flags | LOSSLESS, None, label)
+        return _Job(image, tiles, flags | LOSSLESS, None, label)
     units = _units_within(codec, len(tiles), plain_header(codec, flags, (height, width), label), limit)
-    return _Job(picture, tiles, flags, units, label)
+    return _Job(image, tiles, flags, units, label)
 
 
-def check_picture(codec: Codec, picture: Pixels) -> tuple[int, ...]:
+def check_image(codec: Codec, image: Pixels) -> tuple[int, ...]:
     """Refuse what the codec cannot hold; returns (C, H, W)."""
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[0] not in (1, 3):
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[0] not in (1, 3):
         raise InputError(
-            f"a picture of {picture.dtype} {'x'.join(map(str, picture.shape))} came; uint8 (C, H, W), grey (1) or RGB "
+            f"an image of {image.dtype} {'x'.join(map(str, image.shape))} came; uint8 (C, H, W), grey (1) or RGB "
             "(3), would fit."
         )
-    if picture.shape[0] > codec.geometry.channels:
-        raise InputError(f"the picture is in colour and the model of '{codec.name}' is grey; a grey picture would fit.")
-    height, width = picture.shape[1:]
+    if image.shape[0] > codec.geometry.channels:
+        raise InputError(f"the image is in colour and the model of '{codec.name}' is grey; a grey image would fit.")
+    height, width = image.shape[1:]
     if not 1 <= height * width <= MOST_PIXELS or max(height, width) > MOST_SIDE:
         raise InputError(f"{height} x {width} pixels do not fit; 1 to {MOST_PIXELS:,} would.")
-    return picture.shape
+    return image.shape
 
 
-def lossy_flags(codec: Codec, picture: Pixels) -> int:
-    """The flags that a picture's file has whatever its layers: a grey one of a colour model, a class."""
-    grey = len(picture) < codec.geometry.channels
+def lossy_flags(codec: Codec, image: Pixels) -> int:
+    """The flags that an image's file has whatever its layers: a grey one of a colour model, a class."""
+    grey = len(image) < codec.geometry.channels
     return GREY * grey | CLASS * (codec.classes > 0 and codec.no_class is None)
 
 
-def check_limit(codec: Codec, picture: Pixels, limit: int) -> None:
-    """Refuse fewer bytes than a lossy file of a picture takes at least."""
-    size = picture.shape[1], picture.shape[2]
-    flags = lossy_flags(codec, picture)
-    _units_within(codec, tiles_of(codec, picture), plain_header(codec, flags, size, 0), limit)
+def check_limit(codec: Codec, image: Pixels, limit: int) -> None:
+    """Refuse fewer bytes than a lossy file of an image takes at least."""
+    size = image.shape[1], image.shape[2]
+    flags = lossy_flags(codec, image)
+    _units_within(codec, tiles_of(codec, image), plain_header(codec, flags, size, 0), limit)
 
 
 def plain_header(codec: Codec, flags: int, size: tuple[int, int], label: int | None) -> Header:
@@ -179,26 +180,24 @@ def _units_within(codec: Codec, tiles: int, header: Header, limit: int) -> int:
     return units
 
 
-def _walk_all(codec: Codec, jobs: Sequence[_Job], batch_size: int, on_step: Callable[[int], None]) -> list[_Walked]:
+def _walk_all(codec: Codec, jobs: Sequence[_Job], batch_size: int, advance: Advance) -> list[_Walked]:
     every = [(job, number) for job in jobs for number in range(len(job.tiles))]
     found: list[_Walked] = []
     for start in range(0, len(every), batch_size):
         part = every[start : start + batch_size]
-        walked = _walk(codec, part, [0] * len(part), on_step)
+        walked = _walk(codec, part, [0] * len(part), advance)
         for seed in range(1, MOST_SEEDS):
             again = [k for k, ((job, _), one) in enumerate(zip(part, walked, strict=True)) if _unsure(job, one)]
             if not again:
                 break
-            fresh = _walk(codec, [part[k] for k in again], [seed] * len(again), lambda tiles: None)
+            fresh = _walk(codec, [part[k] for k in again], [seed] * len(again), unheard)
             for k, one in zip(again, fresh, strict=True):
                 walked[k] = one
         found += walked
     return found
 
 
-def _walk(
-    codec: Codec, part: Sequence[tuple[_Job, int]], seeds: Sequence[int], on_step: Callable[[int], None]
-) -> list[_Walked]:
+def _walk(codec: Codec, part: Sequence[tuple[_Job, int]], seeds: Sequence[int], advance: Advance) -> list[_Walked]:
     """Take some tiles down the chain as far as any of them has to go."""
     chain = codec.chain
     images = images_to_x(torch.from_numpy(np.stack([job.tiles[number] for job, number in part])), torch.float64)
@@ -207,7 +206,7 @@ def _walk(
     if codec.classes:
         labels = torch.tensor([job.label for job, _ in part], device=chain.device)
     deepest = max(len(chain.steps) if job.units is None else -(-job.units // len(job.tiles)) for job, _ in part)
-    walk = chain.encode(images, start, labels, steps=deepest, on_step=on_step)
+    walk = chain.encode(images, start, labels, steps=deepest, advance=advance)
     lossless = any(job.units is None for job, _ in part)
     guess = chain.x0(walk.x, deepest, labels) if lossless else images
     return [
@@ -231,8 +230,8 @@ def _unsure(job: _Job, walked: _Walked) -> bool:
 
 
 def _finish(codec: Codec, job: _Job, walked: Sequence[_Walked]) -> Encoded:
-    """Put one picture's file together."""
-    tiles, size = len(walked), (job.picture.shape[1], job.picture.shape[2])
+    """Put one image's file together."""
+    tiles, size = len(walked), (job.image.shape[1], job.image.shape[2])
     seeds = tuple((k, one.seed) for k, one in enumerate(walked) if one.seed)
     header = replace(plain_header(codec, job.flags, size, job.label), units=job.units, seeds=seeds)
     header = replace(header, flags=header.flags | (SEEDS if seeds else 0))
@@ -250,18 +249,18 @@ def _finish(codec: Codec, job: _Job, walked: Sequence[_Walked]) -> Encoded:
     if job.units is not None:
         return replace(layer, data=data)
     if any(_unsure(job, one) for one in walked):
-        return stored(codec, job.picture)
+        return stored(codec, job.image)
     residual, ideal = codec.causal.encode(
-        whole_guess(torch.stack([one.guess for one in walked]), size), job.picture[None]
+        whole_guess(torch.stack([one.guess for one in walked]), size), job.image[None]
     )
     found = replace(
         layer,
-        data=data + closed_layer(job.picture, residual[0]),
+        data=data + closed_layer(job.image, residual[0]),
         residual_bytes=len(residual[0]),
         ideal_bytes=float(ideal[0]) / 8,
         reseeded=len(seeds),
     )
-    plain = stored(codec, job.picture)
+    plain = stored(codec, job.image)
     return found if len(found.data) <= len(plain.data) else plain
 
 
@@ -270,10 +269,10 @@ def whole_guess(tiles: Tensor, size: tuple[int, int]) -> Integers:
     return np.asarray(joined(tiles.round().to(torch.int64), size).numpy()[None])
 
 
-def stored(codec: Codec, picture: Pixels) -> Encoded:
-    """A file that holds the picture as a PNG."""
+def stored(codec: Codec, image: Pixels) -> Encoded:
+    """A file that holds the image as a PNG."""
     png = io.BytesIO()
-    to_pil(torch.from_numpy(np.array(picture))).save(png, format="PNG", optimize=True)
-    flags = STORED | GREY * (len(picture) < codec.geometry.channels)
-    header = plain_header(codec, flags, (picture.shape[1], picture.shape[2]), None)
-    return Encoded(header.pack() + closed_layer(picture, png.getvalue()), stored=True)
+    to_pil(image).save(png, format="PNG", optimize=True)
+    flags = STORED | GREY * (len(image) < codec.geometry.channels)
+    header = plain_header(codec, flags, (image.shape[1], image.shape[2]), None)
+    return Encoded(header.pack() + closed_layer(image, png.getvalue()), stored=True)

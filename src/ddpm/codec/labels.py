@@ -1,4 +1,4 @@
-"""Which class a picture is coded as, for models that know classes."""
+"""Which class an image is coded as, for models that know classes."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ddpm.codec.shared import CHOICE, UNIT, normals
-from ddpm.codec.tables import Codec
-from ddpm.units import images_to_x
+from ddpm.base.units import images_to_x
+from ddpm.codec.codec_data import Codec
+from ddpm.codec.randomness import CHOICE, UNIT, normals
 
 TILES = 4
 """Tiles looked at."""
 
 
 def choose_label(codec: Codec, tiles: NDArray[np.uint8]) -> int:
-    """The class whose network sees a picture best half way down the chain; "no class" where the model learned that.
+    """The class whose network sees an image best half way down the chain; "no class" where the model learned that.
 
     tiles  (M, C, h, w); the first few are looked at
     """

@@ -15,8 +15,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm.codec.coder import TOTAL_BITS
-from ddpm.units import LEVELS
+from ddpm.base.units import LEVELS
+from ddpm.codec.range_coder import TOTAL_BITS
 
 Integers = NDArray[np.int64]
 

@@ -1,8 +1,8 @@
-"""Any picture as tiles of the model's size, and back.
+"""Any image as tiles of the model's size, and back.
 
 Tiles lie side by side from the top left; what sticks out below and to the right repeats the last row and column and is
-cut off again. The chain sees each tile by itself, so a coarse picture may show seams; the lossless layer runs over the
-whole picture, across them. Steps are interleaved over the tiles, so that a prefix of the file is the whole picture,
+cut off again. The chain sees each tile by itself, so a coarse image may show seams; the lossless layer runs over the
+whole image, across them. Steps are interleaved over the tiles, so that a prefix of the file is the whole image,
 coarse.
 """
 
@@ -14,22 +14,22 @@ from torch import Tensor
 
 
 def grid(size: tuple[int, int], tile: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of tiles that cover a picture of (height, width)."""
+    """Rows and columns of tiles that cover an image of (height, width)."""
     return -(-size[0] // tile[0]), -(-size[1] // tile[1])
 
 
-def cut(picture: NDArray[np.uint8], tile: tuple[int, int]) -> NDArray[np.uint8]:
-    """A picture (C, H, W) as tiles (M, C, h, w), row by row."""
-    channels, height, width = picture.shape
+def cut(image: NDArray[np.uint8], tile: tuple[int, int]) -> NDArray[np.uint8]:
+    """An image (C, H, W) as tiles (M, C, h, w), row by row."""
+    channels, height, width = image.shape
     rows, columns = grid((height, width), tile)
     below, right = rows * tile[0] - height, columns * tile[1] - width
-    padded = np.pad(picture, ((0, 0), (0, below), (0, right)), mode="edge")
+    padded = np.pad(image, ((0, 0), (0, below), (0, right)), mode="edge")
     split = padded.reshape(channels, rows, tile[0], columns, tile[1])
     return np.ascontiguousarray(split.transpose(1, 3, 0, 2, 4).reshape(rows * columns, channels, *tile))
 
 
 def joined(tiles: Tensor, size: tuple[int, int]) -> Tensor:
-    """Tiles (M, C, h, w) as the picture (C, H, W) they were cut from."""
+    """Tiles (M, C, h, w) as the image (C, H, W) they were cut from."""
     _, channels, height, width = tiles.shape
     rows, columns = grid(size, (height, width))
     laid = tiles.reshape(rows, columns, channels, height, width).permute(2, 0, 3, 1, 4)

@@ -18,7 +18,7 @@ import functools
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm.codec.shared import CODEBOOK, UNIT, normals, scrambling
+from ddpm.codec.randomness import CODEBOOK, UNIT, normals, scrambling
 
 LAST = 12
 """Bits that choose a codeword, if there are that many."""

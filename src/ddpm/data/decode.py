@@ -3,7 +3,7 @@
 The policy, which `ddpm data` prints as well: EXIF orientation is applied; 1-bit becomes grey; 16-bit grey becomes
 8 bit by round(v / 257), 16-bit colour by its upper byte (Pillow's reader does that); a palette becomes RGB, or RGBA
 where the file declares transparency; CMYK and YCbCr become RGB; of an animation the first frame is taken; embedded
-colour profiles are ignored. Floating-point and 32-bit pictures are refused: their range is not known.
+colour profiles are ignored. Floating-point and 32-bit images are refused: their range is not known.
 """
 
 from __future__ import annotations
@@ -51,20 +51,20 @@ class BadImage(Exception):
 
 
 @dataclass(frozen=True)
-class Picture:
+class RawImage:
     """One image as its file holds it: Pillow's name for its mode, and pixels uint8 (C, H, W), C in 1..4."""
 
     mode: str
     pixels: Pixels
 
 
-def decode(data: bytes) -> Picture:
+def decode(data: bytes) -> RawImage:
     """Read an encoded image; raises BadImage with the reason."""
     if not data:
         raise BadImage("zero bytes")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return _picture(image)
+            return _read(image)
     except UnidentifiedImageError:
         raise BadImage("not an image of a known format") from None
     except BOMBS:
@@ -73,7 +73,7 @@ def decode(data: bytes) -> Picture:
         raise BadImage("truncated" if "truncated" in str(error) else f"damaged ({error})") from None
 
 
-def _picture(image: Image.Image) -> Picture:
+def _read(image: Image.Image) -> RawImage:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise Image.DecompressionBombError  # Pillow only warns up to twice the limit
@@ -83,7 +83,7 @@ def _picture(image: Image.Image) -> Picture:
     wide = mode == "I" or mode.startswith("I;16")
     pixels = _from_wide_grey(upright, file_format) if wide else _from_eight_bit(upright, transparent)
     name = f"{mode} (transparent)" if transparent and mode not in ALPHA_MODES else mode
-    return Picture(name, np.ascontiguousarray(pixels))
+    return RawImage(name, np.ascontiguousarray(pixels))
 
 
 def _from_eight_bit(image: Image.Image, transparent: bool) -> Pixels:

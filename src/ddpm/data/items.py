@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ddpm.data.decode import CHANNEL_MODES, BadImage, Picture, Pixels, decode
+from ddpm.data.decode import CHANNEL_MODES, BadImage, Pixels, RawImage, decode
 
 Labels = npt.NDArray[np.int64]
 ZIP_ERRORS = (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error)
@@ -35,7 +35,7 @@ class Items(Protocol):
     def name(self, index: int) -> str:
         """What an error message calls the image."""
 
-    def picture(self, index: int) -> Picture:
+    def image(self, index: int) -> RawImage:
         """Read one image; raises BadImage."""
 
     def select(self, indices: Sequence[int]) -> Items:
@@ -65,8 +65,8 @@ class ArrayItems:
     def name(self, index: int) -> str:
         return f"{self.origin}[{self.rows[index]}]"
 
-    def picture(self, index: int) -> Picture:
-        return Picture(CHANNEL_MODES[self.images.shape[1]], self.images[self.rows[index]])
+    def image(self, index: int) -> RawImage:
+        return RawImage(CHANNEL_MODES[self.images.shape[1]], self.images[self.rows[index]])
 
     def select(self, indices: Sequence[int]) -> ArrayItems:
         return replace(self, rows=self.rows[np.asarray(indices, np.int64)])
@@ -93,7 +93,7 @@ class FolderItems:
     def name(self, index: int) -> str:
         return self.paths[index]
 
-    def picture(self, index: int) -> Picture:
+    def image(self, index: int) -> RawImage:
         try:
             data = (self.folder / self.paths[index]).read_bytes()
         except OSError as error:
@@ -121,7 +121,7 @@ class ZipItems:
     def name(self, index: int) -> str:
         return self.entries[index].filename
 
-    def picture(self, index: int) -> Picture:
+    def image(self, index: int) -> RawImage:
         try:
             data = self.archive.read(self.entries[index])
         except ZIP_ERRORS as error:

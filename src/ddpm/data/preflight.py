@@ -53,7 +53,7 @@ class SourceReport:
     suggestions: tuple[str, ...]
     policy: str = POLICY
 
-    def as_dict(self) -> dict[str, Any]:
+    def table(self) -> dict[str, Any]:
         """Everything, as JSON can hold it."""
         return asdict(self)
 

@@ -47,14 +47,14 @@ def scan(items: Items) -> list[Look]:
 def look(items: Items, index: int) -> Look:
     """Read one image."""
     try:
-        picture = items.picture(index)
+        image = items.image(index)
     except BadImage as error:
         return Look(items.name(index), problem=str(error))
-    pixels = picture.pixels
+    pixels = image.pixels
     channels, height, width = pixels.shape
     digest = hashlib.blake2b(repr(pixels.shape).encode() + pixels.tobytes(), digest_size=16).digest()
     flags = colourful(pixels), see_through(pixels)
-    return Look(items.name(index), None, picture.mode, channels, (height, width), *flags, digest)
+    return Look(items.name(index), None, image.mode, channels, (height, width), *flags, digest)
 
 
 def in_threads(work: Callable[[int], Result], indices: Sequence[int], *, threads: bool) -> Iterator[Result]:

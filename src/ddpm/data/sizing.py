@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from ddpm.base.geometry import Geometry
 from ddpm.data.decode import Pixels
-from ddpm.geometry import Geometry
 
 FITS = ("crop", "resize")
 

@@ -9,14 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from ddpm.base.geometry import Geometry
+from ddpm.data.arrays import channels_first
 from ddpm.data.decode import BadImage, Pixels
 from ddpm.data.grammar import choose_split, cut, find_source, parse_source
-from ddpm.data.items import ArrayItems, Items, Labels, Part
+from ddpm.data.items import ArrayItems, Items, Labels, Part, array_part
 from ddpm.data.scan import Look, common_channels, in_threads, scan, some, suggested_size
 from ddpm.data.sizing import FITS, fitted, has_alpha, has_colour
 from ddpm.errors import InputError, MixedSizes
-from ddpm.geometry import Geometry
 
 ON_BAD_IMAGE = ("stop", "skip")
 
@@ -68,13 +70,17 @@ class ImageSet:
 
     def _fitted(self, index: int) -> Pixels:
         try:
-            pixels = self.items.picture(index).pixels
+            pixels = self.items.image(index).pixels
         except BadImage as error:
             message = (
                 f"{self.items.name(index)} in '{self.name}' could be read when it was opened, but no longer: {error}."
             )
             raise InputError(message) from None
         return fitted(pixels, self.geometry, self.fit)
+
+
+ImageData = str | os.PathLike[str] | ArrayLike | ImageSet
+"""What stands for images: a source, uint8 arrays (N, H, W), (N, H, W, C) or (N, C, H, W), or an ImageSet."""
 
 
 def open_images(
@@ -106,6 +112,19 @@ def open_images(
     fingerprint = _fingerprint(part.items.digest(), part.labels, rule)
     class_names = () if part.labels is None else source.class_names
     return ImageSet(src, geometry, part.labels, class_names, fingerprint, part.items, fit)
+
+
+def image_set(data: ImageData) -> ImageSet:
+    """Images as an ImageSet: a source (see open_images), an array that channels_first can read, or an ImageSet."""
+    if isinstance(data, ImageSet):
+        return data
+    if isinstance(data, str | os.PathLike):
+        return open_images(os.fspath(data), default_split=None)
+    images = channels_first(np.asarray(data), "the array")
+    part = array_part(images, None, "array")
+    geometry = Geometry(*images.shape[1:])
+    fingerprint = _fingerprint(part.items.digest(), None, f"{geometry}/as it is")
+    return ImageSet("array", geometry, None, (), fingerprint, part.items, "crop")
 
 
 def _check_arguments(size: tuple[int, int] | None, fit: str, channels: int | None, on_bad_image: str) -> None:

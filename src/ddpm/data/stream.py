@@ -18,10 +18,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ddpm.base.seeding import generator
 from ddpm.data.decode import Pixels
 from ddpm.data.sources import ImageSet
 from ddpm.errors import InputError
-from ddpm.seeding import generator
 
 AHEAD = 2  # finished batches that wait in the queue; one more is in the making
 KEPT_BYTES = 2**30  # sets up to this size stay decoded in memory

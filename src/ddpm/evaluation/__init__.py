@@ -1,24 +1,8 @@
-"""Evaluation: what pictures are worth, and how many bits images cost."""
+"""What the evaluate commands do: likelihood, FID and KID, the codec, memorisation."""
 
-from ddpm.evaluation.distance import DISTANCES, Comparison, compare
-from ddpm.evaluation.full import FullSum, full_sum
-from ddpm.evaluation.neighbours import NeighbourReport, nearest_neighbours, neighbour_report, require_held_out
-from ddpm.evaluation.ode import OdeBound, ode_bound
-from ddpm.evaluation.tune import tune_variance
+from ddpm.evaluation.codec_report import evaluate_codec
+from ddpm.evaluation.comparison import evaluate_fid
+from ddpm.evaluation.likelihood_report import evaluate_likelihood
+from ddpm.evaluation.memorisation import evaluate_memorisation
 
-METRICS = ("bits", "rate", "ode", "codec", "neighbours", *DISTANCES)
-
-__all__ = [
-    "METRICS",
-    "Comparison",
-    "FullSum",
-    "NeighbourReport",
-    "OdeBound",
-    "compare",
-    "full_sum",
-    "nearest_neighbours",
-    "neighbour_report",
-    "ode_bound",
-    "require_held_out",
-    "tune_variance",
-]
+__all__ = ["evaluate_codec", "evaluate_fid", "evaluate_likelihood", "evaluate_memorisation"]

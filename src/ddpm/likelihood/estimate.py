@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ddpm.base.seeding import generator
+from ddpm.base.units import bits
 from ddpm.errors import InputError
-from ddpm.likelihood.scoring import Calls, Floats, Scoring, balanced
-from ddpm.seeding import generator
-from ddpm.units import bits
+from ddpm.likelihood.monte_carlo import Calls, Floats, Scoring, balanced
 
 REPETITIONS = 32
 PILOT_SHARE = 1 / 8
@@ -34,7 +34,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Bound:
+class VariationalBound:
     """L = L_T + sum L_{t-1} + L_0 (Ho et al. 2020, eq. 5), in bits per dimension.
 
     total, prior, steps, decoder  L, L_T, the sum of L_{t-1} over t > 1, and L_0
@@ -51,11 +51,11 @@ class Bound:
     error_of: str
 
 
-def bound_of(parts: Floats, dimensions: int, *, images: int, calls: int, error_of: str) -> Bound:
+def bound_of(parts: Floats, dimensions: int, *, images: int, calls: int, error_of: str) -> VariationalBound:
     """The mean and its standard error over n independent rows (n, 3) of prior, steps and decoder, in nats per image."""
     columns = np.concatenate([parts.sum(1, keepdims=True), parts], axis=1) * (bits(1.0) / dimensions)
     total, prior, steps, decoder = (estimate_of(column) for column in columns.T)
-    return Bound(total, prior, steps, decoder, images, calls, error_of)
+    return VariationalBound(total, prior, steps, decoder, images, calls, error_of)
 
 
 def estimate_of(values: Floats) -> Estimate:
@@ -64,7 +64,7 @@ def estimate_of(values: Floats) -> Estimate:
     return Estimate(float(values.mean()), float(error))
 
 
-def estimate_bound(scoring: Scoring, calls: int = 4096) -> Bound:
+def estimate_bound(scoring: Scoring, calls: int = 4096) -> VariationalBound:
     """Estimate the bound on the mean image of a set.
 
     calls  network calls in all, pilot included; at least FEWEST_CALLS

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm.denoiser import Denoiser
+from ddpm.base.seeding import generator
+from ddpm.diffusion.bound import term_nats
+from ddpm.diffusion.denoiser import Denoiser
 from ddpm.errors import InputError
-from ddpm.likelihood.terms import term_nats
-from ddpm.seeding import generator
 
 EXACT_DIMENSIONS = 256  # an image with more needs probes: the exact trace takes one backward pass for each
 

@@ -1,6 +1,6 @@
 """The best linear guess of the noise, and perhaps a network that corrects it.
 
-Images are taken for a Gaussian: an average picture, three (or C) axes of colour, and along each of them a variance for
+Images are taken for a Gaussian: an average image, three (or C) axes of colour, and along each of them a variance for
 every frequency of the cosine transform. The posterior mean of such a Gaussian is linear (Wiener's filter), known in
 closed form at every noise level, and already removes most of the noise. A network that only has to add what the filter
 misses begins where the filter ends: on small sets and small budgets that is worth more than any width.

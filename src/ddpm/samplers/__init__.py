@@ -1,21 +1,21 @@
 """Samplers: generators of states with one signature, started from seeds."""
 
 from ddpm.samplers.ancestral import ancestral
-from ddpm.samplers.chain import run_chain
-from ddpm.samplers.progressive import progressive
-from ddpm.samplers.sampling import SAMPLERS, Plan, Sampling, Tuned, plan
+from ddpm.samplers.base import State
+from ddpm.samplers.plan import SAMPLERS, Plan, Sampling, SamplingOptions, Tuned, plan
 from ddpm.samplers.spacing import SPACINGS
-from ddpm.samplers.state import State
+from ddpm.samplers.trajectory import predicted_images, trajectory
 
 __all__ = [
     "SAMPLERS",
     "SPACINGS",
     "Plan",
     "Sampling",
+    "SamplingOptions",
     "State",
     "Tuned",
     "ancestral",
     "plan",
-    "progressive",
-    "run_chain",
+    "predicted_images",
+    "trajectory",
 ]

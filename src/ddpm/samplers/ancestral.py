@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ddpm.denoiser import Denoiser
-from ddpm.samplers.state import Noise, State, steps
-from ddpm.schedule import Schedule
+from ddpm.diffusion.denoiser import Denoiser
+from ddpm.diffusion.schedule import Schedule
+from ddpm.samplers.base import Noise, State, steps
 
 
 @torch.no_grad()

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from ddpm.denoiser import Denoiser
+from ddpm.diffusion.denoiser import Denoiser
+from ddpm.diffusion.schedule import Schedule
+from ddpm.samplers.base import Noise, State
 from ddpm.samplers.dpm import dpm_solver
-from ddpm.samplers.state import Noise, State
-from ddpm.schedule import Schedule
 
 
 def dpm_solver_sde(
@@ -27,15 +27,9 @@ def dpm_solver_sde(
     noise: Noise,
     labels: Tensor | None = None,
     eta: float = 1.0,
-    reach: float = 1.0,
 ) -> Iterator[State]:
-    """DPM-Solver++(2M) with noise: one network call and one noise a step, none at the last. See dpm.dpm_solver.
-
-    reach  how far ahead the clean image is extrapolated, as a share of the way to the centre; only 1 is of second order
-    """
-    return dpm_solver(
-        denoiser, x, chain=chain, noise=noise, labels=labels, eta=eta, at=lambda z: reach * weighted_centre(z)
-    )
+    """DPM-Solver++(2M) with noise: one network call and one noise a step, none at the last. See dpm.dpm_solver."""
+    return dpm_solver(denoiser, x, chain=chain, noise=noise, labels=labels, eta=eta, at=weighted_centre)
 
 
 def weighted_centre(z: float) -> float:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ddpm.diffusion.schedule import Schedule, Table
 from ddpm.errors import InputError
-from ddpm.schedule import Schedule, Table
 
 RHO = 7.0  # Karras et al. 2022, sec. 3
 DIGITS = 9  # of a level: those that are whole but for rounding become whole

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm.denoiser import Denoiser
+from ddpm.diffusion.denoiser import Denoiser
+from ddpm.diffusion.schedule import Schedule
+from ddpm.samplers.base import Noise, State, steps
 from ddpm.samplers.dpm import half_log_snr
-from ddpm.samplers.state import Noise, State, steps
-from ddpm.schedule import Schedule
 
 Known = tuple[float, Tensor]
 """A level's l, and the clean image predicted there."""

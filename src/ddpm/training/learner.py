@@ -1,4 +1,4 @@
-"""What changes while training: weights, their running average, the optimiser, and how many images were seen.
+"""What changes while training: weights, their EMA, the optimiser, and how many images were seen.
 
 Every random number is a function of the recipe's seed and the images seen, so a learner restored from its state goes
 on exactly as one that never stopped.
@@ -14,35 +14,35 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ddpm.base.seeding import generator, torch_seeded
+from ddpm.base.tensors import to_device
+from ddpm.base.units import images_to_x
 from ddpm.data import Batch, ImageSet
+from ddpm.diffusion.objectives import LOSSES, draw_levels, level_probabilities, no_history, remember
 from ddpm.errors import InputError
-from ddpm.model import Model, build_denoiser, build_network
+from ddpm.model.model import Model, build_denoiser, build_network
+from ddpm.model.recipe import Recipe
 from ddpm.networks import LinearDenoiser
-from ddpm.objectives import LOSSES, draw_levels, level_probabilities, no_history, remember
-from ddpm.recipe import Recipe
-from ddpm.seeding import generator, torch_seeded
-from ddpm.tensors import to_device
-from ddpm.units import images_to_x
 
 MEASURED = 8192  # images that a linear denoiser is measured on
 
 
-def average_decay(recipe: Recipe, updates: int) -> float:
-    """The decay of the weights' running average (App. B).
+def ema_decay(recipe: Recipe, updates: int) -> float:
+    """The decay of the weights' exponential moving average (EMA; App. B).
 
     updates  so far; the first copies the weights (decay 0), as the official code's does
-    returns  `average_decay`, with the ramp at most (1 + n) / (10 + n) after n updates
+    returns  `ema_decay`, with the ramp at most (1 + n) / (10 + n) after n updates
     """
     if not updates:
         return 0.0
-    decay = recipe.training.average_decay
-    return min(decay, (1 + updates) / (10 + updates)) if recipe.training.average_ramp else decay
+    decay = recipe.training.ema_decay
+    return min(decay, (1 + updates) / (10 + updates)) if recipe.training.ema_ramp else decay
 
 
 @torch.no_grad()
-def follow(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """average <- decay * average + (1 - decay) * network, weight by weight."""
-    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
+def follow(ema: nn.Module, network: nn.Module, decay: float) -> None:
+    """ema <- decay * ema + (1 - decay) * network, weight by weight."""
+    torch._foreach_lerp_(list(ema.parameters()), list(network.parameters()), 1 - decay)
 
 
 def learning_rate(recipe: Recipe, images_seen: int) -> float:
@@ -65,7 +65,7 @@ class Learner:
         self.device = device
         self.network = build_network(recipe).to(device).train()
         self.denoiser = build_denoiser(recipe, self.network)
-        self.averages = copy.deepcopy(self.network).eval().requires_grad_(False)
+        self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.updates = 0
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=recipe.learning_rate)
         self.images_seen = 0
@@ -76,7 +76,7 @@ class Learner:
         """Measure, before the first step, what a linear denoiser knows of the images."""
         if isinstance(self.network, LinearDenoiser):
             rows = np.unique(np.linspace(0, len(images) - 1, MEASURED).astype(np.int64))
-            for network in (self.network, self.averages):
+            for network in (self.network, self.ema):
                 assert isinstance(network, LinearDenoiser)
                 network.measure(images_to_x(torch.from_numpy(images.array(rows.tolist()))).to(self.device))
 
@@ -120,9 +120,13 @@ class Learner:
         probabilities = level_probabilities(self.history) if len(self.history) else np.full(steps, 1 / steps)
         return draw_levels(generator("level", self.recipe.seed, self.images_seen), count, probabilities)
 
+    def mean_loss(self) -> float:
+        """The mean loss since take_loss, summed in float64."""
+        return float(torch.stack(self.losses).cpu().double().mean())
+
     def take_loss(self) -> float:
-        """The mean loss since the last call, summed in float64."""
-        mean = float(torch.stack(self.losses).cpu().double().mean())
+        """The mean loss since the last call."""
+        mean = self.mean_loss()
         self.losses.clear()
         return mean
 
@@ -133,11 +137,11 @@ class Learner:
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """State dicts by name, as checkpoints hold them."""
-        return {"averaged": self.averages.state_dict(), "raw": self.network.state_dict()}
+        return {"ema": self.ema.state_dict(), "raw": self.network.state_dict()}
 
-    def averaged_model(self) -> Model:
-        """The averaged weights as a model to sample from, sharing their memory."""
-        return Model(self.recipe, self.averages, self.class_names, self.images_seen, "averaged", "this run")
+    def ema_model(self) -> Model:
+        """The EMA weights as a model to sample from, sharing their memory."""
+        return Model(self.recipe, self.ema, self.class_names, self.images_seen, "ema", "this run")
 
     def state(self) -> dict[str, Any]:
         """All that is needed beyond the weights to go on exactly."""
@@ -151,7 +155,7 @@ class Learner:
 
     def restore(self, weights: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
         """Become the learner whose weights() and state() these were."""
-        self.averages.load_state_dict(weights["averaged"])
+        self.ema.load_state_dict(weights["ema"])
         self.network.load_state_dict(weights["raw"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.updates = state["updates"]
@@ -166,7 +170,7 @@ class Learner:
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.recipe, self.images_seen)
         self.optimiser.step()
-        follow(self.averages, self.network, average_decay(self.recipe, self.updates))
+        follow(self.ema, self.network, ema_decay(self.recipe, self.updates))
         self.updates += 1
 
     def _dropout(self) -> contextlib.AbstractContextManager[None]:

@@ -7,45 +7,28 @@ import functools
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
-from ddpm.checkpoint import checkpoints, prune, read_config, read_training, read_weights, write_checkpoint
+from ddpm.base.files import only_process
+from ddpm.base.image_io import save_grid
+from ddpm.base.progress import SILENT, Progress
 from ddpm.data import ImageSet, batches
 from ddpm.errors import DamagedFile, InputError
+from ddpm.generation.draw import draw, plan_for
 from ddpm.likelihood.estimate import estimate_bound
-from ddpm.model import resolve_device
-from ddpm.pictures import save_grid
-from ddpm.recipe import Recipe
+from ddpm.model.checkpoint import checkpoints, prune, read_config, read_training, read_weights, write_checkpoint
+from ddpm.model.model import resolve_device
+from ddpm.model.recipe import Recipe
+from ddpm.model.scoring import scoring_for
 from ddpm.samplers import Sampling
-from ddpm.scored import scoring_for
 from ddpm.training.learner import Learner, learning_rate
 from ddpm.training.plot import plot_loss
-from ddpm.training.run import VALIDATION, RunFolder
+from ddpm.training.run_folder import VALIDATION, RunFolder
 
 GRID_SEEDS = range(16)
 GRID_STEPS = 20
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands.
-
-    images, total      seen so far, and in the end
-    loss               mean since the last log line, None before the first
-    images_per_second  since the last log line
-    """
-
-    images: int
-    total: int
-    loss: float | None = None
-    images_per_second: float | None = None
-
-    @property
-    def seconds_left(self) -> float | None:
-        """At the present speed."""
-        return (self.total - self.images) / self.images_per_second if self.images_per_second else None
 
 
 def train(
@@ -54,8 +37,7 @@ def train(
     folder: str | Path,
     *,
     held_out: ImageSet | None = None,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
-    say: Callable[[str], None] = lambda sentence: None,
+    progress: Progress = SILENT,
 ) -> None:
     """Train until recipe.train_images were seen (to the end of that batch); resume if the folder holds this run.
 
@@ -68,24 +50,27 @@ def train(
     run.check(recipe, images)
     learner = Learner(recipe, resolve_device(recipe.device), images.class_names)
     _check_held_out(learner, images, held_out)
-    with run.lock():
-        if not _restore(learner, run, say):
+    with only_process(run.path):
+        if not _restore(learner, run, progress):
             learner.begin(images)
         run.begin(recipe, images)
         run.forget_after(learner.images_seen)
         if learner.images_seen >= recipe.train_images:
-            say(f"'{run.path}' is complete at {learner.images_seen:,} images; a larger train_images continues.")
-        stopped = _learn(learner, run, images, held_out, on_progress, say)
+            progress.say(
+                f"'{run.path}' is complete at {learner.images_seen:,} images; a larger train_images continues."
+            )
+        stopped = _learn(learner, run, images, held_out, progress)
         _save(learner, run, images)
+        _plot(learner, run)
         if not stopped:
+            _say_loss(learner, run, progress)
             _draw(learner, run)
-            _validate(learner, run, held_out, say)
+            _validate(learner, run, held_out, progress)
             return
-        plot_loss(run.metrics(), run.loss_plot)
     sentence = f"stopped at {learner.images_seen:,} images and saved; the same call goes on from there."
     if stopped == signal.SIGINT:
         raise KeyboardInterrupt(sentence)
-    say(sentence)
+    progress.say(sentence)
     raise SystemExit(128 + stopped)
 
 
@@ -94,16 +79,19 @@ def _learn(
     run: RunFolder,
     images: ImageSet,
     held_out: ImageSet | None,
-    on_progress: Callable[[Progress], None],
-    say: Callable[[str], None],
+    progress: Progress,
 ) -> int:
     """Step until the recipe's images were seen, or a signal came: its number, else 0."""
     recipe = learner.recipe
-    meter = _Meter(learner.images_seen, recipe.train_images, on_progress)
+    meter = _Meter(learner.images_seen)
     stream = batches(
         images, seed=recipe.seed, position=learner.images_seen, batch_size=recipe.batch_size, flip=recipe.training.flip
     )
-    with _stop_on_signal() as stopped, contextlib.closing(stream):
+    with (
+        _stop_on_signal() as stopped,
+        contextlib.closing(stream),
+        progress.stage("Training", recipe.train_images, learner.images_seen) as advance,
+    ):
         while learner.images_seen < recipe.train_images and not stopped:
             before = learner.images_seen
             learner.step(next(stream))
@@ -112,15 +100,16 @@ def _learn(
                 _log(learner, run, meter)
             if passed(recipe.training.sample_images):
                 _draw(learner, run)
+                _plot(learner, run)
             if passed(recipe.training.validate_images):
-                _validate(learner, run, held_out, say)
+                _validate(learner, run, held_out, progress)
             if passed(recipe.training.checkpoint_images):
                 _save(learner, run, images)
-            meter.advance(learner.images_seen)
+            advance(learner.images_seen - before, meter.note)
     return stopped[0] if stopped else 0
 
 
-def _restore(learner: Learner, run: RunFolder, say: Callable[[str], None]) -> bool:
+def _restore(learner: Learner, run: RunFolder, progress: Progress) -> bool:
     """Go back to the newest checkpoint, if there is one; returns whether there was."""
     prune(run.path)
     found = checkpoints(run.path)
@@ -131,7 +120,9 @@ def _restore(learner: Learner, run: RunFolder, say: Callable[[str], None]) -> bo
             learner.restore(weights, read_training(found[-1], config))
         except DamagedFile as error:
             raise DamagedFile(f"{str(error)[:-1]}; without that folder the run goes on from the one before.") from None
-        say(f"Resuming at {learner.images_seen:,} images: weights, averages, optimiser and position from {found[-1]}.")
+        progress.say(
+            f"Resuming at {learner.images_seen:,} images: weights, EMA, optimiser and position from {found[-1]}."
+        )
     return bool(found)
 
 
@@ -151,14 +142,33 @@ def _log(learner: Learner, run: RunFolder, meter: _Meter) -> None:
 
 
 def _draw(learner: Learner, run: RunFolder) -> None:
-    """A grid of 16 pictures from the averaged weights, always of the same seeds; and the loss curve."""
+    """A grid of 16 images from the EMA weights, always of the same seeds."""
     path = run.sample_file(learner.images_seen)
     if path.exists():
         return
-    model = learner.averaged_model()
+    model = learner.ema_model()
     steps = min(GRID_STEPS, learner.recipe.process.steps)
-    save_grid(model.draw(GRID_SEEDS, Sampling(steps=steps, spacing="uniform")), path)
-    plot_loss(run.metrics(), run.loss_plot)
+    save_grid(draw(model, GRID_SEEDS, plan_for(model, Sampling(steps=steps, spacing="uniform"))), path)
+
+
+def _plot(learner: Learner, run: RunFolder) -> None:
+    """The loss by log lines; by single steps in a run that is too short for two of them."""
+    lines = run.metrics()
+    if len(lines) < 2:
+        seen, size = learner.images_seen, learner.recipe.batch_size
+        steps = enumerate(reversed(learner.losses))
+        lines = sorted(
+            ({"images": seen - k * size, "loss": float(loss)} for k, loss in steps), key=lambda x: x["images"]
+        )
+    plot_loss(lines, run.loss_plot)
+
+
+def _say_loss(learner: Learner, run: RunFolder, progress: Progress) -> None:
+    """The loss at the end: since the last log line, or in it."""
+    lines = run.metrics()
+    if learner.losses or lines:
+        loss = learner.mean_loss() if learner.losses else lines[-1]["loss"]
+        progress.say(f"loss {loss:.4f} at {learner.images_seen:,} images.")
 
 
 def _check_held_out(learner: Learner, images: ImageSet, held_out: ImageSet | None) -> None:
@@ -167,19 +177,19 @@ def _check_held_out(learner: Learner, images: ImageSet, held_out: ImageSet | Non
         return
     if held_out.fingerprint == images.fingerprint:
         raise InputError(f"validation '{held_out.name}' holds the training images; images held out would fit.")
-    scoring_for(learner.averaged_model(), held_out)
+    scoring_for(learner.ema_model(), held_out)
 
 
-def _validate(learner: Learner, run: RunFolder, held_out: ImageSet | None, say: Callable[[str], None]) -> None:
-    """Estimate the bound of the averaged weights, always by the same random calls."""
+def _validate(learner: Learner, run: RunFolder, held_out: ImageSet | None, progress: Progress) -> None:
+    """Estimate the bound of the EMA weights, always by the same random calls."""
     if held_out is None or learner.images_seen in [line["images"] for line in run.validation()]:
         return
-    scoring = scoring_for(learner.averaged_model(), held_out)
+    scoring = scoring_for(learner.ema_model(), held_out)
     bound = estimate_bound(scoring, learner.recipe.training.validation_calls)
     terms = {name: value for name, value in asdict(bound).items() if name in VALIDATION}
     run.append_validation({**terms, "images": learner.images_seen})
     total = bound.total
-    say(f"{learner.images_seen:,} images: {total.value:.4f} ± {total.error:.4f} bits per dimension on {held_out.name}.")
+    progress.say(f"{learner.images_seen:,} images: {total.value:.4f} ± {total.error:.4f} bits/dim on {held_out.name}.")
 
 
 def _save(learner: Learner, run: RunFolder, images: ImageSet) -> None:
@@ -209,24 +219,18 @@ def _require_finite(learner: Learner, *, weights: bool = False) -> None:
 
 
 class _Meter:
-    """Speed since the last lap, handed on as Progress."""
+    """Loss and speed since the last lap."""
 
-    def __init__(self, images: int, total: int, on_progress: Callable[[Progress], None]) -> None:
+    def __init__(self, images: int) -> None:
         self.start, self.clock = images, time.monotonic()
-        self.last = Progress(images, total)
-        self.on_progress = on_progress
-
-    def advance(self, images: int) -> None:
-        """Report that so many images were seen by now."""
-        self.last = Progress(images, self.last.total, self.last.loss, self.last.images_per_second)
-        self.on_progress(self.last)
+        self.note = ""
 
     def lap(self, images: int, loss: float) -> float:
         """Images per second since the last lap."""
         now = time.monotonic()
         speed = (images - self.start) / max(now - self.clock, 1e-9)
         self.start, self.clock = images, now
-        self.last = Progress(images, self.last.total, loss, speed)
+        self.note = f"loss {loss:.4f}  {speed:,.0f} images/s"
         return speed
 
 

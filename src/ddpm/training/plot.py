@@ -1,4 +1,4 @@
-"""The loss curve of a run as a picture."""
+"""The loss curve of a run as an image."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddpm.files import whole_file
+from ddpm.base.files import whole_file
 
 
 def plot_loss(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw loss against images seen, both axes logarithmic; nothing is written before the second log line."""
+    """Draw loss against images seen, both axes logarithmic; nothing is written for fewer than two points."""
     if len(metrics) < 2:
         return
     from matplotlib.figure import Figure

@@ -1,0 +1,1 @@
+"""What everything else stands on: files, shapes, units, tensors, random streams, and images as PNG files."""

@@ -1,0 +1,106 @@
+"""How far the work is: sentences worth reading, and stages that count up. All verbs report through one `Progress`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+Advance = Callable[..., None]
+"""Told how many more units of a stage are done: advance(4), perhaps with a note, advance(4, "loss 0.03")."""
+
+LINE_SECONDS = 10.0
+
+
+def unheard(more: int, note: str = "") -> None:
+    """An Advance that nobody listens to."""
+
+
+class Progress:
+    """Whom a verb reports to; this one is silent. A subclass may put what it hears wherever it likes."""
+
+    def say(self, sentence: str) -> None:
+        """A sentence: what will be done, at what cost, where a file went."""
+
+    @contextmanager
+    def stage(self, title: str, total: int, done: int = 0) -> Iterator[Advance]:
+        """A stretch of work of `total` units, of which some may be done already; yields an Advance."""
+        yield unheard
+
+
+SILENT = Progress()
+
+
+class Console(Progress):
+    """Sentences and bars on stderr.
+
+    lines  where stderr is no terminal, print a plain line of progress every ten seconds (for logs)
+    """
+
+    def __init__(self, *, lines: bool = False) -> None:
+        self.lines = lines
+        self.bars: Any = None  # rich's, while a stage is shown
+
+    def say(self, sentence: str) -> None:
+        """A line on stderr."""
+        if self.bars is not None:
+            self.bars.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(sentence, file=sys.stderr, flush=True)
+
+    @contextmanager
+    def stage(self, title: str, total: int, done: int = 0) -> Iterator[Advance]:
+        """A bar of its own; a stage within a stage gets the line below."""
+        if not sys.stderr.isatty():
+            yield self._plain(title, total, done) if self.lines else unheard
+            return
+        outermost = self.bars is None
+        if outermost:
+            self.bars = _bars()
+            self.bars.start()
+        task = self.bars.add_task(title, total=total, completed=done, note="")
+        try:
+            yield lambda more, note="": self.bars.update(task, advance=more, note=note)
+        finally:
+            if outermost:
+                self.bars.stop()
+                self.bars = None
+            else:
+                self.bars.remove_task(task)
+
+    def _plain(self, title: str, total: int, done: int) -> Advance:
+        last = time.monotonic() - LINE_SECONDS
+
+        def advance(more: int, note: str = "") -> None:
+            nonlocal done, last
+            done += more
+            if done >= total or time.monotonic() - last >= LINE_SECONDS:
+                last = time.monotonic()
+                self.say(f"{title}: {min(done, total):,} of {total:,}{'  ' + note if note else ''}")
+
+        return advance
+
+
+def _bars() -> Any:
+    """Short columns, so that a note still fits into 80 characters."""
+    from rich.console import Console as Terminal
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=12),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[note]}"),
+    )
+    return Bars(*columns, console=Terminal(stderr=True))
+
+
+def progress_of(wanted: Progress | bool) -> Progress:
+    """The reporter a caller wants: its own, none (False), or a bar on stderr where that is a terminal (True)."""
+    if isinstance(wanted, Progress):
+        return wanted
+    return Console() if wanted and sys.stderr.isatty() else SILENT

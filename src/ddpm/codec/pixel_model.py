@@ -1,0 +1,209 @@
+"""The lossless layer's model of pixels: a small network that sees the chain's last image and all pixels before.
+
+Ho et al. 2020 leave "a more powerful decoder like a conditional autoregressive model" to future work (sec. 3.3); this
+is one. Pixels come in the order of slanted lines, so that a whole line is computed at once: line number 4 row + column,
+from the top row down within a line, channel after channel. What is known of a pixel is the guess (the chain's last
+clean image, in sixteenths of a grey level) around it, and by how much the guess was off at the neighbours that came
+before and in the earlier channels here.
+
+Every number is an integer and every product exact: they are carried in float64 matrices, whose sums stay far below
+2^53, so that order of summation, instruction set and threads cannot matter.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddpm.base.units import LEVELS
+from ddpm.codec.mixture import SIXTEENTHS, Integers, Mixture
+from ddpm.codec.range_coder import Decoder, Encoder
+
+Wide = NDArray[np.float64]
+Small = NDArray[np.int32]
+
+REACH = 3
+"""Neighbours are up to so many rows above and columns aside; a line must then climb 4 rows per column."""
+SLANT = REACH + 1
+BEFORE = [(-up, aside) for up in range(1, REACH + 1) for aside in range(-REACH, REACH + 1)] + [
+    (0, -left) for left in range(1, REACH + 1)
+]
+AROUND = [(down, right) for down in range(-2, 3) for right in range(-2, 3)]
+FLAG = 256
+INPUT_BITS, HIDDEN_BITS, WEIGHT_BITS = 7, 8, 12
+"""Inputs count 1/128, hidden units 1/256, weights 1/4096 of what they stand for."""
+LARGEST_HIDDEN = 2**15 - 1
+OUTPUT_BITS = HIDDEN_BITS + WEIGHT_BITS
+LOGIT_SHIFT, MEAN_SHIFT, SCALE_SHIFT = OUTPUT_BITS - 6, OUTPUT_BITS - 7, OUTPUT_BITS - 4
+"""From outputs to 1/64 nat, to sixteenths of a grey level (an output of 1 is 8 levels), to sixteenths of a nat."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layers:
+    """The network of one channel, all integers: outputs = last @ relu(second @ relu(first @ inputs)) + skip @ inputs.
+
+    Weights count 1/4096; biases are in the units of the sums they are added to.
+    """
+
+    first: Wide
+    first_bias: Wide
+    second: Wide
+    second_bias: Wide
+    last: Wide
+    last_bias: Wide
+    skip: Wide
+
+    def __call__(self, inputs: Wide) -> Wide:
+        """(P, F) -> (P, 3 K) in units of 2^-20."""
+        hidden = _active(inputs @ self.first.T + self.first_bias, INPUT_BITS + WEIGHT_BITS - HIDDEN_BITS)
+        hidden = _active(hidden @ self.second.T + self.second_bias, WEIGHT_BITS)
+        scaled = 2.0 ** (OUTPUT_BITS - INPUT_BITS - WEIGHT_BITS)
+        return np.asarray(hidden @ self.last.T + (inputs @ self.skip.T) * scaled + self.last_bias)
+
+
+def _active(total: Wide, shift: int) -> Wide:
+    return np.asarray(np.clip(np.floor((total + 2.0 ** (shift - 1)) / 2.0**shift), 0, LARGEST_HIDDEN))
+
+
+@dataclass(frozen=True, eq=False)
+class Canvas:
+    """Images in the making, padded so that neighbours can be read anywhere: (B, C, H + 6, W + 6) of int32.
+
+    guess  edges repeated; off is how much pixels lie above their guess, 0 where unknown or outside
+    """
+
+    guess: Small
+    off: Small
+    size: tuple[int, int]
+
+    @staticmethod
+    def of(guess: Integers) -> Canvas:
+        """An empty one for guesses (B, C, H, W) in sixteenths of a grey level."""
+        around = ((0, 0), (0, 0), (REACH, REACH), (REACH, REACH))
+        padded = np.pad(guess.astype(np.int32), around, mode="edge")
+        return Canvas(padded, np.zeros_like(padded), (guess.shape[2], guess.shape[3]))
+
+    def put(self, channel: int, images: Integers, rows: Integers, columns: Integers, pixels: Integers) -> None:
+        """Note pixels (P,) that became known."""
+        place = (images, channel, rows + REACH, columns + REACH)
+        self.off[place] = pixels * SIXTEENTHS - self.guess[place]
+
+    def centre(self, channel: int, images: Integers, rows: Integers, columns: Integers) -> Integers:
+        """The guesses of some pixels, (P,)."""
+        return np.asarray(self.guess[images, channel, rows + REACH, columns + REACH])
+
+    def inputs(self, channel: int, images: Integers, rows: Integers, columns: Integers) -> Wide:
+        """What is known of some pixels of one channel, (P, F): see `width`."""
+        stride, across = self.guess.shape[3], self.size[1]
+        guess, off = (table.reshape(*table.shape[:2], -1) for table in (self.guess, self.off))
+        here = (rows + REACH) * stride + columns + REACH
+        around = here[:, None] + np.array([down * stride + right for down, right in AROUND])
+        before = here[:, None] + np.array([down * stride + right for down, right in BEFORE])
+        every, batch = np.arange(guess.shape[1])[:, None], images[:, None, None]
+        centre = guess[images, channel, here]
+        flags = np.stack([rows > 0, columns > 0, rows > 1, columns < across - 1, columns > 1], axis=1)
+        parts = [
+            (guess[batch, every, around[:, None]] - centre[:, None, None]).reshape(len(rows), -1),
+            off[batch, every, before[:, None]].reshape(len(rows), -1),
+            off[images[:, None], np.arange(channel), here[:, None]],
+            flags * FLAG,
+            (centre - LEVELS // 2 * SIXTEENTHS)[:, None],
+        ]
+        return np.concatenate(parts, axis=1).astype(np.float64)
+
+
+def width(channels: int, channel: int) -> int:
+    """Inputs of the network of one channel: guesses 5 x 5, misses at the neighbours before and in the earlier channels
+    here, flags of the border, the guess itself."""
+    return channels * (len(AROUND) + len(BEFORE)) + channel + 6
+
+
+@functools.lru_cache(maxsize=2)
+def lines(height: int, width: int) -> tuple[tuple[Integers, Integers], ...]:
+    """Rows and columns of the pixels of every line, in the order in which they are coded."""
+    row, column = np.divmod(np.arange(height * width), width)
+    number = SLANT * row + column
+    order = np.lexsort((row, number))
+    cuts = np.flatnonzero(np.diff(number[order])) + 1
+    return tuple((row[part], column[part]) for part in np.split(order, cuts))
+
+
+@dataclass(frozen=True, eq=False)
+class CausalModel:
+    """A network for each channel."""
+
+    layers: tuple[Layers, ...]
+
+    def mixture(self, canvas: Canvas, channel: int, images: Integers, rows: Integers, columns: Integers) -> Mixture:
+        """The distributions of some pixels."""
+        said = self.layers[channel](canvas.inputs(channel, images, rows, columns))
+        logits, means, scales = (
+            np.floor(part / 2.0**shift + 0.5).astype(np.int64)
+            for part, shift in zip(np.split(said, 3, axis=1), (LOGIT_SHIFT, MEAN_SHIFT, SCALE_SHIFT), strict=True)
+        )
+        return Mixture(logits, means + canvas.centre(channel, images, rows, columns)[:, None], scales)
+
+    def encode(self, guess: Integers, pixels: NDArray[np.uint8]) -> tuple[list[bytes], Wide]:
+        """Code images given guesses.
+
+        guess    (B, C, H, W) in sixteenths of a grey level, 0 to 4080
+        pixels   (B, c, H, W), the first c <= C channels; the others are taken to equal the first
+        returns  each image's bytes, and the ideal code length of each in bits (B,)
+        """
+        batch, coded, height, across = pixels.shape
+        canvas, known = Canvas.of(guess), pixels.astype(np.int64)
+        ends = np.empty((2, batch, coded, height, across), np.int64)
+        image, row, column = (part.ravel() for part in np.indices((batch, height, across)))
+        for channel in range(guess.shape[1]):
+            canvas.put(channel, image, row, column, known[image, channel % coded, row, column])
+        for channel in range(coded):
+            for part in np.array_split(np.arange(len(image)), -(-len(image) // 8192)):
+                place = image[part], row[part], column[part]
+                level = known[place[0], channel, place[1], place[2]]
+                ends[:, place[0], channel, place[1], place[2]] = (
+                    self.mixture(canvas, channel, *place).cumulative(level[:, None] + np.arange(2)).T
+                )
+        sizes = ends[1] - ends[0]
+        ideal = 24 * sizes[0].size - np.log2(sizes).sum(axis=(1, 2, 3))
+        return [_write(ends[0, b], sizes[b]) for b in range(batch)], ideal
+
+    def decode(self, guess: Integers, data: list[bytes], coded: int) -> NDArray[np.uint8]:
+        """Pixels (B, coded, H, W) from the bytes of each image; any bytes give some."""
+        batch, _, height, across = guess.shape
+        canvas, coders = Canvas.of(guess), [Decoder(one) for one in data]
+        pixels = np.zeros((batch, coded, height, across), np.uint8)
+        every = np.arange(LEVELS + 1)[None]
+        for rows, columns in lines(height, across):
+            image = np.repeat(np.arange(batch), len(rows))
+            row, column = np.tile(rows, batch), np.tile(columns, batch)
+            for channel in range(coded):
+                table = self.mixture(canvas, channel, image, row, column).cumulative(every)
+                found = np.array([_read(coders[b], ends) for b, ends in zip(image, table, strict=True)])
+                pixels[image, channel, row, column] = found
+                for other in range(channel, guess.shape[1], coded):
+                    canvas.put(other, image, row, column, found)
+        return pixels
+
+
+def _read(coder: Decoder, ends: Integers) -> int:
+    level = int(np.searchsorted(ends, coder.target(), side="right")) - 1
+    coder.take(int(ends[level]), int(ends[level + 1] - ends[level]))
+    return level
+
+
+def _write(starts: Integers, sizes: Integers) -> bytes:
+    """All symbols of one image (c, H, W), in the order of the lines."""
+    coder = Encoder()
+    for rows, columns in lines(*starts.shape[1:]):
+        for channel in range(len(starts)):
+            for start, size in _pairs(starts[channel, rows, columns], sizes[channel, rows, columns]):
+                coder.encode(start, size)
+    return coder.finish()
+
+
+def _pairs(starts: Integers, sizes: Integers) -> Iterator[tuple[int, int]]:
+    return zip(starts.tolist(), sizes.tolist(), strict=True)

@@ -1,0 +1,5 @@
+"""Conversion: published models in other layouts become checkpoints of ours."""
+
+from ddpm.conversion.diffusers import convert
+
+__all__ = ["convert"]

@@ -1,0 +1,87 @@
+"""The variational bound's terms, L = L_T + sum L_{t-1} + L_0 (Ho et al. 2020, eq. 5), one at a time.
+
+Everything is per image and in nats: sums over pixels, not means. In float64 (pass x0 so) the terms are exact to about
+1e-12; the float32 network inside keeps its own precision. All of it can be differentiated: training for the bound
+uses these very functions.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from ddpm.base.gaussians import Gaussian
+from ddpm.base.tensors import gather, mean_over_image
+from ddpm.diffusion.decoder import log_probability
+from ddpm.diffusion.denoiser import Denoiser
+from ddpm.diffusion.process import Process
+from ddpm.diffusion.schedule import Schedule
+
+
+class StepTerm(NamedTuple):
+    """One term of the bound for each of B images.
+
+    nats           (B,) L_{i-1} for steps i > 1, L_0 for step 1, summed over pixels
+    squared_error  (B,) mean over pixels of (x0 - predicted x0)^2, on the scale of [-1, 1]
+    """
+
+    nats: Tensor
+    squared_error: Tensor
+
+
+def prior_nats(x0: Tensor, chain: Schedule) -> Tensor:
+    """L_T = KL(q(x_T | x_0) || N(0, I)) at a chain's last level: x0 (B, C, H, W) -> (B,) nats."""
+    alpha_bar = float(chain.alpha_bar[-1])
+    constant = -math.log1p(-alpha_bar) - alpha_bar
+    return 0.5 * (constant + alpha_bar * x0**2).flatten(1).sum(1)
+
+
+def term_nats(gaussian: Gaussian, x0: Tensor, xt: Tensor, step: Tensor, *, chain: Schedule) -> Tensor:
+    """L_{i-1} (i > 1) or L_0 (i = 1) of reverse Gaussians p(x_{i-1} | x_i) along a chain.
+
+    gaussian  made at xt by Denoiser.reverse or Denoiser.read
+    step      (B,) 1..chain.steps, one an image
+    returns   (B,) nats
+    """
+    last = step == 1
+    log_variance = gather(chain.log_variance("small"), step, xt)  # index 1 is finite there, and not used
+    posterior = Gaussian(Process(chain).posterior_mean(x0, xt, step), log_variance)
+    per_pixel = posterior.kl(gaussian)
+    if last.any():
+        rows = last.nonzero()[:, 0].to(x0.device)
+        log_variance = gaussian.log_variance.expand_as(x0)[rows]
+        decoded = -log_probability(Gaussian(gaussian.mean[rows], log_variance), x0[rows])
+        per_pixel = per_pixel.index_copy(0, rows, decoded)
+    return per_pixel.flatten(1).sum(1)
+
+
+def step_term(
+    denoiser: Denoiser, x0: Tensor, step: Tensor, *, noise: Tensor, chain: Schedule, labels: Tensor | None = None
+) -> StepTerm:
+    """One random term of the bound for each image, by one network call.
+
+    x0     (B, C, H, W) in [-1, 1], float64 for exact sums
+    step   (B,) 1..chain.steps
+    noise  (B, C, H, W) standard normal
+    """
+    xt = Process(chain).q_sample(x0, step, noise=noise)
+    reverse = denoiser.reverse(xt, step, chain=chain, labels=labels)
+    nats = term_nats(reverse.gaussian, x0, xt, step, chain=chain)
+    return StepTerm(nats, mean_over_image((reverse.x0 - x0) ** 2))
+
+
+def closed_form_nats(chain: Schedule, squared_error: np.ndarray, log_variance: np.ndarray) -> np.ndarray:
+    """E L_{i-1} a pixel from the mean squared error of x0, for isotropic variances.
+
+    squared_error  (S + 1,) by step of the chain
+    log_variance   (S + 1,) of the reverse steps
+    returns        (S + 1,) nats a pixel; indices 0 and 1 unused (0)
+    """
+    posterior = chain.posterior_variance[2:]
+    variance = np.exp(log_variance[2:])
+    apart = np.log(posterior) - log_variance[2:]
+    square = chain.posterior_x0[2:] ** 2 * squared_error[2:] / variance
+    return np.concatenate([[0.0, 0.0], 0.5 * (np.expm1(apart) - apart + square)])

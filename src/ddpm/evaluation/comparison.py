@@ -1,0 +1,251 @@
+"""FID and KID of samples against a reference: no distance without its error, and none without its protocol.
+
+The distances themselves and their errors are in `ddpm.metrics`.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+from torch import Tensor
+
+from ddpm.base.files import writable_folder
+from ddpm.base.geometry import Geometry
+from ddpm.base.progress import SILENT, Advance, Progress, progress_of
+from ddpm.data import ImageData, ImageSet, image_set, open_images
+from ddpm.errors import InputError
+from ddpm.evaluation.fid_report import FidReport
+from ddpm.evaluation.samples import Samples, given_samples, image_batches, model_samples
+from ddpm.generation.draw import described, plan_for
+from ddpm.metrics import (
+    BLOCKS,
+    Extractor,
+    Statistics,
+    check_statistics_file,
+    frechet_estimate,
+    is_statistics,
+    kernel_estimate,
+    load_statistics,
+    open_extractor,
+    save_statistics,
+    statistics_of,
+)
+from ddpm.metrics.jackknife import Floats
+from ddpm.model.datasets import images_for
+from ddpm.model.model import Model, resolve_device
+from ddpm.samplers import Sampling, SamplingOptions
+
+USUAL = 2048  # images; a Fréchet distance from fewer is mostly bias
+LEAST = 2 * BLOCKS  # images on either side, for an error
+MOST_DIMENSIONS = 16_384  # of a Fréchet distance: a matrix of it takes 2 GB
+UNKNOWN = "unknown"
+ERRORS = f"jackknife of {BLOCKS} blocks; fid: of the samples, the reference as it is; kid: of both"
+
+
+def evaluate_fid(
+    samples: Model | ImageData,
+    data: ImageData | Statistics,
+    *,
+    features: str,
+    seeds: Iterable[int] | None = None,
+    keep: str | Path | None = None,
+    save_to: str | Path | None = None,
+    batch_size: int = 64,
+    device: str = "auto",
+    progress: Progress | bool = True,
+    **how: Unpack[SamplingOptions],
+) -> FidReport:
+    """How far samples lie from a reference: .fid and .kid, each a value, its error and its bias, and the .protocol.
+
+    samples     a model that draws them, or images that are there
+    data        images, or the file of their mean and covariance (.npz, which allows the FID alone)
+    features    "pixels", or the file of a torch.export program from uint8 (B, C, H, W) to floats (B, D)
+    seeds       of a model's samples; 0 to 2047 if not given
+    keep        a folder that keeps a model's samples; what is there already is not drawn again
+    save_to     an .npz for the statistics of `data`, which may stand for it later
+    batch_size  samples, and images of features, at a time
+    device      of the features' network; a model's is its own
+    how         a model's samples are drawn, see samplers.Sampling
+
+    Errors: InputError, all before anything is drawn, for features, images or statistics that do not compare, for too
+    few of them, and as in `sample`; DamagedFile for files of ours.
+    """
+    report_to, sampling = progress_of(progress), Sampling(**how)
+    file = None if save_to is None else _statistics_file(save_to, data)
+    reference = _reference(data, samples if isinstance(samples, Model) else None)
+    if isinstance(samples, Model):
+        plan = plan_for(samples, sampling)
+        numbers = range(USUAL) if seeds is None else list(seeds)
+        judged = model_samples(samples, numbers, plan, keep=None if keep is None else Path(keep), progress=report_to)
+        where = samples.device
+    elif sampling != Sampling() or seeds is not None or keep is not None:
+        raise InputError("seeds, keep and how to sample are of models, and these samples are images: leave them out.")
+    else:
+        geometry = reference.geometry if isinstance(reference, ImageSet) else None
+        judged, where = given_samples(_images(samples, geometry)), resolve_device(device)
+    extractor = open_extractor(features, judged.geometry, where)
+    check_comparison(judged, reference, extractor)
+    if isinstance(samples, Model):
+        for sentence in described(samples, plan):
+            report_to.say(sentence)
+    return compare(judged, reference, extractor, batch_size=batch_size, statistics_file=file, progress=report_to)
+
+
+def _reference(data: ImageData | Statistics, model: Model | None) -> ImageSet | Statistics:
+    if isinstance(data, Statistics):
+        return data
+    if isinstance(data, str | os.PathLike) and is_statistics(data):
+        return load_statistics(data)
+    return image_set(data) if model is None else images_for(model, data)
+
+
+def _images(data: ImageData, geometry: Geometry | None) -> ImageSet:
+    """Samples as images, with as many channels as the reference where that loses nothing."""
+    found = image_set(data)
+    if isinstance(data, str | os.PathLike) and geometry is not None and found.geometry.size == geometry.size:
+        with suppress(InputError):
+            return open_images(os.fspath(data), channels=geometry.channels, default_split=None)
+    return found
+
+
+def _statistics_file(path: str | Path, data: ImageData | Statistics) -> Path:
+    if isinstance(data, Statistics) or (isinstance(data, str | os.PathLike) and is_statistics(data)):
+        raise InputError("the reference is statistics already: there are none to save.")
+    file = check_statistics_file(path)
+    if file.exists() and not is_statistics(file):
+        raise InputError(f"'{file}' is there and holds no statistics: choose another file to save them to.")
+    writable_folder(file.parent)
+    return file
+
+
+def compare(
+    samples: Samples,
+    reference: ImageSet | Statistics,
+    extractor: Extractor,
+    *,
+    batch_size: int = 64,
+    statistics_file: Path | None = None,
+    progress: Progress = SILENT,
+) -> FidReport:
+    """The distances of samples to a reference, from one set of features.
+
+    batch_size       samples drawn, and images whose features are computed, at a time
+    statistics_file  an .npz to which the reference's statistics are written
+
+    Errors (InputError), before anything is drawn: features or images that do not compare, too few images.
+    """
+    for remark in check_comparison(samples, reference, extractor):
+        warnings.warn(remark, stacklevel=3)
+    rows, statistics = _measured(reference, extractor, batch_size, progress)
+    if statistics_file is not None and statistics is not None:
+        progress.say(f"{save_statistics(statistics_file, statistics)}: statistics of {statistics.source}.")
+    found = _features("Features", extractor, samples.batches(batch_size), samples.count, progress)
+    fid = kid = None
+    if statistics is not None:
+        with progress.stage("Fréchet distances", BLOCKS + 1) as advance:  # seconds each, in thousands of dimensions
+            fid = frechet_estimate(found, statistics, advance=advance)
+    if rows is not None:
+        kid = kernel_estimate(found, rows)
+    return FidReport(fid, kid, _protocol(samples, reference, extractor))
+
+
+def check_comparison(samples: Samples, reference: ImageSet | Statistics, extractor: Extractor) -> list[str]:
+    """Raise InputError for what does not compare; returns warnings about what does."""
+    name, count = _name(reference), _count(reference)
+    if isinstance(reference, Statistics):
+        reference.check_features(extractor.dimensions, extractor.sha256)
+    if str(reference.geometry) not in ("", str(samples.geometry)):
+        raise InputError(
+            f"the reference '{name}' is of images {reference.geometry}, the samples are {samples.geometry}."
+        )
+    counts = {"samples": samples.count}
+    if isinstance(reference, ImageSet):
+        counts[f"images in '{name}'"] = len(reference)
+    for what, number in counts.items():
+        if number < LEAST:
+            raise InputError(f"{number:,} {what} are too few for a distance with an error: it takes {LEAST}.")
+    if extractor.dimensions > MOST_DIMENSIONS and isinstance(reference, Statistics):
+        raise InputError(
+            f"a Fréchet distance in {extractor.dimensions:,} dimensions ('{extractor.name}') is out of reach: the "
+            f"most is {MOST_DIMENSIONS:,}."
+        )
+    usual, remarks = max(USUAL, extractor.dimensions), []
+    if min(samples.count, usual if count is None else count) < usual:
+        there = "" if count is None else f" and {count:,} reference images"
+        remarks.append(
+            f"{samples.count:,} samples{there} are few for a Fréchet distance in {extractor.dimensions:,} dimensions, "
+            f"which comes out too large then; {usual:,} of each are usual."
+        )
+    if isinstance(reference, Statistics) and not reference.extractor:
+        remarks.append(
+            f"nothing in '{name}' says which features it is of; that they are '{extractor.name}' is assumed."
+        )
+    if samples.fingerprint and samples.fingerprint == reference.fingerprint:
+        remarks.append(f"the samples are the very images of the reference '{name}'.")
+    return remarks
+
+
+def _count(reference: ImageSet | Statistics) -> int | None:
+    """Of its images, None where nobody knows."""
+    return len(reference) if isinstance(reference, ImageSet) else reference.count
+
+
+def _name(reference: ImageSet | Statistics) -> str:
+    return reference.name if isinstance(reference, ImageSet) else reference.source
+
+
+def _measured(
+    reference: ImageSet | Statistics, extractor: Extractor, batch_size: int, progress: Progress
+) -> tuple[Floats | None, Statistics | None]:
+    """The reference's features (M, D), for the kernel distance, and its statistics, for the Fréchet distance."""
+    if isinstance(reference, Statistics):
+        return None, reference
+    batches = image_batches(reference, batch_size)
+    rows = _features("Features of the reference", extractor, batches, len(reference), progress)
+    if extractor.dimensions > MOST_DIMENSIONS:
+        return rows, None
+    about = {"extractor": extractor.sha256, "fingerprint": reference.fingerprint, "source": reference.name}
+    return rows, statistics_of(rows, geometry=str(reference.geometry), **about)
+
+
+def _features(title: str, extractor: Extractor, batches: Iterable[Tensor], count: int, progress: Progress) -> Floats:
+    """Features (N, D) of N = count images; at no time twice in memory."""
+    rows = np.empty((count, extractor.dimensions))
+    done = 0
+    with progress.stage(title, count) as advance:
+        for batch in _counted(batches, advance):
+            rows[done : done + len(batch)] = extractor(batch)
+            done += len(batch)
+    assert done == count
+    return rows
+
+
+def _counted(batches: Iterable[Tensor], advance: Advance) -> Iterator[Tensor]:
+    for batch in batches:
+        yield batch
+        advance(len(batch))
+
+
+def _protocol(samples: Samples, reference: ImageSet | Statistics, extractor: Extractor) -> dict[str, Any]:
+    images = isinstance(reference, ImageSet)
+    known = extractor.sha256 if isinstance(reference, ImageSet) else reference.extractor or UNKNOWN
+    return {
+        "extractor": {"name": extractor.name, "sha256": extractor.sha256, "dimensions": extractor.dimensions},
+        "geometry": str(extractor.geometry),
+        "counts": {"samples": samples.count, "reference": _count(reference)},
+        "reference": {
+            "source": _name(reference),
+            "given_as": "images" if images else "statistics",
+            "fingerprint": reference.fingerprint or UNKNOWN,
+            "extractor": known,
+        },
+        "samples": samples.about,
+        "quantisation": samples.quantisation,
+        "errors": ERRORS,
+    }

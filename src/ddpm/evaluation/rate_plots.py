@@ -1,0 +1,79 @@
+"""A rate-distortion profile on disk: Fig. 5 of Ho et al. 2020 as a plot, every step as JSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddpm.base.files import whole_file
+from ddpm.likelihood.rate_distortion import RateDistortion
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def write_rate_distortion(profile: RateDistortion, folder: Path, about: dict[str, Any]) -> list[Path]:
+    """Write rate.png, rate.json and rate.csv to a folder; `about` goes into the JSON. Returns the files."""
+    table = profile.table()
+    files = [folder / f"rate.{kind}" for kind in ("png", "json", "csv")]
+    plot_rate_distortion(profile, files[0])
+    with whole_file(files[1]) as temporary:
+        content = {**about, "prior": float(profile.bits[0]), "total": float(profile.rate[0]), "steps": table}
+        temporary.write_text(json.dumps(without_nan(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    with whole_file(files[2]) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, table[0].keys())
+        writer.writeheader()
+        writer.writerows(table)
+    return files
+
+
+def plot_rate_distortion(profile: RateDistortion, path: Path) -> None:
+    """Distortion against time, rate against time, distortion against rate (Fig. 5)."""
+    from matplotlib.figure import Figure
+
+    steps = len(profile.levels) - 1
+    time = [steps - i + 1 for i in range(1, steps + 1)]
+    rate, distortion = profile.rate[1:], profile.distortion[1:]
+    figure = Figure(figsize=(11, 3.4), dpi=100, layout="constrained")
+    panels: Sequence[Axes] = figure.subplots(1, 3)
+    panels[0].plot(time, distortion)
+    panels[1].plot(time, rate)
+    panels[2].plot(rate, distortion)
+    words = (
+        ("reverse steps (T - t + 1)", "distortion (RMSE, grey levels)"),
+        ("reverse steps (T - t + 1)", "rate (bits per dimension)"),
+        ("rate (bits per dimension)", "distortion (RMSE, grey levels)"),
+    )
+    for axes, (across, up) in zip(panels, words, strict=True):
+        axes.set_xlabel(across)
+        axes.set_ylabel(up)
+        axes.set_ylim(bottom=0)
+        axes.grid(True, alpha=0.3)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary)
+
+
+def plot_levels(bits: Sequence[float], path: Path) -> None:
+    """Bits per dimension against the number of levels K, the horizontal axis logarithmic."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.6), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    axes.semilogx(range(1, len(bits) + 1), bits, marker="." if len(bits) < 20 else "")
+    axes.set_xlabel("levels K, the best for the bound")
+    axes.set_ylabel("bits per dimension, expected")
+    axes.grid(True, which="both", alpha=0.3)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary)
+
+
+def without_nan(value: Any) -> Any:
+    """JSON has no NaN: an error that one call alone cannot have becomes null."""
+    if isinstance(value, dict):
+        return {key: without_nan(below) for key, below in value.items()}
+    if isinstance(value, list):
+        return [without_nan(below) for below in value]
+    return None if isinstance(value, float) and value != value else value

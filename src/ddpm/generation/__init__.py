@@ -1,0 +1,1 @@
+"""From seeds to images: drawing, outputs that resume, and reading them back."""

@@ -1,0 +1,202 @@
+"""Drawing: from a model, seeds and a plan to images. One seed is one image, the same in any batch."""
+
+from __future__ import annotations
+
+import collections
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddpm.base.progress import Advance, unheard
+from ddpm.base.seeding import generator
+from ddpm.base.units import x_to_images
+from ddpm.diffusion.denoiser import OPTIMAL, Guided
+from ddpm.diffusion.schedule import Schedule
+from ddpm.errors import InputError
+from ddpm.model.model import Model
+from ddpm.model.timesteps import SIDECAR, tuned_for
+from ddpm.model.variances import denoiser_for, read_variances
+from ddpm.samplers import Plan, Sampling, State, plan, predicted_images, trajectory
+from ddpm.samplers.plan import TUNED
+
+MOST_SHOWN = 20  # levels in a sentence
+
+
+def plan_for(model: Model, sampling: Sampling) -> Plan:
+    """The levels and the sampler that a Sampling means for a model; InputError if it cannot draw so. Cheap."""
+    labels_for(model, [0], sampling.class_name)
+    most = model.recipe.process.steps
+    if (sampling.steps or 0) > most:
+        raise InputError(f"{sampling.steps} steps are more than the {most} of the process; choose 1 to {most}.")
+    tuned = tuned_for(model, sampling.method, sampling.steps or 0) if sampling.may_be_tuned else None
+    if tuned is None and sampling.spacing == TUNED:
+        options = f" --sampler {sampling.method} --steps {sampling.steps}"
+        raise InputError(
+            f"no {sampling.steps} timesteps were tuned for sampler '{sampling.method}' of '{model.source}': "
+            f"run {SIDECAR.made_by(model)} with{options}."
+        )
+    found = plan(sampling, model.recipe.process.make_schedule(), tuned)
+    if sampling.guidance != 1 and not model.recipe.training.label_dropout:
+        raise InputError(
+            f"guidance needs a model that also learned without its classes (training.label_dropout above 0), and "
+            f"'{model.source}' did not."
+        )
+    if model.recipe.objective.prediction == "mean" and found.chain.levels.dtype.kind != "i":
+        raise InputError(
+            f"the model in '{model.source}' predicts the mean, which is defined at whole levels only; choose --spacing "
+            "uniform."
+        )
+    if sampling.method == "ancestral":
+        _check_variance(model, sampling.variance, found.chain)
+    return found
+
+
+def described(model: Model, plan: Plan) -> Iterator[str]:
+    """How images will be drawn, in sentences: sampler, levels, network calls, and the side files that are used."""
+    levels = plan.chain.levels[1:].tolist()
+    eta = "" if plan.eta is None else f", eta {plan.eta:.3g}"
+    where = "all levels" if plan.spacing == "all" else f"{len(levels):,} levels, {plan.spacing}"
+    if plan.spacing != "all" and len(levels) <= MOST_SHOWN:
+        where += f" ({', '.join(f'{level:.4g}' for level in reversed(levels))})"
+    yield (
+        f"Drawing by {plan.sampling.method}{eta}: {where}; {plan.calls:,} network calls (NFE) an image; "
+        f"{model.weights} weights of {model.source}."
+    )
+    how = plan.sampling
+    usual = (("variance", how.variance, None), ("threshold", how.threshold, "static"), ("guidance", how.guidance, 1.0))
+    extra = [f"{name} {value}" for name, value, default in usual if value != default]
+    if extra:
+        yield f"With {', '.join(extra)}{'; the timesteps were tuned without' if plan.spacing == TUNED else ''}."
+    if plan.spacing == TUNED:
+        yield f"Timesteps: {SIDECAR.path(model)}."
+    if how.variance == OPTIMAL:
+        yield f"Variances: {read_variances(model).measured.source}."
+
+
+def protocol(model: Model, plan: Plan) -> dict[str, Any]:
+    """All that an image depends on but its seed, as plain values: two equal protocols draw equal images."""
+    sampling = plan.sampling
+    ancestral, label = sampling.method == "ancestral", labels_for(model, [0], sampling.class_name)
+    return {
+        "weights": model.weights,
+        "weights_sha256": model.weights_sha256,
+        "sampler": sampling.method,
+        "steps": plan.chain.steps,
+        "calls": plan.calls,
+        "spacing": plan.spacing,
+        "levels": "all" if plan.spacing == "all" else plan.chain.levels[1:].tolist(),
+        "eta": plan.eta,
+        "variance": denoiser_for(model, sampling.variance).variance if ancestral else None,
+        "measured_sha256": read_variances(model).own_sha256 if ancestral and sampling.variance == OPTIMAL else None,
+        "threshold": sampling.threshold,
+        "guidance": sampling.guidance,
+        "class": None if sampling.class_name is None or label is None else int(label[0]),
+    }
+
+
+def _check_variance(model: Model, variance: str | None, chain: Schedule) -> None:
+    whole = chain.levels.tolist() == list(range(model.recipe.process.steps + 1))
+    if denoiser_for(model, variance).variance == "learned" and not whole:
+        raise InputError(
+            "variances learned pixel by pixel belong to the full chain; with fewer steps choose --variance large, "
+            "small or optimal."
+        )
+
+
+def draw_batches(
+    model: Model, seeds: Sequence[int], plan: Plan, *, batch_size: int = 64, advance: Advance = unheard
+) -> Iterator[tuple[Sequence[int], Tensor]]:
+    """Draw one image per seed, a batch at a time: its seeds, and uint8 (B, C, H, W) on the CPU.
+
+    batch_size  images drawn at a time; it changes none of them
+    advance     told after every step of a batch how many images are in it
+    """
+    states = _states_of(model, plan, advance)
+    for part in _parts(seeds, batch_size):
+        (last,) = collections.deque(states(part), maxlen=1)
+        yield part, x_to_images(last.x)
+
+
+def draw(model: Model, seeds: Sequence[int], plan: Plan, *, batch_size: int = 64, advance: Advance = unheard) -> Tensor:
+    """Draw one image per seed: uint8 (B, C, H, W) on the CPU. Options as in draw_batches."""
+    batches = draw_batches(model, seeds, plan, batch_size=batch_size, advance=advance)
+    return torch.cat([images for _, images in batches])
+
+
+def draw_progressively(
+    model: Model,
+    seeds: Sequence[int],
+    plan: Plan,
+    *,
+    slots: int = 20,
+    batch_size: int = 64,
+    advance: Advance = unheard,
+) -> Tensor:
+    """The clean images predicted along the trajectory (Ho et al. 2020, Fig. 6). Options as in draw_batches.
+
+    slots    stretches of equally many levels; each gives the last prediction made in it
+    returns  uint8 (B, up to slots, C, H, W) on the CPU, noisiest first, the finished image last
+    """
+    every = math.ceil(model.recipe.process.steps / slots)
+    states, rows = _states_of(model, plan, advance), []
+    for part in _parts(seeds, batch_size):
+        found = predicted_images(states(part), every=every)
+        rows.append(torch.stack([x_to_images(x0) for x0 in reversed(found)], dim=1))
+    return torch.cat(rows)
+
+
+def _states_of(model: Model, plan: Plan, advance: Advance) -> Callable[[Sequence[int]], Iterator[State]]:
+    """From the seeds of a batch to its states; side files are read once, here, for all batches."""
+    sampling = plan.sampling
+    denoiser = replace(denoiser_for(model, sampling.variance), threshold=sampling.threshold)
+    if sampling.guidance != 1:
+        guided = Guided(model.network, weight=sampling.guidance, no_label=model.recipe.network.classes or 0)
+        denoiser = replace(denoiser, network=guided)
+
+    def states(seeds: Sequence[int]) -> Iterator[State]:
+        labels = labels_for(model, seeds, sampling.class_name)
+        try:
+            for state in trajectory(denoiser, model.geometry, seeds, plan, labels=labels, device=model.device):
+                advance(len(seeds))
+                yield state
+        except torch.OutOfMemoryError:
+            raise InputError(
+                f"{len(seeds)} images at a time are too many for the memory of {model.device}: choose a smaller batch "
+                "size."
+            ) from None
+
+    return states
+
+
+def labels_for(model: Model, seeds: Sequence[int], name: str | None = None) -> Tensor | None:
+    """Class labels for images of these seeds: all of one class, or drawn from each seed.
+
+    name     a class name, or its number where no name is one; None draws uniformly, a function of the seed alone
+    returns  int64 (B,) on the model's device, None if the model takes no classes
+    """
+    classes = model.recipe.network.classes
+    if not classes:
+        if name is not None:
+            raise InputError(f"the model in '{model.source}' was trained without classes; leave the class out.")
+        return None
+    if name is None:
+        drawn = [int(generator("class", seed).integers(classes)) for seed in seeds]
+        return torch.tensor(drawn, device=model.device)
+    names = list(model.class_names)
+    numbered = not any(known.isdecimal() for known in names) and name.isdecimal() and int(name) < classes
+    if name not in names and not numbered:
+        raise InputError(f"the model in '{model.source}' knows no class '{name}'; it knows {', '.join(names)}.")
+    label = names.index(name) if name in names else int(name)
+    return torch.full((len(seeds),), label, device=model.device)
+
+
+def _parts(seeds: Sequence[int], batch_size: int) -> list[Sequence[int]]:
+    if not seeds or batch_size < 1:
+        raise InputError(
+            f"{len(seeds)} seeds in batches of {batch_size} make no image: at least one of each is needed."
+        )
+    return [seeds[start : start + batch_size] for start in range(0, len(seeds), batch_size)]

@@ -1,0 +1,72 @@
+"""Samples as files: a grid, an array, or a folder of PNGs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Unpack
+
+from ddpm.base.files import check_output
+from ddpm.base.image_io import check_grid, save_grid
+from ddpm.base.progress import Progress, progress_of
+from ddpm.errors import InputError
+from ddpm.generation.draw import described, draw, draw_progressively, plan_for
+from ddpm.generation.resumable import ARRAY, Drawing
+from ddpm.model.model import Model, checked_model
+from ddpm.samplers import Sampling, SamplingOptions
+
+SLOTS = 20  # columns of a progressive grid
+
+
+def save_samples(
+    model: Model,
+    out: str | Path,
+    *,
+    seeds: Iterable[int],
+    progressive: bool = False,
+    batch_size: int = 64,
+    progress: Progress | bool = True,
+    **how: Unpack[SamplingOptions],
+) -> Path:
+    """Draw one image per seed into a file or a folder; the same call goes on after a stop, unless it is a .png.
+
+    out          a .png is a grid, a .npz an array (the keys are in generation/resumable.py), no suffix a folder of PNGs
+    progressive  a row a seed, the image as predicted along the trajectory (Ho et al. 2020, Fig. 6); a .png
+    how          see `sample`
+
+    Errors (InputError), before anything is drawn: another output, or one that holds something else.
+    """
+    path, report_to, numbers = _output(out, progressive=progressive), progress_of(progress), list(seeds)
+    plan = plan_for(checked_model(model), Sampling(**how))
+    total = len(numbers)
+    drawing = None if path.suffix == ".png" else Drawing(model, plan, numbers, path)
+    if drawing is None:
+        check_grid(total * (SLOTS if progressive else 1), model.geometry)
+    else:
+        left, asked = len(drawing.missing()), len(set(numbers))
+        total = left
+        if left < asked:
+            report_to.say(f"{asked - left:,} of {asked:,} images are there already.")
+    for sentence in described(model, plan):
+        report_to.say(sentence)
+    with report_to.stage("Sampling", total * plan.chain.steps) as advance:
+        if drawing is not None:
+            drawing.draw(batch_size=batch_size, advance=advance)
+        elif progressive:
+            rows = draw_progressively(model, numbers, plan, slots=SLOTS, batch_size=batch_size, advance=advance)
+            save_grid(rows.flatten(0, 1), path, columns=rows.shape[1])
+        else:
+            save_grid(draw(model, numbers, plan, batch_size=batch_size, advance=advance), path)
+    return path
+
+
+def _output(out: str | Path, *, progressive: bool) -> Path:
+    """Refuse an output that cannot be written, before anything is drawn."""
+    path = Path(out)
+    if not str(out) or path.suffix not in (".png", ARRAY, ""):
+        raise InputError(f"'{out}' is not an output for samples: name a .png, a .npz or a folder.")
+    if progressive and path.suffix != ".png":
+        raise InputError("progressive samples make one image: the output must be a .png.")
+    if path.suffix and str(out).endswith(("/", "\\")):
+        raise InputError(f"'{out}' is a folder by its end and a file by its name: leave one out.")
+    return check_output(path, folder=not path.suffix)

@@ -1,0 +1,127 @@
+"""What is scored, and the one place that asks the network: a plan of calls in, one term of the bound per call out.
+
+A call is one image at one step of the chain with noise of its own. The estimate, the full sum, the rate-distortion
+table and the measurement of variances are four plans for the same machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ddpm.base.progress import Advance, unheard
+from ddpm.base.seeding import generator
+from ddpm.base.units import images_to_x
+from ddpm.data import Reader
+from ddpm.diffusion.bound import prior_nats, step_term
+from ddpm.diffusion.denoiser import Denoiser
+from ddpm.diffusion.schedule import Schedule
+from ddpm.errors import InputError
+
+CPU = torch.device("cpu")
+
+Integers = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+class Calls(NamedTuple):
+    """A plan, each (n,): which image, at which step of the chain, with the noise of which number."""
+
+    images: Integers
+    steps: Integers
+    numbers: Integers
+
+
+class Terms(NamedTuple):
+    """What n calls gave, each (n,): nats of the bound's term per image, mean squared error of x0 per pixel."""
+
+    nats: Floats
+    squared_error: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Scoring:
+    """A denoiser, the images it is judged on, and the chain of levels it is judged along.
+
+    images      reads uint8 (B, C, H, W) by index
+    labels      (N,) classes as the network counts them, or None
+    device      where the network lies
+    advance     called after each batch with the number of network calls made in it
+    name        of the model, in errors
+    """
+
+    denoiser: Denoiser
+    images: Reader
+    chain: Schedule
+    labels: Integers | None = None
+    seed: int = 0
+    batch_size: int = 128
+    device: torch.device = CPU
+    advance: Advance = unheard
+    name: str = "the network"
+
+    @property
+    def dimensions(self) -> int:
+        """Pixels times channels of an image."""
+        return int(np.prod(self.images.shape))
+
+    def terms(self, calls: Calls, purpose: str) -> Terms:
+        """Make the calls; the noise of each is a function of (purpose, seed, its number)."""
+        nats, squared_error = np.empty(len(calls.steps)), np.empty(len(calls.steps))
+        for start in range(0, len(nats), self.batch_size):
+            here = slice(start, start + self.batch_size)
+            part = Calls(*(column[here] for column in calls))
+            x0, noise, labels = self.inputs(part.images, part.numbers, purpose)
+            steps = torch.from_numpy(part.steps)
+            with torch.no_grad(), self.guarded():
+                term = step_term(self.denoiser, x0, steps, noise=noise, chain=self.chain, labels=labels)
+            nats[here], squared_error[here] = term.nats.cpu().numpy(), term.squared_error.cpu().numpy()
+            self.check_numbers(nats[here])
+            self.advance(len(part.steps))
+        return Terms(nats, squared_error)
+
+    def check_numbers(self, values: Floats) -> None:
+        """Raise InputError unless all values are numbers."""
+        if not np.isfinite(values).all():
+            raise InputError(f"{self.name} puts out values that are no numbers; an earlier checkpoint would fit.")
+
+    @contextlib.contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Turn a lack of memory into a sentence."""
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise InputError(
+                f"{self.batch_size} images a call are too many for the memory of {self.device}; a smaller batch size "
+                "would fit."
+            ) from None
+
+    def inputs(self, images: Integers, numbers: Integers, purpose: str) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Clean images and their noise in float64, and their labels, where the arithmetic is done."""
+        device = CPU if self.device.type == "mps" else self.device  # Apple's GPUs have no float64
+        x0 = images_to_x(torch.from_numpy(self.images.read(images)).to(device), torch.float64)
+        draws = [generator(purpose, self.seed, int(k)).standard_normal(x0.shape[1:], np.float32) for k in numbers]
+        noise = torch.from_numpy(np.stack(draws)).to(device).double()
+        labels = None if self.labels is None else torch.from_numpy(self.labels[images]).to(self.device)
+        return x0, noise, labels
+
+    def prior(self, images: Integers) -> Floats:
+        """L_T of some images, in nats (n,); it needs no network."""
+        found = []
+        for start in range(0, len(images), self.batch_size):
+            pixels = torch.from_numpy(self.images.read(images[start : start + self.batch_size]))
+            found.append(prior_nats(images_to_x(pixels, torch.float64), self.chain).numpy())
+        return np.concatenate(found)
+
+
+def balanced(generator: np.random.Generator, images: int, count: int) -> Integers:
+    """Draw `count` of so many images in random order, each as often as any other (give or take one): (count,)."""
+    rounds = [generator.permutation(images) for _ in range(-(-count // images))]
+    return np.concatenate([np.empty(0, np.int64), *rounds])[:count]

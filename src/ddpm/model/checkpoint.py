@@ -1,0 +1,278 @@
+"""Checkpoints: a folder that says everything about the model in it, and is either whole or not there.
+
+    model.safetensors   weights, each name under "averaged/" (the EMA) or "raw/"
+    config.json         format version, resolved recipe, class names, images seen, data fingerprint, each file's SHA-256
+    training.pt         optimiser and counters (tensors and plain containers), only in a run that can be continued
+
+A checkpoint is written under a temporary name, synced and renamed, so a reader never meets half of one. Nothing is
+unpickled with code execution.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, cast
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ddpm.base.files import UNFINISHED, check_signed, signed, sync, writable_folder
+from ddpm.errors import DamagedFile, InputError
+from ddpm.model.model import Model, build_network, resolve_device
+from ddpm.model.recipe import Recipe, make_recipe
+from ddpm.model.sidecar import STORED
+
+FORMAT = "ddpm checkpoint"
+FORMAT_VERSION = 1
+WEIGHTS = tuple(STORED)
+SIDE_FILES = ("codec", "levels", "variance")
+LINEAR = "linear"
+"""The model without a network that comes with the package."""
+PACKAGED = Path(str(resources.files("ddpm") / LINEAR))
+MODEL_FILE, CONFIG_FILE, TRAINING_FILE = "model.safetensors", "config.json", "training.pt"
+
+
+@dataclass(frozen=True)
+class Config:
+    """What config.json says; see the module's text."""
+
+    recipe: Recipe
+    class_names: tuple[str, ...]
+    images_seen: int
+    data_fingerprint: str
+    sha256: Mapping[str, str]
+
+    def as_json(self) -> str:
+        """The file's text."""
+        table = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "images_seen": self.images_seen,
+            "class_names": list(self.class_names),
+            "data_fingerprint": self.data_fingerprint,
+            "sha256": dict(self.sha256),
+            "recipe": self.recipe.model_dump(mode="json"),
+        }
+        return json.dumps(signed(table), indent=2) + "\n"
+
+
+def write_checkpoint(
+    folder: Path,
+    *,
+    recipe: Recipe,
+    weights: Mapping[str, Mapping[str, Tensor]],
+    class_names: tuple[str, ...] = (),
+    images_seen: int = 0,
+    data_fingerprint: str = "",
+    training: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint whole or not at all; the folder must not exist.
+
+    weights   "ema" and perhaps "raw", each a network's state dict
+    training  what a run needs beyond the weights to continue
+    """
+    temporary = folder.parent / f"{UNFINISHED}{folder.name}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    flat = {
+        f"{STORED[kind]}/{name}": tensor.contiguous()
+        for kind, state in weights.items()
+        for name, tensor in state.items()
+    }
+    try:
+        temporary.mkdir(parents=True)
+        (temporary / MODEL_FILE).write_bytes(safetensors.torch.save(flat))
+        if training is not None:
+            _write_training(training, temporary / TRAINING_FILE)
+        hashes = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
+        config = Config(recipe, class_names, images_seen, data_fingerprint, hashes)
+        (temporary / CONFIG_FILE).write_text(config.as_json(), encoding="utf-8")
+        for file in temporary.iterdir():
+            sync(file)
+        sync(temporary)
+        os.rename(temporary, folder)
+        sync(folder.parent)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise InputError(f"'{folder}' could not be written: {error.strerror or error}.") from None
+
+
+def _write_training(training: Mapping[str, Any], path: Path) -> None:
+    """Through memory, because PyTorch's own writer hides the operating system's reason when it fails."""
+    buffer = io.BytesIO()
+    torch.save(dict(training), buffer)
+    path.write_bytes(buffer.getbuffer())
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The finished checkpoints of a run folder, oldest first."""
+    found = [entry for entry in (run / "checkpoints").glob("*") if entry.name.isdecimal() and entry.is_dir()]
+    return sorted(found, key=lambda entry: int(entry.name))
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether a path is a run or a checkpoint, whole or not, or the model that comes with the package."""
+    folder = resolved(path)
+    return any((folder / mark).exists() for mark in (CONFIG_FILE, "recipe.json", "checkpoints"))
+
+
+def resolved(path: str | Path) -> Path:
+    """The folder that a user names: "linear" is the model that comes with the package, unless such a folder is here."""
+    folder = Path(path)
+    return PACKAGED if str(path) == LINEAR and not folder.is_dir() else folder
+
+
+def check_tunable(source: str | Path) -> None:
+    """Refuse to write beside a checkpoint that cannot be written to, or that comes with the package."""
+    if Path(source) == PACKAGED:
+        raise InputError(
+            f"'{LINEAR}' comes with the package and is fixed: `ddpm tune codec {LINEAR} --data SRC --out DIR` makes a "
+            "model of its kind that is yours."
+        )
+    writable_folder(source)
+
+
+def results_folder(source: str | Path, out: str | Path | None) -> Path:
+    """Where what was measured of a model goes: `out`, or evaluation/ in its run; refused if it cannot be written to."""
+    folder = Path(source)
+    if out is None and folder == PACKAGED:
+        raise InputError(f"'{LINEAR}' comes with the package, so its results need a folder: name one with --out.")
+    run = folder.parents[1] if folder.parent.name == "checkpoints" else folder
+    return writable_folder(run / "evaluation" if out is None else out)
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The checkpoint a user means: the folder itself, or a run folder's newest."""
+    path = resolved(path)
+    if not path.is_dir():
+        raise InputError(f"there is no folder '{path}': name a run folder, a checkpoint or {LINEAR}.")
+    if (path / CONFIG_FILE).is_file():
+        return path
+    found = checkpoints(path)
+    if not found:
+        raise InputError(f"'{path}' holds no checkpoint (no {CONFIG_FILE}, no checkpoints/ folder with one in it).")
+    return found[-1]
+
+
+def read_config(folder: Path) -> Config:
+    """Read and check config.json of a checkpoint folder; old versions are understood, newer ones refused."""
+    path = folder / CONFIG_FILE
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"'{folder}' is not a checkpoint: it has no {CONFIG_FILE}.") from None
+    except ValueError:
+        raise DamagedFile(f"'{path}' is cut short or damaged: it is not JSON.") from None
+    if not isinstance(table, dict) or table.get("format") != FORMAT:
+        raise InputError(f"'{path}' is not the configuration of a ddpm checkpoint; `ddpm convert` reads other layouts.")
+    version = table.get("format_version")
+    if type(version) is int and version > FORMAT_VERSION:
+        raise InputError(
+            f"'{path}' has format version {version}, this ddpm reads {FORMAT_VERSION}; a newer ddpm would fit."
+        )
+    check_signed(table, path)
+    recipe = make_recipe(table["recipe"], origin=f"'{path}'")
+    return Config(recipe, tuple(table["class_names"]), table["images_seen"], table["data_fingerprint"], table["sha256"])
+
+
+def read_weights(folder: Path, config: Config, kind: str) -> dict[str, Tensor]:
+    """A network's state dict from a checkpoint, on the CPU, its hash checked."""
+    path = _checked(folder / MODEL_FILE, config)
+    with safetensors.safe_open(path, framework="pt") as file:
+        prefix = f"{STORED[kind]}/"
+        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118  it is no dictionary
+        if not names:
+            raise InputError(f"'{path}' holds no {kind} weights.")
+        return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+
+
+def read_training(folder: Path, config: Config) -> dict[str, Any]:
+    """What write_checkpoint was given as `training`."""
+    if TRAINING_FILE not in config.sha256:
+        raise InputError(f"'{folder}' holds no training state: it can be sampled from, not continued.")
+    path = _checked(folder / TRAINING_FILE, config)
+    try:
+        return cast(dict[str, Any], torch.load(path, map_location="cpu", weights_only=True))
+    except (pickle.UnpicklingError, RuntimeError):
+        raise DamagedFile(f"'{path}' is no training state of ours: it holds more than tensors and numbers.") from None
+
+
+def load_model(path: str | Path, *, weights: str = "ema", device: str = "auto") -> Model:
+    """Read a model from a run folder (its newest checkpoint) or a checkpoint folder.
+
+    weights  "ema" or "raw"
+    device   "auto", "cpu", "cuda", ...
+    """
+    if weights not in WEIGHTS:
+        raise InputError(f"weights '{weights}' are none of {', '.join(WEIGHTS)}.")
+    folder = find_checkpoint(Path(path))
+    config = read_config(folder)
+    network = build_network(config.recipe)
+    try:
+        network.load_state_dict(read_weights(folder, config, weights))
+    except RuntimeError:
+        raise DamagedFile(f"the weights in '{folder / MODEL_FILE}' do not fit the recipe beside them.") from None
+    network = network.to(resolve_device(device)).eval().requires_grad_(False)
+    return Model(
+        config.recipe,
+        network,
+        config.class_names,
+        images_seen=config.images_seen,
+        data_fingerprint=config.data_fingerprint,
+        weights=weights,
+        source=str(folder),
+        weights_sha256=config.sha256[MODEL_FILE],
+    )
+
+
+def describe(run: str | Path) -> dict[str, Any]:
+    """What a model is, as plain values: checkpoint, checkpoints, images_seen, parameters, class_names, schedule,
+    data_fingerprint, sha256 of its files, side_files, recipe. Its weights are not read."""
+    folder = find_checkpoint(Path(run))
+    config = read_config(folder)
+    schedule = config.recipe.process.make_schedule()
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in build_network(config.recipe).parameters())
+    return {
+        "checkpoint": str(folder),
+        "checkpoints": [str(found) for found in checkpoints(Path(run))],
+        "images_seen": config.images_seen,
+        "parameters": parameters,
+        "class_names": list(config.class_names),
+        "data_fingerprint": config.data_fingerprint,
+        "sha256": dict(config.sha256),
+        "side_files": [str(file) for kind in SIDE_FILES for file in sorted(folder.glob(f"{kind}-*.json"))],
+        "schedule": {"steps": schedule.steps, "alpha_bar_end": float(schedule.alpha_bar[-1])},
+        "recipe": config.recipe.model_dump(mode="json"),
+    }
+
+
+def prune(run: Path, keep: int = 2) -> None:
+    """Remove a run's older checkpoints and what an interrupted write left behind."""
+    for folder in checkpoints(run)[:-keep]:
+        os.rename(folder, folder.with_name(f"{UNFINISHED}{folder.name}"))
+    for leftover in (run / "checkpoints").glob(f"{UNFINISHED}*"):
+        shutil.rmtree(leftover)
+
+
+def _checked(path: Path, config: Config) -> Path:
+    if not path.is_file():
+        raise DamagedFile(f"'{path}' is missing.")
+    if _sha256(path) != config.sha256.get(path.name):
+        raise DamagedFile(f"'{path}' is cut short or damaged: its SHA-256 is not the one in {CONFIG_FILE}.")
+    return path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

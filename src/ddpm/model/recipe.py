@@ -1,0 +1,318 @@
+"""Recipes: everything a run is made of, in one frozen value that can be written down, compared and rebuilt.
+
+A recipe file holds only what differs from the defaults below, which are the paper's CIFAR-10 settings
+(Ho et al. 2020, App. B). What is left unset is taken from the data when a run starts.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from decimal import Decimal
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from ddpm.base.geometry import Geometry, parse_size
+from ddpm.data import FITS, ON_BAD_IMAGE
+from ddpm.diffusion.denoiser import LEARNED
+from ddpm.diffusion.objectives import LEVEL_SAMPLING, LOSSES
+from ddpm.diffusion.process import PREDICTIONS
+from ddpm.diffusion.schedule import BETAS, VARIANCES, Schedule, make_schedule
+from ddpm.errors import InputError, nearest
+from ddpm.likelihood.estimate import FEWEST_CALLS
+
+ATTENTION_SIDE = 16
+LINEAR = ("none", "corrected", "alone")
+
+
+def parse_count(value: object) -> object:
+    """Read "300k" or "2.5M" as a number of images; anything else is passed on."""
+    pattern = r"\s*(\d[\d_]*|\d{1,3}(?:,\d{3})+|\d+\.\d+)\s*([kKmM]?)\s*"
+    match = re.fullmatch(pattern, value) if isinstance(value, str) else None
+    if match is None:
+        return value
+    number = Decimal(re.sub("[_,]", "", match[1])) * {"": 1, "k": 10**3, "m": 10**6}[match[2].lower()]
+    return int(number) if number == int(number) else value
+
+
+Count = Annotated[int, BeforeValidator(parse_count), Field(strict=True, ge=0)]
+Positive = Annotated[int, BeforeValidator(parse_count), Field(strict=True, ge=1)]
+Rate = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(strict=True, ge=0, lt=1)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ImageTable(_Table):
+    """The images the network sees; what is unset comes from the data."""
+
+    channels: Annotated[int, Field(strict=True, ge=1, le=4)] | None = None
+    height: Positive | None = None
+    width: Positive | None = None
+
+
+class NetworkTable(_Table):
+    """The U-Net, see networks.UNet; unset attention_levels means the first level of at most 16 pixels a side.
+
+    linear  "none" is the U-Net by itself; "corrected" has it correct the best linear guess, see
+            networks.LinearDenoiser; "alone" is that guess and no U-Net
+    """
+
+    channels: Positive = 128
+    multipliers: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 2, 2)
+    blocks: Positive = 2
+    attention_levels: tuple[Count, ...] | None = None
+    dropout: Share = 0.0
+    groups: Positive = 32
+    space_to_depth: Positive = 1
+    classes: Count | None = None
+    linear: Literal[*LINEAR] = "none"  # type: ignore[valid-type]
+
+
+class ProcessTable(_Table):
+    """The forward process and the variance of the reverse one."""
+
+    schedule: Literal[*BETAS] = "linear"  # type: ignore[valid-type]
+    steps: Positive = 1000
+    beta_start: Annotated[Rate, Field(lt=1)] = 1e-4
+    beta_end: Annotated[Rate, Field(lt=1)] = 0.02
+    variance: Literal[*VARIANCES, *LEARNED] = "large"  # type: ignore[valid-type]
+
+    def make_schedule(self) -> Schedule:
+        """The float64 tables of this process."""
+        return make_schedule(self.schedule, steps=self.steps, beta_start=self.beta_start, beta_end=self.beta_end)
+
+
+class ObjectiveTable(_Table):
+    """What the network learns to put out, by which loss, at which levels."""
+
+    prediction: Literal[*PREDICTIONS] = "eps"  # type: ignore[valid-type]
+    loss: Literal[*LOSSES] = "simple"  # type: ignore[valid-type]
+    levels: Literal[*LEVEL_SAMPLING] = "uniform"  # type: ignore[valid-type]
+
+
+class TrainingTable(_Table):
+    """How it learns; all intervals are counts of images seen. (Earlier versions called the EMA's keys average_...)"""
+
+    warmup_images: Count = 640_000
+    clip_norm: Rate = 1.0
+    flip: Annotated[bool, Field(strict=True)] = False
+    label_dropout: Share = 0.0
+    ema_decay: Annotated[Share, Field(validation_alias=AliasChoices("ema_decay", "average_decay"))] = 0.9999
+    ema_ramp: Annotated[bool, Field(strict=True, validation_alias=AliasChoices("ema_ramp", "average_ramp"))] = True
+    log_images: Positive = 6_400
+    sample_images: Positive = 500_000
+    checkpoint_images: Positive = 100_000
+    validate_images: Positive = 100_000
+    validation_calls: Annotated[Positive, Field(ge=FEWEST_CALLS)] = 4_096
+
+
+class Recipe(_Table):
+    """A whole run: the data, the network, the process, the objective and the training."""
+
+    data: str | None = None
+    validation: str | None = None
+    size: Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)] | None = None
+    fit: Literal[*FITS] = "crop"  # type: ignore[valid-type]
+    train_images: Positive = 102_400_000
+    seed: Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)] = 0
+    batch_size: Positive = 128
+    learning_rate: Annotated[Rate, Field(le=1e38)] = 2e-4
+    device: str = "auto"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    on_bad_image: Literal[*ON_BAD_IMAGE] = "stop"  # type: ignore[valid-type]
+    image: ImageTable = ImageTable()
+    network: NetworkTable = NetworkTable()
+    process: ProcessTable = ProcessTable()
+    objective: ObjectiveTable = ObjectiveTable()
+    training: TrainingTable = TrainingTable()
+
+    @property
+    def geometry(self) -> Geometry:
+        """The images' shape; an InputError if the recipe leaves some of it to data that has not been seen."""
+        image = self.image
+        if image.channels is None or image.height is None or image.width is None:
+            raise InputError(
+                "the recipe takes its geometry from the data: name it with --data, or "
+                "--set image.channels=, image.height= and image.width=."
+            )
+        return Geometry(image.channels, image.height, image.width)
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with the package."""
+    folder = resources.files("ddpm") / "recipes"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_recipe(name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a recipe and apply changes.
+
+    name     one of recipe_names(), or the path of a TOML file
+    changes  nested like the recipe: {"train_images": "300k", "network": {"channels": 64}}
+    """
+    table = _read(name)
+    return make_recipe(_merged(table, changes or {}), origin=f"recipe '{name}'")
+
+
+def make_recipe(table: Mapping[str, Any], *, origin: str = "recipe") -> Recipe:
+    """Check a table of settings; the InputError names the key, and the nearest valid one if it is unknown."""
+    try:
+        recipe = Recipe.model_validate(table)
+    except ValidationError as error:
+        raise InputError(f"{origin}: {_sentence(error)}") from None
+    _check_network(recipe)
+    _check_objective(recipe)
+    if recipe.size is not None:
+        height, width = parse_size(recipe.size)
+        image = recipe.image.model_copy(update={"height": height, "width": width})
+        recipe = recipe.model_copy(update={"image": image})
+    _check_geometry(recipe)
+    return recipe
+
+
+def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """A recipe with some settings replaced, checked again."""
+    return make_recipe(_merged(recipe.model_dump(), changes))
+
+
+def resolve(recipe: Recipe, geometry: Geometry, classes: int) -> Recipe:
+    """Fill in what the recipe left to the data: geometry, classes (at least 2 count) and attention levels."""
+    unset = recipe.image.model_dump()
+    found = {"channels": geometry.channels, "height": geometry.height, "width": geometry.width}
+    image = {key: value if value is not None else found[key] for key, value in unset.items()}
+    for key, value in found.items():
+        if image[key] != value:
+            raise InputError(
+                f"the recipe is for images of {key} {image[key]}, the data has {value}; "
+                f"--size scales images, --set image.{key}={value} changes the recipe."
+            )
+    wanted = recipe.network.classes
+    if wanted and wanted != classes:
+        raise InputError(f"the recipe has network.classes = {wanted}, the data has {classes} classes.")
+    network: dict[str, Any] = {"classes": (classes if classes > 1 else 0) if wanted is None else wanted}
+    if recipe.training.label_dropout and not network["classes"]:
+        raise InputError("training.label_dropout drops class labels, and this recipe has none; leave it 0.")
+    if recipe.network.attention_levels is None:
+        network["attention_levels"] = _attention_levels(recipe, min(geometry.size))
+    return changed(recipe, {"image": image, "network": network})
+
+
+def _attention_levels(recipe: Recipe, side: int) -> tuple[int, ...]:
+    """The first level of at most 16 pixels a side (Ho et al. 2020, App. B: attention at 16 x 16)."""
+    sides = [side // recipe.network.space_to_depth >> level for level in range(len(recipe.network.multipliers))]
+    return tuple(level for level, pixels in enumerate(sides) if pixels <= ATTENTION_SIDE)[:1]
+
+
+def _read(name: str) -> dict[str, Any]:
+    path = Path(name)
+    if path.suffix == ".toml":
+        if not path.is_file():
+            raise InputError(f"there is no recipe file '{name}'.")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise InputError(f"recipe file '{name}' is not UTF-8 text.") from None
+    elif name in recipe_names():
+        text = (resources.files("ddpm") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+    else:
+        names = recipe_names()
+        raise InputError(f"there is no recipe '{name}'{nearest(name, names)}; there are {', '.join(names)}.")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"recipe file '{name}' is not TOML: {error}.") from None
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        below = merged.get(key)
+        merged[key] = _merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first complaint of a validation, in words."""
+    first = error.errors()[0]
+    where = [str(part) for part in first["loc"]]
+    if first["type"] == "extra_forbidden":
+        keys, table = _keys(Recipe), where[:-1]
+        here = [key for key in keys if key.split(".")[:-1] == table]
+        elsewhere = [key for key in keys if key.split(".")[-1] == where[-1]]
+        meant = " or ".join(f"'{key}'" for key in elsewhere)
+        hint = f", did you mean {meant}?" if meant else nearest(".".join(where), here)
+        return f"there is no key '{'.'.join(where)}'{hint}; valid here: {', '.join(here)}."
+    message = WORDS.get(first["type"], first["msg"][0].lower() + first["msg"][1:])
+    return f"key '{'.'.join(where)}': {message} (it is {first['input']!r})."
+
+
+def _keys(table: type[BaseModel], prefix: str = "") -> list[str]:
+    """All dotted keys of a table."""
+    found: list[str] = []
+    for name, field in table.model_fields.items():
+        found.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found += _keys(field.annotation, f"{prefix}{name}.")
+    return found
+
+
+WORDS = {
+    "model_type": "this is a table of keys",
+    "tuple_type": "input should be a list",
+    "too_short": "the list needs at least one entry",
+}
+
+
+def _check_network(recipe: Recipe) -> None:
+    network = recipe.network
+    for multiplier in network.multipliers:
+        if network.channels * multiplier % network.groups:
+            raise InputError(
+                f"network.groups = {network.groups} does not divide the width {network.channels * multiplier} "
+                f"(network.channels x a multiplier); change one of them."
+            )
+    if any(level >= len(network.multipliers) for level in network.attention_levels or ()):
+        raise InputError(f"network.attention_levels count from 0 to {len(network.multipliers) - 1} here.")
+    try:
+        recipe.process.make_schedule()
+    except InputError as error:
+        keys = "process.schedule, process.steps, process.beta_start and process.beta_end"
+        raise InputError(f"{keys} do not fit together: {error}") from None
+
+
+def _check_objective(recipe: Recipe) -> None:
+    """A learned variance and a loss that teaches it need each other, but the bound also fits fixed variances."""
+    loss, variance = recipe.objective.loss, recipe.process.variance
+    if recipe.network.linear != "none" and recipe.objective.prediction != "eps":
+        raise InputError(
+            f'network.linear = "{recipe.network.linear}" guesses the noise; objective.prediction = "eps" would fit, '
+            f'not "{recipe.objective.prediction}".'
+        )
+    if loss == "simple" and variance in LEARNED:
+        raise InputError(
+            f'objective.loss = "simple" teaches no variance, so process.variance = "{variance}" would stay as it '
+            'began; objective.loss = "bound" or "hybrid" would fit.'
+        )
+    if loss == "hybrid" and variance not in LEARNED:
+        raise InputError(
+            f'objective.loss = "hybrid" teaches a variance, but process.variance = "{variance}" is fixed; '
+            'process.variance = "range" would fit.'
+        )
+
+
+def _check_geometry(recipe: Recipe) -> None:
+    factor = recipe.network.space_to_depth * 2 ** (len(recipe.network.multipliers) - 1)
+    size = [side for side in (recipe.image.height, recipe.image.width) if side is not None]
+    if any(side % factor for side in size):
+        fits = "x".join(str(max(round(side / factor), 1) * factor) for side in size)
+        raise InputError(
+            f"images of {'x'.join(map(str, size))} do not divide by the {factor} that this network needs; "
+            f"--size {fits} would fit."
+        )

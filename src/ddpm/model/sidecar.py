@@ -1,0 +1,85 @@
+"""Side files: JSON beside a checkpoint, sure of its own content and of whose weights it is about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from filelock import FileLock
+
+from ddpm.base.files import read_signed, signed, whole_file
+from ddpm.errors import WrongModel
+
+STORED = {"ema": "averaged", "raw": "raw"}
+"""What the two sets of weights are called on disk."""
+
+
+class Weights(Protocol):
+    """Whose side files are meant: a model, or what its config.json says of it."""
+
+    @property
+    def source(self) -> str:
+        """The checkpoint folder."""
+        ...
+
+    @property
+    def weights(self) -> str:
+        """ "ema" or "raw"."""
+        ...
+
+    @property
+    def weights_sha256(self) -> str:
+        """Of the file that holds them."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """One kind of side file.
+
+    stem         begins its name: "codec" lies in codec-averaged.json for the EMA, codec-raw.json for the raw weights
+    format_name  what it calls itself
+    command      makes it: `ddpm tune COMMAND RUN`
+    version      of its layout, the newest that is read
+    """
+
+    stem: str
+    format_name: str
+    command: str
+    version: int = 1
+
+    def path(self, of: Weights) -> Path:
+        """Where it lies."""
+        return Path(of.source) / f"{self.stem}-{STORED[of.weights]}.json"
+
+    def made_by(self, of: Weights) -> str:
+        """The command line that makes it."""
+        return f"`ddpm tune {self.command} {of.source}{'' if of.weights == 'ema' else f' --weights {of.weights}'}`"
+
+    def write(self, of: Weights, table: Mapping[str, Any]) -> Path:
+        """Store a table, signed, with its format and whose weights it is about; returns the file."""
+        whose = {"weights": STORED[of.weights], "weights_sha256": of.weights_sha256}
+        named = {"format": self.format_name, "format_version": self.version, **whose, **table}
+        with whole_file(self.path(of)) as temporary:
+            temporary.write_text(json.dumps(signed(named)) + "\n", encoding="utf-8")
+        return self.path(of)
+
+    def read(self, of: Weights) -> dict[str, Any] | None:
+        """What was stored, None if nothing was.
+
+        Errors: of other weights (WrongModel), damaged (DamagedFile), of a newer format (InputError).
+        """
+        path, advice = self.path(of), f"{self.made_by(of)} makes a new one"
+        table = read_signed(path, self.format_name, self.version, advice=advice)
+        if table is not None and table["weights_sha256"] != of.weights_sha256:
+            raise WrongModel(f"'{path}' was measured on other weights than those beside it; {advice}.")
+        return table
+
+    def lock(self, of: Weights) -> AbstractContextManager[Any]:
+        """Wait until no other process writes it."""
+        path = self.path(of)
+        return FileLock(path.with_name(f".{path.name}.lock"))

@@ -1,0 +1,110 @@
+"""Optimal variances that `ddpm tune variance` measured, beside a checkpoint, and denoisers that use them.
+
+variance-averaged.json   errors by level and decoder variances of the EMA weights (variance-raw.json: raw)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ddpm.diffusion.denoiser import LEARNED, OPTIMAL, Denoiser
+from ddpm.diffusion.optimal_variance import Measured
+from ddpm.diffusion.schedule import VARIANCES, Table
+from ddpm.errors import InputError
+from ddpm.model.model import Model
+from ddpm.model.sidecar import Sidecar, Weights
+
+SIDECAR = Sidecar("variance", "ddpm variances", "variance")
+
+
+@dataclass(frozen=True, eq=False)
+class Variances:
+    """A side file's content.
+
+    measured          the tables
+    data              the source that was measured on, as the user wrote it
+    data_fingerprint  of that source
+    image_hashes      of the images that were used, see data.subsets.hashes
+    seed, calls       how it was measured
+    own_sha256        of the file's content, "" before it is written
+    """
+
+    measured: Measured
+    data: str
+    data_fingerprint: str
+    image_hashes: tuple[str, ...]
+    seed: int
+    calls: int
+    own_sha256: str = ""
+
+
+def write_variances(of: Weights, variances: Variances) -> Path:
+    """Store variances beside their checkpoint; returns the file."""
+    measured = variances.measured
+    table = {
+        "data": variances.data,
+        "data_fingerprint": variances.data_fingerprint,
+        "seed": variances.seed,
+        "calls": variances.calls,
+        "second_moment": measured.second_moment,
+        "squared_error": _numbers(measured.squared_error),
+        "decoder_log_variance": _numbers(measured.decoder_log_variance),
+        "decoder_nats": _numbers(measured.decoder_nats),
+        "image_hashes": list(variances.image_hashes),
+    }
+    return SIDECAR.write(of, table)
+
+
+def read_variances(of: Weights) -> Variances:
+    """Read what was measured of these weights.
+
+    Errors: none measured (InputError, names the command), of another model (WrongModel), damaged (DamagedFile).
+    """
+    table = SIDECAR.read(of)
+    if table is None:
+        raise InputError(f"the optimal variances of '{of.source}' were not measured yet: run {SIDECAR.made_by(of)}.")
+    return Variances(
+        Measured(
+            _table(table["squared_error"]),
+            _table(table["decoder_log_variance"]),
+            _table(table["decoder_nats"]),
+            table["second_moment"],
+            source=str(SIDECAR.path(of)),
+        ),
+        table["data"],
+        table["data_fingerprint"],
+        tuple(table["image_hashes"]),
+        table["seed"],
+        table["calls"],
+        table["own_sha256"],
+    )
+
+
+def denoiser_for(model: Model, variance: str | None) -> Denoiser:
+    """A model's denoiser with another variance of the reverse steps; None keeps the model's own.
+
+    "optimal" needs what `ddpm tune variance` measured; a learned variance needs a network that was taught it.
+    """
+    own = model.recipe.process.variance
+    if variance in (None, own):
+        return model.denoiser
+    if variance in LEARNED:
+        choices = ", ".join(dict.fromkeys([own, *VARIANCES, OPTIMAL]))
+        raise InputError(
+            f"the model in '{model.source}' was not trained with variance '{variance}'; choose one of {choices}."
+        )
+    measured = read_variances(model).measured if variance == OPTIMAL else None
+    return replace(model.denoiser, variance=str(variance), measured=measured)
+
+
+def _numbers(table: Table) -> list[float | None]:
+    """NaN has no place in JSON."""
+    return [None if np.isnan(value) else float(f"{value:.9g}") for value in table]
+
+
+def _table(numbers: Sequence[float | None]) -> Table:
+    return np.array([np.nan if value is None else value for value in numbers])

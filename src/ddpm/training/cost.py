@@ -1,0 +1,97 @@
+"""What a recipe will cost before it is run: parameters, arithmetic, memory, time."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from ddpm.data import Batch
+from ddpm.model.model import build_network, resolve_device
+from ddpm.model.recipe import Recipe, changed
+from ddpm.training.learner import Learner
+
+PROBE_MACS = 2e10
+PROBE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of a run.
+
+    parameters         of the network
+    macs               multiply-adds of one network call on one image
+    memory             bytes: weights, their EMA, gradients, optimiser, and the activations of a batch
+    images_per_second  while training on this machine, measured on a few images (smaller ones if they are large)
+    seconds            for the whole run at that speed
+    """
+
+    parameters: int
+    macs: int
+    memory: int
+    images_per_second: float
+    seconds: float
+
+
+def estimate_cost(recipe: Recipe) -> Cost:
+    """Estimate the cost of a resolved recipe; no data is needed."""
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in build_network(recipe).parameters())
+    macs, activations = _count(recipe)
+    memory = 4 * 5 * parameters + activations * recipe.batch_size
+    speed = _images_per_second(recipe)
+    return Cost(parameters, macs, memory, speed, recipe.train_images / speed)
+
+
+def _count(recipe: Recipe) -> tuple[int, int]:
+    """Multiply-adds of one call on one image, and the bytes its backward pass keeps, without computing anything."""
+    saved: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        saved[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with torch.device("meta"):
+        network = build_network(recipe)
+        x = torch.empty(1, *recipe.geometry.shape)
+        labels = torch.empty(1, dtype=torch.long) if recipe.network.classes else None
+    weights = sum(p.untyped_storage().nbytes() for p in network.parameters())
+    with FlopCounterMode(display=False) as counter, saved_tensors_hooks(keep, lambda tensor: tensor):
+        network(x, torch.zeros(1), labels)
+    bytes_kept = max(sum(saved.values()) - weights, 0)
+    return counter.get_total_flops() // 2, bytes_kept // (2 if recipe.precision == "bfloat16" else 1)
+
+
+def _images_per_second(recipe: Recipe) -> float:
+    """Time real training steps: the recipe's own on an accelerator, of few or smaller images on the CPU."""
+    device = resolve_device(recipe.device)
+    share, macs = 1.0, _count(recipe)[0]
+    factor = 2 * recipe.network.space_to_depth * 2 ** (len(recipe.network.multipliers) - 1)
+    batch_size = recipe.batch_size
+    if device.type == "cpu":
+        while macs * share > PROBE_MACS and not any(side % factor for side in recipe.geometry.size):
+            height, width = recipe.geometry.size
+            recipe, share = changed(recipe, {"size": f"{height // 2}x{width // 2}"}), share / 4
+        batch_size = max(1, min(batch_size, int(PROBE_MACS / (macs * share))))
+    learner = Learner(recipe, device)
+    images = torch.zeros(batch_size, *recipe.geometry.shape, dtype=torch.uint8)
+    labels = torch.zeros(batch_size, dtype=torch.long)
+    return share * batch_size / _seconds_per_step(learner, Batch(images, labels, 0, np.arange(batch_size)))
+
+
+def _seconds_per_step(learner: Learner, batch: Batch) -> float:
+    """After one step that nobody times, because it sets things up."""
+    learner.step(batch)
+    learner.take_loss()
+    start, steps = time.perf_counter(), 0
+    while steps < 1 or time.perf_counter() - start < PROBE_SECONDS:
+        learner.step(batch)
+        learner.take_loss()  # waits for an accelerator
+        steps += 1
+    return (time.perf_counter() - start) / steps

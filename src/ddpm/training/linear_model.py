@@ -1,0 +1,59 @@
+"""The linear codec: a model without a network, only the average, colours and cosine variances of images.
+
+It is a checkpoint like any other (network.linear = "alone"), so that it also samples and scores. The one called
+`linear` that comes with the package was made of the two photographs that come with scikit-learn.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ddpm.base.units import images_to_x
+from ddpm.data import ImageSet
+from ddpm.data.tiles import source_tiles
+from ddpm.errors import InputError
+from ddpm.model.checkpoint import write_checkpoint
+from ddpm.model.model import build_network
+from ddpm.model.recipe import make_recipe
+from ddpm.networks import LinearDenoiser
+
+TILE = 32
+MOST_TILES = 8192
+
+
+def linear_images(src: str) -> ImageSet:
+    """The images of a source if all have one size of at most 64 pixels a side, else tiles of 32 x 32 cut from them."""
+    return source_tiles(src, side=TILE, count=MOST_TILES)
+
+
+def make_linear(images: ImageSet, out: str | Path) -> Path:
+    """Measure a linear model on images and write it as a checkpoint; the folder must not exist."""
+    folder = Path(out)
+    if folder.exists():
+        raise InputError(f"'{folder}' is there already; --out with another name would fit.")
+    channels, height, width = images.geometry.shape
+    if channels not in (1, 3):
+        raise InputError(f"the images in '{images.name}' have {channels} channels; grey (1) or RGB (3) would fit.")
+    table = {
+        "data": images.name,
+        "image": {"channels": channels, "height": height, "width": width},
+        "network": {"linear": "alone", "multipliers": [1], "attention_levels": [], "classes": 0},
+        "process": {"schedule": "cosine"},
+        "training": {"ema_ramp": True},
+    }
+    recipe = make_recipe(table)
+    network = build_network(recipe)
+    assert isinstance(network, LinearDenoiser)
+    some = images.array(np.unique(np.linspace(0, len(images) - 1, MOST_TILES).astype(np.int64)).tolist())
+    network.measure(images_to_x(torch.from_numpy(some)))
+    write_checkpoint(
+        folder,
+        recipe=recipe,
+        weights={"ema": network.state_dict()},
+        images_seen=len(some),
+        data_fingerprint=images.fingerprint,
+    )
+    return folder

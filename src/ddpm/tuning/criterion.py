@@ -1,0 +1,92 @@
+"""What timesteps are judged by when they are tuned: how far samples drawn along them lie from real images.
+
+Every sort of features is blind to something (a classifier's to contrast, raw pixels to texture), and a search finds
+what its judge does not see. So there may be several: the criterion is the geometric mean of their Fréchet distances.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ddpm.data import ImageSet
+from ddpm.data.subsets import chosen_rows
+from ddpm.errors import InputError
+from ddpm.metrics import Extractor, FrechetTo, features_of, moments, open_extractor
+from ddpm.model.model import Model
+
+FIRST_SEED = 1_000_000_000  # of the samples looked at, far from those that people draw and judge
+MOST_IMAGES = 10_000  # real ones compared with
+MOST_DIMENSIONS = 4096
+FEWEST = 64  # samples of a trial, and real images
+BATCH = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Criterion:
+    """The geometric mean of Fréchet distances.
+
+    judges   features, and the distance in them to real images
+    samples  to draw for each trial
+    seed     added to FIRST_SEED
+    """
+
+    judges: tuple[tuple[Extractor, FrechetTo], ...]
+    samples: int = 1024
+    seed: int = 0
+
+    def seeds(self) -> range:
+        """Of the samples to draw."""
+        start = FIRST_SEED + self.seed * self.samples
+        return range(start, start + self.samples)
+
+    def of(self, samples: Tensor) -> float:
+        """How far samples uint8 (B, C, H, W) lie from the real ones; 0 where they are no farther than rounding."""
+        batches = torch.split(samples, BATCH)
+        distances = [to.distance(moments(features_of(extractor, batches))) for extractor, to in self.judges]
+        return math.prod(max(distance, 0.0) for distance in distances) ** (1 / len(distances))
+
+    @property
+    def data(self) -> str:
+        """The source of the real images."""
+        return self.judges[0][1].reference.source
+
+    def __str__(self) -> str:
+        """In words, for the side file."""
+        names = [f"{Path(extractor.name).name} ({extractor.sha256[:12]})" for extractor, _ in self.judges]
+        mean = "geometric mean of the Fréchet distances" if len(names) > 1 else "Fréchet distance"
+        count = self.judges[0][1].reference.count
+        return f"{mean} of {self.samples} samples to {count} images of {self.data}, features {' and '.join(names)}"
+
+
+def criterion_on(
+    model: Model, images: ImageSet, features: Sequence[str], *, samples: int = 1024, seed: int = 0
+) -> Criterion:
+    """Judge by one sort of features or several, see distances.open_extractor, against up to MOST_IMAGES real images.
+
+    Errors (InputError): features that do not fit, or too many to compare; too few samples or images.
+    """
+    if not features:
+        raise InputError("no features were named to judge samples by: name pixels, or a file.")
+    rows = chosen_rows(len(images), MOST_IMAGES, seed)
+    if min(len(rows), samples) < FEWEST:
+        raise InputError(f"{samples} samples and {len(rows)} images are too few to compare: it takes {FEWEST} of each.")
+    extractors = [open_extractor(name, model.geometry, model.device) for name in dict.fromkeys(features)]
+    for extractor in extractors:
+        if extractor.dimensions > MOST_DIMENSIONS:
+            raise InputError(
+                f"features '{extractor.name}' are {extractor.dimensions:,} numbers an image, too many to compare at "
+                f"every trial: the most is {MOST_DIMENSIONS:,}."
+            )
+    real = torch.split(torch.from_numpy(images.array(rows.tolist())), BATCH)
+    judges = []
+    for extractor in extractors:
+        found = moments(features_of(extractor, real))
+        reference = found.statistics(extractor=extractor.sha256, fingerprint=images.fingerprint, source=images.name)
+        judges.append((extractor, FrechetTo(reference)))
+    return Criterion(tuple(judges), samples, seed)

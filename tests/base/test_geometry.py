@@ -1,0 +1,33 @@
+"""The shape of an image, and how sizes are read."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ddpm.errors import InputError
+from ddpm.base.geometry import Geometry, parse_size
+
+
+def test_a_geometry_is_channels_height_width_in_that_order():
+    geometry = Geometry(3, 48, 64)
+    assert geometry.shape == (3, 48, 64)
+    assert geometry.size == (48, 64)
+    assert str(geometry) == "3 x 48 x 64"
+    assert geometry == Geometry(channels=3, height=48, width=64)
+
+
+@given(height=st.integers(1, 99_999), width=st.integers(1, 99_999))
+def test_sizes_are_height_by_width_and_one_number_is_a_square(height: int, width: int):
+    for text in (f"{height}x{width}", f"{height}×{width}", f" {height} x {width} "):
+        assert parse_size(text) == (height, width)
+    assert parse_size(str(height)) == (height, height)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "0", "32x0", "0x32", "-32", "32x", "x32", "32x32x3", "32.5", "big", "123456"]
+)
+def test_senseless_sizes_are_refused_with_an_example(text: str):
+    with pytest.raises(InputError, match="48x64"):
+        parse_size(text)

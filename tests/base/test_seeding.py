@@ -1,0 +1,116 @@
+"""Randomness as a function of (purpose, seed, position): repeatable, independent, normal; and how seeds are read."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ddpm.errors import InputError
+from ddpm.base.seeding import generator, normal, parse_seeds, torch_seeded
+
+CPU = torch.device("cpu")
+
+
+def test_a_stream_repeats_and_differs_with_purpose_seed_and_position():
+    keys = list(itertools.product(("noise", "level"), (-1, 0, 1, 2**70), (0, 1, 128, 10**12)))
+    draws = [tuple(generator(*key).integers(2**62, size=4)) for key in keys]
+    assert draws == [tuple(generator(*key).integers(2**62, size=4)) for key in keys]
+    assert len(set(draws)) == len(keys)
+
+
+def test_neighbouring_positions_do_not_overlap_however_much_is_drawn():
+    """A stream that started one block later would show its neighbour's numbers among the first 2**16."""
+    here = generator("noise", 3, 7).integers(2**63, size=2**16)
+    for position in (0, 6, 8):
+        assert not np.isin(generator("noise", 3, position).integers(2**63, size=64), here).any()
+
+
+def test_streams_of_neighbouring_seeds_and_positions_are_uncorrelated():
+    n = 20_000
+    streams = [generator("noise", seed, p).standard_normal(n) for seed, p in itertools.product((0, 1, 2), (0, 1))]
+    correlations = np.corrcoef(streams) - np.eye(len(streams))
+    assert abs(correlations).max() < 4.5 / n**0.5  # the largest of 15
+
+
+def test_normal_noise_of_an_image_depends_on_its_seed_alone():
+    together = normal("sample", [5, 6, 5], 40, (3, 4, 2))
+    assert together.dtype == torch.float32
+    assert together.shape == (3, 3, 4, 2)
+    assert torch.equal(together[1:2], normal("sample", [6], 40, (3, 4, 2)))
+    assert torch.equal(together[0], together[2])
+    assert not torch.equal(together[:1], normal("sample", [5], 41, (3, 4, 2)))
+
+
+def test_normal_noise_is_normal():
+    """Four standard errors for mean, variance, skewness and kurtosis; the empirical distribution within 1.95 / sqrt(n)
+    (Kolmogorov, one in a thousand)."""
+    z = normal("sample", range(200), 999, (1, 32, 32)).double().numpy().ravel()
+    n = z.size
+    assert abs(z.mean()) < 4 / n**0.5
+    assert abs(z.var() - 1) < 4 * (2 / n) ** 0.5
+    assert abs((z**3).mean()) < 4 * (15 / n) ** 0.5
+    assert abs((z**4).mean() - 3) < 4 * (96 / n) ** 0.5
+    exact = torch.special.ndtr(torch.from_numpy(np.sort(z))).numpy()
+    assert abs(exact - np.arange(n) / n).max() < 1.95 / n**0.5
+
+
+def test_the_numbers_do_not_change_from_one_release_to_the_next():
+    """Keyed by SHA-256 of "sample/17", counter 1000 in the second word: a change redraws every published picture."""
+    assert generator("sample", 17, 1000).integers(2**32, size=3).tolist() == [1333409179, 658352827, 294378502]
+
+
+def test_seeding_torch_is_a_function_of_its_arguments_and_puts_the_old_state_back():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    draws = []
+    for purpose, seed, position in [("dropout", 1, 2), ("dropout", 1, 2), ("dropout", 1, 3), ("dropout", 2, 2)]:
+        with torch_seeded(purpose, seed, position, CPU):
+            draws.append(torch.rand(4))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(draws[0], draws[1])
+    assert len({tuple(draw.tolist()) for draw in draws}) == 3
+
+
+def test_seeding_torch_puts_the_old_state_back_after_an_error():
+    before = torch.get_rng_state()
+    with pytest.raises(RuntimeError), torch_seeded("dropout", 1, 2, CPU):
+        torch.rand(1) @ torch.rand(2)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# ---- reading seeds --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"),
+    [
+        ("7", [7]),
+        ("0-3", [0, 1, 2, 3]),
+        ("1,5,10-12", [1, 5, 10, 11, 12]),
+        (" 2 , 4 - 5 ", [2, 4, 5]),
+        ("3,1,3", [3, 1, 3]),
+        ("8-8", [8]),
+        ("999999999999999999", [10**18 - 1]),
+    ],
+)
+def test_seeds_are_read_in_the_order_given(text: str, seeds: list[int]):
+    assert parse_seeds(text) == seeds
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 20)), min_size=1, max_size=6))
+def test_ranges_of_seeds_include_both_ends(parts: list[tuple[int, int]]):
+    text = ",".join(f"{first}-{first + more}" for first, more in parts)
+    assert parse_seeds(text) == [seed for first, more in parts for seed in range(first, first + more + 1)]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a", "1,", ",1", "5-1", "-5", "1--2", "1-2-3", "1.5", "0x10", "1 2", "0-99999999999"]
+)
+def test_senseless_seeds_are_refused_with_an_example(text: str):
+    with pytest.raises(InputError, match="0-63"):
+        parse_seeds(text)

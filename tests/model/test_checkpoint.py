@@ -1,0 +1,412 @@
+"""A checkpoint is read back as it was written, or refused with the file's name; never half, never wrong, never run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ddpm
+from ddpm import cli
+from ddpm.model.checkpoint import (
+    CONFIG_FILE,
+    FORMAT_VERSION,
+    MODEL_FILE,
+    TRAINING_FILE,
+    WEIGHTS,
+    Config,
+    checkpoints,
+    find_checkpoint,
+    prune,
+    read_config,
+    read_training,
+    read_weights,
+    write_checkpoint,
+)
+from ddpm.errors import DamagedFile, DdpmError, InputError
+from ddpm.model.model import build_network
+from ddpm.model.recipe import changed, make_recipe
+
+FILES = (MODEL_FILE, TRAINING_FILE, CONFIG_FILE)
+CLASSES = ("zero", "one", "Ångström", "three: ∞")
+RECIPE = make_recipe(
+    {
+        "data": "digits",
+        "train_images": 1000,
+        "image": {"channels": 1, "height": 8, "width": 8},
+        "network": {
+            "channels": 4,
+            "groups": 2,
+            "multipliers": [1],
+            "blocks": 1,
+            "attention_levels": [0],
+            "classes": len(CLASSES),
+        },
+        "process": {"steps": 2},
+    }
+)
+TRAINING = {
+    "images_seen": 640,
+    "loss_sum": 0.1 + 0.2,
+    "optimiser": {"state": {0: {"step": torch.tensor(3.0)}}, "k": [1]},
+}
+
+
+def weights() -> dict[str, dict[str, torch.Tensor]]:
+    """Two sets of weights that differ in every tensor that the network draws."""
+    networks = (build_network(RECIPE), build_network(RECIPE.model_copy(update={"seed": 1})))
+    return {kind: network.state_dict() for kind, network in zip(WEIGHTS, networks, strict=True)}
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    arguments: dict[str, Any] = {
+        "recipe": RECIPE,
+        "weights": weights(),
+        "class_names": CLASSES,
+        "images_seen": 640,
+        "data_fingerprint": "f" * 64,
+        "training": TRAINING,
+    }
+    write_checkpoint(folder, **arguments | changes)
+    return folder
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return write(tmp_path / "checkpoint")
+
+
+def read_all(folder: Path) -> Config:
+    """Everything that can be asked of a checkpoint."""
+    config = read_config(folder)
+    for kind in WEIGHTS:
+        build_network(config.recipe).load_state_dict(read_weights(folder, config, kind))
+    read_training(folder, config)
+    return config
+
+
+def edit_config(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
+    """Change the table of config.json as another program might, in a file that is whole."""
+    path = folder / CONFIG_FILE
+    table = json.loads(path.read_text(encoding="utf-8"))
+    edit(table)
+    path.write_text(json.dumps(table), encoding="utf-8")
+
+
+def flipped(content: bytes, place: int, mask: int = 1) -> bytes:
+    changed = bytearray(content)
+    changed[place] ^= mask
+    return bytes(changed)
+
+
+def command_line(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    """The exit code of `ddpm ARGUMENTS` in this process; what is not ours to catch comes through."""
+    monkeypatch.setattr(sys, "argv", ["ddpm", *map(str, arguments)])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    return int(left.value.code or 0)
+
+
+# ---- written and read back ------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_is_read_back_bit_for_bit(checkpoint: Path):
+    config = read_config(checkpoint)
+    assert config.recipe == RECIPE
+    assert config.class_names == CLASSES
+    assert (config.images_seen, config.data_fingerprint) == (640, "f" * 64)
+    for kind, state in weights().items():
+        held = read_weights(checkpoint, config, kind)
+        assert held.keys() == state.keys()
+        assert all(held[name].dtype == state[name].dtype for name in state)
+        assert all(held[name].numpy().tobytes() == state[name].contiguous().numpy().tobytes() for name in state)
+    training = read_training(checkpoint, config)
+    assert training["loss_sum"] == TRAINING["loss_sum"]  # a Python float: no digit is lost
+    assert training["optimiser"]["state"][0]["step"].equal(torch.tensor(3.0))
+    assert training["optimiser"]["k"] == [1]
+
+
+def test_its_files_carry_the_hashes_that_any_tool_computes(checkpoint: Path):
+    told = json.loads((checkpoint / CONFIG_FILE).read_text(encoding="utf-8"))["sha256"]
+    for name in (MODEL_FILE, TRAINING_FILE):
+        assert told[name] == hashlib.sha256((checkpoint / name).read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_load_gives_the_weights_that_were_asked_for(kind: str, checkpoint: Path):
+    model = ddpm.load(checkpoint, weights=kind)
+    assert model.weights == kind
+    assert all(tensor.equal(weights()[kind][name]) for name, tensor in model.network.state_dict().items())
+    assert not any(p.requires_grad for p in model.network.parameters())
+    assert (model.class_names, model.images_seen) == (CLASSES, 640)
+
+
+def test_load_takes_averaged_weights_by_default(checkpoint: Path):
+    assert ddpm.load(checkpoint).weights == "averaged"
+
+
+def test_unknown_and_absent_weights_are_named(tmp_path: Path):
+    folder = write(tmp_path / "averaged", weights={"averaged": weights()["averaged"]})
+    with pytest.raises(InputError, match=r"'best' .*averaged, raw"):
+        ddpm.load(folder, weights="best")
+    with pytest.raises(InputError, match=r"no raw weights, only averaged"):
+        ddpm.load(folder, weights="raw")
+
+
+def test_a_checkpoint_without_training_state_is_loaded_but_not_continued(tmp_path: Path):
+    folder = write(tmp_path / "published", training=None)
+    assert {file.name for file in folder.iterdir()} == {MODEL_FILE, CONFIG_FILE}
+    assert ddpm.load(folder).images_seen == 640
+    with pytest.raises(InputError, match="no training state"):
+        read_training(folder, read_config(folder))
+
+
+def test_an_interrupted_write_is_no_checkpoint_and_is_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run = tmp_path / "run"
+    folder = run / "checkpoints" / "0000000640"
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", dies)
+        with pytest.raises(KeyboardInterrupt):
+            write(folder)
+    assert checkpoints(run) == []
+    with pytest.raises(InputError, match="holds no checkpoint"):
+        find_checkpoint(run)
+    write(folder)
+    assert read_all(folder).images_seen == 640
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_a_checkpoint_that_is_there_is_not_written_over(checkpoint: Path):
+    before = {name: (checkpoint / name).read_bytes() for name in FILES}
+    with pytest.raises((OSError, DdpmError)):
+        write(checkpoint, images_seen=1)
+    assert {name: (checkpoint / name).read_bytes() for name in FILES} == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX modes")
+@pytest.mark.parametrize("umask", [0o022, 0o002])
+def test_every_file_can_be_read_by_whom_the_umask_allows(umask: int, tmp_path: Path):
+    old = os.umask(umask)
+    try:
+        folder = write(tmp_path / "shared")
+    finally:
+        os.umask(old)
+    modes = {file.name: oct(stat.S_IMODE(file.stat().st_mode)) for file in folder.iterdir()}
+    assert modes == dict.fromkeys(FILES, oct(0o666 & ~umask))
+
+
+# ---- several of them ------------------------------------------------------------------------------------------------
+
+
+def test_the_newest_checkpoint_of_a_run_is_found_by_its_number(tmp_path: Path):
+    for images in (9, 10, 100):
+        write(tmp_path / "checkpoints" / str(images), images_seen=images)
+    assert [int(path.name) for path in checkpoints(tmp_path)] == [9, 10, 100]
+    assert ddpm.load(tmp_path).images_seen == 100
+
+
+def test_pruning_keeps_the_two_newest_and_removes_what_was_left_behind(tmp_path: Path):
+    for images in (9, 10, 100, 1000):
+        write(tmp_path / "checkpoints" / str(images), images_seen=images)
+    (tmp_path / "checkpoints" / ".unfinished-2000").mkdir()
+    (tmp_path / "checkpoints" / ".unfinished-2000" / MODEL_FILE).write_bytes(b"half")
+    prune(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["100", "1000"]
+    assert ddpm.load(tmp_path).images_seen == 1000
+
+
+def test_a_file_among_the_checkpoints_is_not_one(tmp_path: Path):
+    write(tmp_path / "checkpoints" / "0000000640")
+    (tmp_path / "checkpoints" / "0000009999").write_text("a note", encoding="utf-8")
+    assert ddpm.load(tmp_path).images_seen == 640
+
+
+# ---- damaged --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.02, 0.3, 0.5, 0.7, 0.99, 1.0])
+@pytest.mark.parametrize("name", [MODEL_FILE, TRAINING_FILE])
+def test_one_flipped_bit_in_any_region_is_refused_by_name(name: str, share: float, checkpoint: Path):
+    path = checkpoint / name
+    content = path.read_bytes()
+    path.write_bytes(flipped(content, int(share * (len(content) - 1)), 0x10))
+    with pytest.raises(DamagedFile, match=name):
+        read_all(checkpoint)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 7, 8, 9, 0.1, 0.5, -1])
+@pytest.mark.parametrize("name", [MODEL_FILE, TRAINING_FILE])
+def test_a_file_cut_short_is_refused_by_name(name: str, keep: float, checkpoint: Path):
+    path = checkpoint / name
+    content = path.read_bytes()
+    path.write_bytes(content[: keep if isinstance(keep, int) else int(keep * len(content))])
+    with pytest.raises(DamagedFile, match=name):
+        read_all(checkpoint)
+
+
+@pytest.mark.parametrize("name", [MODEL_FILE, TRAINING_FILE])
+def test_a_longer_file_and_a_missing_one_are_refused_by_name(name: str, checkpoint: Path):
+    path = checkpoint / name
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(DamagedFile, match=name):
+        read_all(checkpoint)
+    path.unlink()
+    with pytest.raises(DamagedFile, match=rf"{name}' is missing"):
+        read_all(checkpoint)
+
+
+def config_or_refusal(folder: Path) -> Config | str:
+    """What config.json says, or the sentence that refuses it; anything else that is raised is a failure."""
+    try:
+        return read_config(folder)
+    except (DamagedFile, InputError) as error:
+        return str(error)
+
+
+def test_any_flipped_bit_of_the_configuration_is_refused_or_means_the_same(checkpoint: Path):
+    """A digit of beta_end or of the class count that reads as another one would sample wrong pictures in silence."""
+    path, whole = checkpoint / CONFIG_FILE, read_all(checkpoint)
+    content = path.read_bytes()
+    lines = content.decode().splitlines()
+    silent = set()
+    for place in range(len(content)):
+        path.write_bytes(flipped(content, place))
+        found = config_or_refusal(checkpoint)
+        # A hash that is not the file's is told when that file is read.
+        if isinstance(found, Config) and found != whole and found.sha256 == whole.sha256:
+            silent.add(lines[content[:place].count(b"\n")].strip())
+        assert isinstance(found, Config) or CONFIG_FILE in found
+    assert silent == set()
+
+
+def test_a_configuration_cut_short_anywhere_is_refused_by_name(checkpoint: Path):
+    path = checkpoint / CONFIG_FILE
+    content = path.read_bytes()
+    for keep in {*range(0, len(content) - 1, 7), len(content) - 2}:  # the last byte is only the line's end
+        path.write_bytes(content[:keep])
+        with pytest.raises(DamagedFile, match=CONFIG_FILE):
+            read_config(checkpoint)
+
+
+WRONG: dict[str, list[Any]] = {
+    "recipe": [None, 3, "text", [1]],
+    "class_names": [None, 3, "text", [1]],
+    "images_seen": [None, "text", [1], 1.5],
+    "data_fingerprint": [None, 3, [1]],
+    "sha256": [None, 3, "text", [1]],
+}
+
+
+@pytest.mark.parametrize("key", WRONG)
+def test_a_configuration_that_lacks_a_key_or_holds_a_wrong_kind_of_value_is_refused(key: str, checkpoint: Path):
+    accepted = []
+    for value in WRONG[key]:
+        edit_config(checkpoint, lambda table, value=value: table.update({key: value}))
+        found = config_or_refusal(checkpoint)
+        accepted += [value] if isinstance(found, Config) else []
+        assert isinstance(found, Config) or (CONFIG_FILE in found and "damaged" in found)
+    assert accepted == []
+    edit_config(checkpoint, lambda table: table.pop(key))
+    with pytest.raises(DamagedFile, match=CONFIG_FILE):
+        read_config(checkpoint)
+
+
+def test_weights_of_another_network_under_the_right_hash_are_refused_by_name(tmp_path: Path):
+    wider = changed(RECIPE, {"network": {"channels": 8}})
+    with pytest.raises(DamagedFile, match=f"{MODEL_FILE}' do not fit"):
+        ddpm.load(write(tmp_path / "wider", recipe=wider))
+
+
+@pytest.mark.parametrize(("command", "name"), [("sample", MODEL_FILE), ("sample", CONFIG_FILE), ("show", CONFIG_FILE)])
+def test_the_command_line_says_which_file_is_damaged_and_leaves_with_4(
+    name: str, command: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    path = checkpoint / name
+    path.write_bytes(path.read_bytes()[:-20])
+    out = checkpoint.parent / "grid.png"
+    arguments = ["--out", out, "--seeds", "0"] if command == "sample" else []
+    assert command_line(monkeypatch, command, checkpoint, *arguments) == 4
+    said = capfd.readouterr().err
+    assert name in said
+    assert said.startswith("ddpm: ")
+    assert said.count("\n") == 1
+    assert not out.exists()
+
+
+# ---- not ours -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 99])
+def test_a_newer_format_version_is_refused_with_both_numbers(version: int, checkpoint: Path):
+    edit_config(checkpoint, lambda table: table.update(format_version=version))
+    with pytest.raises(InputError, match=rf"format version {version}.*{FORMAT_VERSION}"):
+        ddpm.load(checkpoint)
+
+
+@pytest.mark.parametrize("version", [str(FORMAT_VERSION), None, FORMAT_VERSION + 0.5, 0, [1]], ids=str)
+def test_a_format_version_that_never_was_is_refused(version: Any, checkpoint: Path):
+    edit_config(checkpoint, lambda table: table.update(format_version=version))
+    with pytest.raises((InputError, DamagedFile), match=CONFIG_FILE):
+        ddpm.load(checkpoint)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "3", "null", '"ddpm checkpoint"', '{"_class_name": "UNet2DModel"}'])
+def test_somebody_elses_configuration_is_refused_and_convert_is_named(text: str, checkpoint: Path):
+    (checkpoint / CONFIG_FILE).write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=rf"{CONFIG_FILE}.*ddpm convert"):
+        ddpm.load(checkpoint)
+
+
+def test_a_path_without_checkpoint_is_refused_by_name(tmp_path: Path):
+    (tmp_path / "file").touch()
+    for name in ("file", "nothing"):
+        with pytest.raises(InputError, match=f"no folder '.*{name}'"):
+            ddpm.load(tmp_path / name)
+    with pytest.raises(InputError, match="holds no checkpoint"):
+        ddpm.load(tmp_path)
+
+
+class Malicious:
+    """Unpickling this makes a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("form", ["a bare pickle", "a torch file"])
+def test_a_training_state_that_would_run_code_is_refused_and_does_not_run(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Its hash is right: whoever writes such a file writes the hash as well."""
+    marker = tmp_path / "it ran"
+    if form == "a bare pickle":
+        monkeypatch.setattr(torch, "save", lambda state, file: file.write(pickle.dumps(state)))
+    folder = write(tmp_path / "theirs", training={"images_seen": Malicious(marker)})
+    with pytest.raises(Exception) as refusal:  # noqa: PT011  that nothing runs comes before how it is said
+        read_all(folder)
+    assert not marker.exists()
+    assert isinstance(refusal.value, DdpmError), f"not a sentence of ours: {refusal.value!r:.200}"
+    assert TRAINING_FILE in str(refusal.value)
+
+
+def test_the_malicious_file_of_the_test_above_would_run(checkpoint: Path):
+    marker = checkpoint.parent / "it ran"
+    pickle.loads(pickle.dumps(Malicious(marker)))
+    assert marker.exists()

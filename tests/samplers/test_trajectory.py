@@ -1,0 +1,225 @@
+"""From seeds to pictures: one seed an image, the same picture in any batch, and noise that is normal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ddpm.diffusion.denoiser import Denoiser
+from ddpm.base.geometry import Geometry
+from ddpm.model.model import Model
+from ddpm.networks import UNet
+from ddpm.diffusion.process import PREDICTIONS, Process
+from ddpm.model.recipe import make_recipe, resolve
+from ddpm.samplers import SAMPLERS, Sampling, State, plan, run_chain
+from ddpm.diffusion.schedule import VARIANCES, make_schedule
+from ddpm.base.units import x_to_images
+
+CPU = torch.device("cpu")
+GEOMETRY = Geometry(2, 4, 6)
+EVERY_SAMPLER = pytest.mark.parametrize("sampler", SAMPLERS)
+
+
+def walk(seeds, sampling: Sampling, network=lambda x, time, labels: 0.3 * x, geometry=GEOMETRY, **options):
+    denoiser = Denoiser(network, Process(make_schedule()), **options)
+    return list(run_chain(denoiser, geometry, seeds, plan(sampling, make_schedule()), device=CPU))
+
+
+def redrawn(network: UNet) -> UNet:
+    """Weights that make all of the network speak: deviation 1 / sqrt(fan in), gains near 1 and biases near 0."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            spread = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1
+            is_gain = "norm" in name and name.endswith("weight")
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread + is_gain)
+    return network.eval()
+
+
+def real_network() -> UNet:
+    return redrawn(UNet(2, 2, channels=16, multipliers=(1, 2), blocks=1, attention_levels=(1,), groups=8))
+
+
+def learned(prediction: str, steps: int) -> Callable[..., Tensor]:
+    """A network as training leaves it. A mean is close to x_t: one that were not would make the chain chaotic."""
+    network, a = real_network(), np.concatenate([[1.0], np.cumprod(1 - np.linspace(1e-4, 0.02, steps))])
+    if prediction != "mean":
+        return network
+    c1 = torch.from_numpy(np.sqrt(a[:-1]) * (1 - a[1:] / a[:-1]) / (1 - a[1:]))
+    c2 = torch.from_numpy(np.sqrt(a[1:] / a[:-1]) * (1 - a[:-1]) / (1 - a[1:]))
+
+    def mean(x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        known, noisy = (c[time].to(x.dtype).reshape(-1, 1, 1, 1) for c in (c1, c2))
+        return known * torch.tanh(network(x, time, labels)) + noisy * x
+
+    return mean
+
+
+# ---- one seed an image ----------------------------------------------------------------------------------------------
+
+
+@EVERY_SAMPLER
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("levels", ["all", "strided"])
+def test_a_seed_is_the_same_picture_alone_or_among_sixty_four(sampler: str, prediction: str, levels: str):
+    """float32 sums differ with the batch: states within 1e-4, at most one grey level in at most 0.5 % of the pixels."""
+    steps, geometry = (25 if levels == "all" else 1000), Geometry(2, 8, 12)
+    denoiser = Denoiser(learned(prediction, steps), Process(make_schedule(steps=steps)), prediction)
+
+    def states(seeds: list[int]) -> list[State]:
+        found = plan(Sampling(sampler, 25), denoiser.process.schedule)
+        return list(run_chain(denoiser, geometry, seeds, found, device=CPU))
+
+    together = states(list(range(100, 164)))
+    shown = x_to_images(together[-1].x)
+    assert shown.float().std() > 20, "there is something to see"
+    changed = total = 0
+    for row in (0, 17, 63):
+        alone = states([100 + row])
+        for one, many in zip(alone, together, strict=True):
+            assert (one.x[0] - many.x[row]).abs().max() <= 1e-4
+        difference = (x_to_images(alone[-1].x[0]).int() - shown[row].int()).abs()
+        assert difference.max() <= 1
+        changed, total = changed + int(difference.sum()), total + difference.numel()
+    assert changed <= 0.005 * total
+
+
+@EVERY_SAMPLER
+def test_pictures_follow_their_seeds_when_the_batch_is_reordered(sampler: str):
+    """With a network that treats pixels alike in any batch this is exact; repeated seeds repeat the picture."""
+    sampling = Sampling(sampler, 10)
+    last = {n: walk(seeds, sampling)[-1].x for n, seeds in enumerate(([5, 6, 7], [7, 5, 6], [6, 6]))}
+    assert torch.equal(last[0][[2, 0, 1]], last[1])
+    assert torch.equal(last[2][0], last[2][1])
+    assert torch.equal(last[2][0], last[0][1])
+    assert len({tuple(picture.flatten().tolist()) for picture in last[0]}) == 3
+
+
+@EVERY_SAMPLER
+def test_global_random_state_is_neither_read_nor_moved(sampler: str):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = walk([5], Sampling(sampler, 5))[-1].x
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    np.random.seed(2)
+    assert torch.equal(walk([5], Sampling(sampler, 5))[-1].x, first)
+
+
+# ---- the noise of a chain -------------------------------------------------------------------------------------------
+
+
+def test_noise_is_a_function_of_seed_and_level_alone():
+    """A network that says x0 = 0 leaves x_s = c x_t + sigma z, from which each level's z is solved; the full chain
+    and two strided ones hear the same z where they visit the same level, and start from the same x_T."""
+    schedule = make_schedule()
+    starts: dict[int, Tensor] = {}
+
+    def listen(x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        starts[int(time[0]) + 1] = x
+        return torch.zeros_like(x)
+
+    heard: list[dict[int, Tensor]] = []
+    for steps in (None, 4, 7):
+        starts.clear()
+        states = walk([11, 12], Sampling("ancestral", steps), listen, prediction="x0")
+        noise = {1000: starts[1000]}
+        for state in states[:-1]:
+            s, t = schedule.alpha_bar[state.level], schedule.alpha_bar[state.start]
+            sigma = np.sqrt(1 - t / s) if state.level > 1 else None
+            if sigma is not None:
+                noise[state.level] = (state.x - np.sqrt(t / s) * (1 - s) / (1 - t) * starts[state.start]) / sigma
+        heard.append(noise)
+    full, *strided = heard
+    for noise in strided:
+        for level, z in noise.items():
+            # sigma >= 0.02 amplifies float32's 2e-7 of a state of size 4
+            assert (z - full[level]).abs().max() < 1e-4, level
+
+
+def test_noise_of_a_whole_chain_is_standard_normal_and_uncorrelated():
+    """The same solved z of levels 1000 and 999..2 of one image: 4 standard errors for mean, variance, skewness,
+    kurtosis, correlation of neighbours in space and of neighbours in level."""
+    schedule, previous, draws = make_schedule(), {}, []
+
+    def listen(x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        previous[int(time[0]) + 1] = x.double()
+        return torch.zeros_like(x)
+
+    for state in walk([2024], Sampling(), listen, Geometry(1, 16, 16), prediction="x0"):
+        if state.level >= 2:
+            s, t = schedule.alpha_bar[state.level], schedule.alpha_bar[state.start]
+            mean = np.sqrt(t / s) * (1 - s) / (1 - t) * previous[state.start]
+            draws.append(((state.x.double() - mean) / np.sqrt(1 - t / s)).numpy().ravel())
+    z = np.stack([previous[1000].numpy().ravel(), *draws])
+    n = z.size
+    assert n == 999 * 256
+    assert abs(z.mean()) < 4 / n**0.5
+    assert abs(z.var() - 1) < 4 * (2 / n) ** 0.5
+    assert abs((z**3).mean()) < 4 * (15 / n) ** 0.5
+    assert abs((z**4).mean() - 3) < 4 * (96 / n) ** 0.5
+    assert abs((z[1:] * z[:-1]).mean()) < 4 / n**0.5
+    assert abs(z @ z.T / 256 - np.diag((z**2).mean(1))).max() < 6 / 16, "no two levels share their noise"
+    assert abs((z[:, 1:] * z[:, :-1]).mean()) < 4 / n**0.5
+    assert abs(np.mean(np.sort(z.ravel())[int(0.975 * n)] - 1.959964)) < 4 * (0.975 * 0.025 / n) ** 0.5 / 0.0584
+
+
+# ---- options --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("own", VARIANCES)
+@pytest.mark.parametrize("asked", [None, *VARIANCES])
+def test_the_variance_asked_for_replaces_the_models_own(own: str, asked: str | None):
+    found = model(own).draw([1], Sampling("ancestral", 5, variance=asked))
+    assert torch.equal(found, model(asked or own).draw([1], Sampling("ancestral", 5)))
+    other = next(kind for kind in VARIANCES if kind != (asked or own))
+    assert not torch.equal(found, model(other).draw([1], Sampling("ancestral", 5)))
+
+
+# ---- a model's pictures ---------------------------------------------------------------------------------------------
+
+
+def model(variance: str = "large", classes: int = 0) -> Model:
+    table = {
+        "network": {"channels": 16, "multipliers": (1, 2), "blocks": 1, "groups": 8},
+        "image": {"channels": 2, "height": 8, "width": 12},
+        "process": {"variance": variance},
+    }
+    recipe = resolve(make_recipe(table), Geometry(2, 8, 12), classes)
+    network = redrawn(UNet(2, 2, channels=16, multipliers=(1, 2), blocks=1, attention_levels=(0,), groups=8,
+                           classes=classes or None))  # fmt: skip
+    return Model(recipe, network, tuple("abc"[:classes]), 0, "averaged", "here")
+
+
+def test_a_model_draws_the_same_pictures_in_batches_of_any_size():
+    seeds, sampling = list(range(7)), Sampling(steps=20)
+    at_once, in_pieces = (model().draw(seeds, sampling, batch_size=size) for size in (7, 3))
+    assert at_once.dtype == torch.uint8
+    assert at_once.shape == (7, 2, 8, 12)
+    difference = (at_once.int() - in_pieces.int()).abs()
+    assert difference.max() <= 1
+    assert difference.sum() <= 0.005 * difference.numel()
+
+
+def test_the_class_of_a_picture_is_drawn_from_its_seed_and_changes_it():
+    conditional, sampling = model(classes=3), Sampling(steps=10)
+    labels = conditional.labels(range(300))
+    assert torch.equal(labels, torch.cat([conditional.labels([seed]) for seed in range(300)]))
+    assert torch.bincount(labels, minlength=3).min() > 60  # 100 expected, standard deviation 8.2
+    drawn = conditional.draw([0, 1, 2], sampling)
+    for row in range(3):
+        own = "abc"[labels[row]]
+        named = conditional.draw([0, 1, 2], Sampling(steps=10, class_name=own))
+        assert (named[row].int() - drawn[row].int()).abs().max() <= 1
+        other = conditional.draw([row], Sampling(steps=10, class_name="abc"[(labels[row] + 1) % 3]))
+        assert (other[0].int() - drawn[row].int()).abs().max() > 1
+
+
+def test_drawing_progressively_ends_with_the_picture_itself():
+    slots = model().draw_progressively([3, 4], Sampling("ancestral", 100), slots=10)
+    assert slots.shape == (2, 10, 2, 8, 12)
+    assert torch.equal(slots[:, -1], model().draw([3, 4], Sampling("ancestral", 100)))
