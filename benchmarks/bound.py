@@ -24,17 +24,17 @@ import numpy as np
 from record import write_result
 
 import ddpm
+from ddpm.base.units import bits
 from ddpm.data import ImageSet
+from ddpm.diffusion.bound import closed_form_nats
 from ddpm.errors import InputError
 from ddpm.evaluation import full_sum, ode_bound
-from ddpm.likelihood.ode_bound import calls_per_image
 from ddpm.likelihood.estimate import REPETITIONS, Estimate, bound_of, estimate_of, repetitions, step_probabilities
-from ddpm.likelihood.rate_distortion import estimate_rate_distortion
 from ddpm.likelihood.monte_carlo import Scoring
-from ddpm.diffusion.bound import closed_form_nats
+from ddpm.likelihood.ode_bound import calls_per_image
+from ddpm.likelihood.rate_distortion import estimate_rate_distortion
 from ddpm.model.model import Model
 from ddpm.model.scoring import ScoringOptions, scoring_for
-from ddpm.base.units import bits
 
 PILOT = 4096
 TERMS = ("total", "prior", "steps", "decoder")

@@ -31,17 +31,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from ddpm.evaluation.codec_plots import plot_bytes, plot_report, plot_strip
 from record import RESULTS, write_result
 
 import ddpm
 from ddpm.codec import causal, chain
-from ddpm.codec.progressive import AT_ONCE
+from ddpm.codec.codec_data import Codec, codec_data_of, make_codec
 from ddpm.codec.decode import decode
 from ddpm.codec.encode import MARGIN, encode
+from ddpm.codec.progressive import AT_ONCE
 from ddpm.evaluation.codec_report import CodecReport, header_bytes, measure_codec, require_unseen
 from ddpm.evaluation.image_formats import measure_others, psnr
-from ddpm.evaluation.codec_plots import plot_bytes, plot_report, plot_strip
-from ddpm.codec.codec_data import Codec, codec_data_of, make_codec
 
 NETWORK, LINEAR, FASHION = "runs/cifar10-compress", "runs/cifar10-linear", "models/fashion-mnist"
 FILES = Path("runs") / "codec-files"

@@ -21,12 +21,12 @@ from matplotlib.figure import Figure
 from record import RESULTS, write_result
 
 import ddpm
+from ddpm.base.seeding import generator
+from ddpm.base.units import images_to_x
+from ddpm.diffusion.objectives import simple_loss
 from ddpm.model.checkpoint import find_checkpoint, read_config, read_weights, write_checkpoint
 from ddpm.model.model import Model
-from ddpm.diffusion.objectives import simple_loss
-from ddpm.base.seeding import generator
 from ddpm.training.run_folder import RunFolder
-from ddpm.base.units import images_to_x
 
 NAME = "fashion-mnist"
 LEVELS = [1, 2, 5, *range(10, 100, 10), *range(100, 1001, 50)]

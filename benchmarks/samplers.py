@@ -35,7 +35,11 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 
 import ddpm
+from ddpm.base.files import whole_file
+from ddpm.base.seeding import normal
+from ddpm.base.units import x_to_images
 from ddpm.data import ImageSet
+from ddpm.generation.resumable import drawing
 from ddpm.metrics import (
     FrechetTo,
     Statistics,
@@ -47,12 +51,8 @@ from ddpm.metrics import (
     open_extractor,
     statistics_of,
 )
-from ddpm.generation.resumable import drawing
-from ddpm.base.files import whole_file
 from ddpm.model.model import Model
 from ddpm.samplers import Sampling
-from ddpm.base.seeding import normal
-from ddpm.base.units import x_to_images
 
 MODEL = "models/fashion-mnist"
 CELLS = Path("runs/samplers")

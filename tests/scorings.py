@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm.model.checkpoint import load_model, write_checkpoint
+from ddpm.base.geometry import Geometry
+from ddpm.base.units import images_to_x
 from ddpm.data import ImageSet, Reader
 from ddpm.data.items import ArrayItems
-from ddpm.diffusion.denoiser import Denoiser
-from ddpm.base.geometry import Geometry
-from ddpm.likelihood.monte_carlo import Scoring
 from ddpm.diffusion.bound import prior_nats, step_term
-from ddpm.model.model import Model, build_network
+from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.process import Process
-from ddpm.model.recipe import make_recipe
 from ddpm.diffusion.schedule import Schedule
-from ddpm.base.units import images_to_x
+from ddpm.likelihood.monte_carlo import Scoring
+from ddpm.model.checkpoint import load_model, write_checkpoint
+from ddpm.model.model import Model, build_network
+from ddpm.model.recipe import make_recipe
 
 SHAPE = (1, 2, 4)
 SPREAD = 0.3  # standard deviation of the pixels of `pixels`, on the scale of [-1, 1]

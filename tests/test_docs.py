@@ -19,17 +19,17 @@ from pydantic import BaseModel
 from typer.testing import CliRunner
 
 import ddpm
-from ddpm.model.checkpoint import WEIGHTS
 from ddpm.cli import app
 from ddpm.cli.console import parse_changes
 from ddpm.codec.decode import RECONSTRUCTIONS
 from ddpm.data import FITS
 from ddpm.diffusion.denoiser import OPTIMAL
+from ddpm.diffusion.schedule import VARIANCES
 from ddpm.evaluation import METRICS
+from ddpm.model.checkpoint import WEIGHTS
 from ddpm.model.model import build_network
 from ddpm.model.recipe import Recipe, load_recipe, recipe_names, resolve
 from ddpm.samplers import SAMPLERS
-from ddpm.diffusion.schedule import VARIANCES
 
 PROJECT = Path(__file__).resolve().parents[1]
 HOUSE = PROJECT / "src" / "ddpm"

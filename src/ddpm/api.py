@@ -22,10 +22,10 @@ from ddpm.codec.codec_data import Codec, check_codes, make_codec, read_codec_dat
 from ddpm.codec.decode import DAMAGED, PARTIAL, check_reconstruct, decode, open_file
 from ddpm.codec.describe import codec_data_for, describe_file, describe_steps
 from ddpm.codec.encode import check_image
-from ddpm.codec.on_disk import (
+from ddpm.codec.from_files import DecompressionReport, write_decompressed
+from ddpm.codec.to_files import (
     SUFFIX,
     CompressionReport,
-    DecompressionReport,
     byte_limit,
     compress_all,
     is_dpc,
@@ -33,7 +33,6 @@ from ddpm.codec.on_disk import (
     read_images,
     targets_in,
     write_compressed,
-    write_decompressed,
 )
 from ddpm.conversion import convert
 from ddpm.data import ImageSet, open_images

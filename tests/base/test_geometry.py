@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddpm.errors import InputError
 from ddpm.base.geometry import Geometry, parse_size
+from ddpm.errors import InputError
 
 
 def test_a_geometry_is_channels_height_width_in_that_order():

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddpm.errors import InputError
 from ddpm.base.seeding import generator, normal, parse_seeds, torch_seeded
+from ddpm.errors import InputError
 
 CPU = torch.device("cpu")
 

@@ -13,14 +13,14 @@ import pytest
 from commandline import TINY, Done, done, sentence, snapshot, type_in
 from PIL import Image
 
-from ddpm.model.checkpoint import WEIGHTS
 from ddpm.diffusion.denoiser import LEARNED, REVERSE_VARIANCES
-from ddpm.evaluation import METRICS
 from ddpm.diffusion.objectives import LEVEL_SAMPLING, LOSSES
 from ddpm.diffusion.process import PREDICTIONS
+from ddpm.diffusion.schedule import VARIANCES
+from ddpm.evaluation import METRICS
+from ddpm.model.checkpoint import WEIGHTS
 from ddpm.model.recipe import recipe_names
 from ddpm.samplers import SAMPLERS
-from ddpm.diffusion.schedule import VARIANCES
 
 
 def refused(here: Path, *words: str | Path, code: int = 2) -> str:

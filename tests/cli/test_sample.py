@@ -26,12 +26,12 @@ from commandline import (
 from numpy.typing import NDArray
 from PIL import Image
 
-from ddpm.model.checkpoint import WEIGHTS
 from ddpm.diffusion.denoiser import THRESHOLDS
+from ddpm.diffusion.schedule import VARIANCES
+from ddpm.model.checkpoint import WEIGHTS
 from ddpm.networks import UNet
 from ddpm.samplers import SAMPLERS, SPACINGS
 from ddpm.samplers.plan import ETA
-from ddpm.diffusion.schedule import VARIANCES
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 

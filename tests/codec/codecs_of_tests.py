@@ -6,12 +6,10 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 import ddpm
+from ddpm.base.tensors import Pixels
 from ddpm.codec.codec_data import Codec, codec_data_of, make_codec
-
-Pixels = NDArray[np.uint8]
 
 PROJECT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).resolve().parent / "golden"

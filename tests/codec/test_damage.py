@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from codecs_of_tests import Pixels
 
+from ddpm.codec.codec_data import Codec
 from ddpm.codec.container import CLASS, GREY, LOSSLESS, MOST_PIXELS, STORED, Cursor, Header, read_header
 from ddpm.codec.decode import DAMAGED, PARTIAL, Decoded, decode
 from ddpm.codec.decode import LOSSLESS as EXACT
 from ddpm.codec.decode import LOSSY as WHOLE
 from ddpm.codec.encode import encode, stored
-from ddpm.codec.codec_data import Codec
 from ddpm.codec.tiles import steps_each, units_done
 from ddpm.errors import DamagedFile, WrongModel
 

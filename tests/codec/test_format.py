@@ -15,11 +15,11 @@ from codecs_of_tests import Pixels
 import ddpm
 from ddpm.codec import causal, coder, container, mixture, shared, trellis
 from ddpm.codec import encode as encoding
-from ddpm.codec.decode import open_packet
 from ddpm.codec.codec_data import Codec
+from ddpm.codec.decode import open_packet
+from ddpm.diffusion.schedule import make_schedule
 from ddpm.errors import DamagedFile, PartialImageWarning, WrongModel
 from ddpm.model.model import Model
-from ddpm.diffusion.schedule import make_schedule
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "format.md"
 FOLDER = Path(ddpm.__file__).parent / "linear"

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddpm.codec import mixture as module
-from ddpm.codec.range_coder import TOTAL_BITS
 from ddpm.codec.mixture import FINE, LARGEST, LOGITS, SMALLEST, WIDTH, Mixture, tables
+from ddpm.codec.range_coder import TOTAL_BITS
 
 TOTAL = 2**TOTAL_BITS
 EVERY = np.arange(257)[None]

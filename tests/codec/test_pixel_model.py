@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddpm.codec.pixel_model import BEFORE, OUTPUT_BITS, Canvas, CausalModel, Layers, lines, width
 from ddpm.codec.mixture import SIXTEENTHS
+from ddpm.codec.pixel_model import BEFORE, OUTPUT_BITS, Canvas, CausalModel, Layers, lines, width
 
 NAMES = ("first", "first_bias", "second", "second_bias", "last", "last_bias", "skip")
 SIZES = [(1, 1), (1, 7), (7, 1), (5, 3), (17, 9)]

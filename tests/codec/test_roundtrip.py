@@ -7,15 +7,15 @@ import io
 import numpy as np
 import pytest
 from codecs_of_tests import Pixels
+from ddpm.codec.interface import compress_all
 from PIL import Image
 
 from ddpm.codec import encode as encoding
+from ddpm.codec.codec_data import Codec
 from ddpm.codec.container import Cursor, read_header
 from ddpm.codec.decode import DAMAGED, LOSSLESS, LOSSY, decode, open_packet
 from ddpm.codec.encode import encode, stored
-from ddpm.codec.codec_data import Codec
 from ddpm.codec.tiles import bits_of
-from ddpm.codec.interface import compress_all
 from ddpm.errors import InputError
 
 DRAW = np.random.default_rng(5)

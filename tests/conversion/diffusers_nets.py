@@ -10,8 +10,8 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from torch import Tensor, nn
 
-from ddpm.model.checkpoint import load_model
 from ddpm.conversion import convert
+from ddpm.model.checkpoint import load_model
 from ddpm.model.model import Model
 
 # The options of google/ddpm-cifar10-32; those that its file does not have are diffusers' defaults.

@@ -19,20 +19,20 @@ from diffusers_nets import PAPER, SMALL, TINY, converted, exact, outputs, redraw
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ddpm.model.checkpoint import read_config
+from ddpm.base.seeding import generator
+from ddpm.base.units import images_to_x
 from ddpm.conversion import convert
 from ddpm.conversion.scheduler import PREDICTIONS, SCHEDULES, VARIANCES
 from ddpm.conversion.weights import translated
 from ddpm.data import Batch
-from ddpm.model.model import Model
 from ddpm.diffusion.objectives import draw_levels, simple_loss
+from ddpm.diffusion.schedule import make_schedule
+from ddpm.model.checkpoint import read_config
+from ddpm.model.model import Model
 from ddpm.model.recipe import Recipe, changed
 from ddpm.samplers import ancestral
-from ddpm.diffusion.schedule import make_schedule
-from ddpm.base.seeding import generator
 from ddpm.training import learner as learner_module
 from ddpm.training.learner import Learner
-from ddpm.base.units import images_to_x
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 NO_ATTENTION = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}

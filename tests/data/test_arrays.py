@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ddpm.base.geometry import Geometry
 from ddpm.data import open_images
 from ddpm.data.arrays import IMAGE_KEYS, LABEL_KEYS
 from ddpm.errors import InputError
-from ddpm.base.geometry import Geometry
 
 PIXELS = np.random.default_rng(7).integers(0, 256, (6, 3, 9, 12), np.uint8)
 LABELS = np.array([2, 0, 1, 1, 0, 2])

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ddpm.data.sizing import FITS, covering_size, fitted, to_channels
 from ddpm.base.geometry import Geometry
+from ddpm.data.sizing import FITS, covering_size, fitted, to_channels
 
 SIDES = st.integers(1, 40)
 

@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpm.diffusion.denoiser import Denoiser
 from ddpm.base.gaussians import Gaussian
-from ddpm.diffusion.decoder import log_probability
 from ddpm.diffusion.bound import StepTerm, closed_form_nats, prior_nats, step_term, term_nats
+from ddpm.diffusion.decoder import log_probability
+from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.optimal_variance import Measured
 from ddpm.diffusion.process import PREDICTIONS, Process
 from ddpm.diffusion.schedule import VARIANCES, Schedule, make_schedule

@@ -16,9 +16,9 @@ from mpmath import mp, mpf
 from torch import Tensor
 
 from ddpm.base.gaussians import Gaussian
+from ddpm.base.units import images_to_x
 from ddpm.diffusion.decoder import log_probability
 from ddpm.diffusion.schedule import make_schedule
-from ddpm.base.units import images_to_x
 
 ALL = torch.arange(256, dtype=torch.uint8).reshape(-1, 1, 1, 1)
 FIRST_LOG_VARIANCE = -9.81672513529567  # ln beta~_2, of both variance types at t = 1

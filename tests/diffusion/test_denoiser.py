@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from ddpm.diffusion.denoiser import LEARNED, OPTIMAL, REVERSE_VARIANCES, Denoiser, Output
-from ddpm.errors import InputError
 from ddpm.diffusion.optimal_variance import Measured
 from ddpm.diffusion.process import PREDICTIONS, Process
-from ddpm.samplers.spacing import spaced
 from ddpm.diffusion.schedule import VARIANCES, make_schedule
+from ddpm.errors import InputError
+from ddpm.samplers.spacing import spaced
 
 THRESHOLD = {False: "none", True: "static"}
 T = 1000

@@ -13,17 +13,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from ddpm.base.geometry import Geometry
+from ddpm.base.units import x_to_images
 from ddpm.data import Batch
 from ddpm.diffusion.denoiser import Denoiser, Guided
-from ddpm.errors import InputError
-from ddpm.base.geometry import Geometry
-from ddpm.model.model import Model, build_network
 from ddpm.diffusion.process import PREDICTIONS, Process
+from ddpm.diffusion.schedule import make_schedule
+from ddpm.errors import InputError
+from ddpm.model.model import Model, build_network
 from ddpm.model.recipe import Recipe, make_recipe, resolve
 from ddpm.samplers import SAMPLERS, Sampling, run_chain
-from ddpm.diffusion.schedule import make_schedule
 from ddpm.training.learner import Learner
-from ddpm.base.units import x_to_images
 from scorings import RECIPE, merged, stored_model
 
 CPU = torch.device("cpu")

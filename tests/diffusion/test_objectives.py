@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ddpm.diffusion.denoiser import LEARNED, Denoiser
+from ddpm.base.seeding import generator
 from ddpm.diffusion.bound import step_term
-from ddpm.diffusion.optimal_variance import Measured
+from ddpm.diffusion.denoiser import LEARNED, Denoiser
 from ddpm.diffusion.objectives import (
     HYBRID_WEIGHT,
     LEVEL_SAMPLING,
@@ -28,9 +28,9 @@ from ddpm.diffusion.objectives import (
     remember,
     simple_loss,
 )
+from ddpm.diffusion.optimal_variance import Measured
 from ddpm.diffusion.process import PREDICTIONS, Process
 from ddpm.diffusion.schedule import VARIANCES, make_schedule
-from ddpm.base.seeding import generator
 
 T = 1000
 PROCESS = Process(make_schedule())

@@ -9,8 +9,8 @@ import pytest
 
 from ddpm.diffusion.bound import closed_form_nats
 from ddpm.diffusion.optimal_variance import Measured
-from ddpm.samplers.spacing import spaced
 from ddpm.diffusion.schedule import VARIANCES, Schedule, make_schedule
+from ddpm.samplers.spacing import spaced
 
 T = 1000
 SCHEDULE = make_schedule()

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddpm.errors import InputError
 from ddpm.diffusion.process import PREDICTIONS, Process
 from ddpm.diffusion.schedule import BETAS, make_schedule
+from ddpm.errors import InputError
 
 T = 1000
 BETA = np.linspace(1e-4, 0.02, T)  # eq. 2; entry t - 1 belongs to level t

@@ -11,9 +11,9 @@ import math
 import numpy as np
 import pytest
 
+from ddpm.diffusion.schedule import BETAS, VARIANCES, Schedule, make_schedule
 from ddpm.errors import InputError
 from ddpm.samplers.spacing import spaced
-from ddpm.diffusion.schedule import BETAS, VARIANCES, Schedule, make_schedule
 
 PAPER = make_schedule()
 EVERY_SCHEDULE = pytest.mark.parametrize("name", BETAS)

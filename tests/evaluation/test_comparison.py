@@ -14,6 +14,12 @@ from torch import Tensor, nn
 from torch.export import Dim, export, save
 
 import ddpm
+from ddpm.base.geometry import Geometry
+from ddpm.base.seeding import parse_seeds
+from ddpm.errors import DamagedFile, InputError
+from ddpm.evaluation import Comparison, distance
+from ddpm.evaluation.comparison import DISTANCES, LEAST, MOST_DIMENSIONS, question
+from ddpm.evaluation.samples import Pictures, ToDraw, given_pictures, written
 from ddpm.metrics import (
     Estimate,
     Extractor,
@@ -25,14 +31,8 @@ from ddpm.metrics import (
     save_statistics,
     statistics_of,
 )
-from ddpm.errors import DamagedFile, InputError
-from ddpm.evaluation import Comparison, distance
-from ddpm.evaluation.comparison import DISTANCES, LEAST, MOST_DIMENSIONS, question
-from ddpm.evaluation.samples import Pictures, ToDraw, given_pictures, written
-from ddpm.base.geometry import Geometry
 from ddpm.model.model import Model
 from ddpm.samplers import Sampling
-from ddpm.base.seeding import parse_seeds
 from scorings import image_set, pixels, stored_model
 
 SHAPE = (1, 8, 8)

@@ -14,19 +14,19 @@ import numpy as np
 import pytest
 import torch
 
+from ddpm.base.seeding import generator
+from ddpm.base.units import bits, images_to_x
 from ddpm.data import Reader
+from ddpm.diffusion.bound import prior_nats, step_term
+from ddpm.diffusion.optimal_variance import Measured
+from ddpm.diffusion.schedule import make_schedule
 from ddpm.errors import DamagedFile, InputError
 from ddpm.evaluation import full as full_module
 from ddpm.evaluation.full_sum import FullSum, full_sum
 from ddpm.likelihood.estimate import VariationalBound, estimate_bound
-from ddpm.likelihood.rate_distortion import RateDistortion, estimate_rate_distortion
 from ddpm.likelihood.monte_carlo import Calls, Scoring, Terms
-from ddpm.diffusion.bound import prior_nats, step_term
-from ddpm.diffusion.optimal_variance import Measured
-from ddpm.diffusion.schedule import make_schedule
+from ddpm.likelihood.rate_distortion import RateDistortion, estimate_rate_distortion
 from ddpm.model.scoring import ScoringOptions, scoring_for
-from ddpm.base.seeding import generator
-from ddpm.base.units import bits, images_to_x
 from scorings import image_set, pixels, scoring_of, stored_model
 
 SHORT = make_schedule(steps=20, beta_start=5e-3, beta_end=0.5)

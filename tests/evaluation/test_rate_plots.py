@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ddpm.diffusion.schedule import make_schedule
 from ddpm.evaluation.rate_plots import plot_levels, without_nan, write_rate_distortion
 from ddpm.likelihood.rate_distortion import RateDistortion, estimate_rate_distortion
-from ddpm.diffusion.schedule import make_schedule
 from scorings import pixels, scoring_of
 
 SHORT = make_schedule(steps=12, beta_start=0.01, beta_end=0.5)

@@ -24,14 +24,14 @@ from PIL import Image
 from torch import Tensor
 
 from ddpm import drawn
-from ddpm.model.checkpoint import load_model
-from ddpm.generation.resumable import ArrayDrawing, Drawing, FolderDrawing, drawing
-from ddpm.errors import DamagedFile, DdpmError, InputError
 from ddpm.base.files import signed
 from ddpm.base.geometry import Geometry
-from ddpm.generation.image_folder import kept, protocol_of, seeds_in
-from ddpm.model.model import Model
 from ddpm.base.image_io import MODES, save_folder
+from ddpm.errors import DamagedFile, DdpmError, InputError
+from ddpm.generation.image_folder import kept, protocol_of, seeds_in
+from ddpm.generation.resumable import ArrayDrawing, Drawing, FolderDrawing, drawing
+from ddpm.model.checkpoint import load_model
+from ddpm.model.model import Model
 from ddpm.samplers import Sampling
 from scorings import stored_model
 

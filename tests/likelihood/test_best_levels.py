@@ -8,13 +8,13 @@ import math
 import numpy as np
 import pytest
 
-from ddpm.errors import InputError
-from ddpm.likelihood.best_levels import best_levels
+from ddpm.base.units import bits
 from ddpm.diffusion.bound import closed_form_nats
 from ddpm.diffusion.optimal_variance import Measured
-from ddpm.samplers.spacing import spaced
 from ddpm.diffusion.schedule import Schedule, make_schedule
-from ddpm.base.units import bits
+from ddpm.errors import InputError
+from ddpm.likelihood.best_levels import best_levels
+from ddpm.samplers.spacing import spaced
 from scorings import known_error
 
 T = 8

@@ -13,11 +13,11 @@ from dataclasses import astuple
 import numpy as np
 import pytest
 
+from ddpm.base.units import bits
+from ddpm.diffusion.schedule import make_schedule
 from ddpm.errors import InputError
 from ddpm.likelihood.estimate import FEWEST_CALLS, VariationalBound, bound_of, estimate_bound, estimate_of
 from ddpm.likelihood.monte_carlo import Calls, Scoring
-from ddpm.diffusion.schedule import make_schedule
-from ddpm.base.units import bits
 from scorings import Network, expected_parts, pixels, scoring_of
 
 SEEDS = range(400)

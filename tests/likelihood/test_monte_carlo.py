@@ -8,11 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddpm.likelihood.monte_carlo import Calls, balanced
-from ddpm.diffusion.bound import prior_nats, step_term
-from ddpm.diffusion.schedule import make_schedule
 from ddpm.base.seeding import generator
 from ddpm.base.units import images_to_x
+from ddpm.diffusion.bound import prior_nats, step_term
+from ddpm.diffusion.schedule import make_schedule
+from ddpm.likelihood.monte_carlo import Calls, balanced
 from scorings import Network, pixels, scoring_of
 
 SHORT = make_schedule(steps=40, beta_start=2e-3, beta_end=0.4)

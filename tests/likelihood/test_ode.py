@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from ddpm.diffusion.denoiser import Denoiser
+from ddpm.diffusion.process import PREDICTIONS, Process
+from ddpm.diffusion.schedule import BETAS, make_schedule
 from ddpm.errors import InputError
 from ddpm.likelihood.ode import (
     EXACT_DIMENSIONS,
@@ -25,9 +27,7 @@ from ddpm.likelihood.ode import (
     standard_normal_log_density,
 )
 from ddpm.networks.unet import UNet
-from ddpm.diffusion.process import PREDICTIONS, Process
 from ddpm.samplers.spacing import spaced
-from ddpm.diffusion.schedule import BETAS, make_schedule
 
 T = 1000
 SCHEDULE = make_schedule()

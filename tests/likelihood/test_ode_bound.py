@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from ddpm.errors import InputError
-from ddpm.likelihood.ode_bound import calls_per_image, images_within, ode_bound
-from ddpm.likelihood.estimate import estimate_bound
-from ddpm.likelihood.ode import EXACT_DIMENSIONS, ode_term
-from ddpm.diffusion.schedule import make_schedule
 from ddpm.base.seeding import generator
 from ddpm.base.units import BIN, bits, images_to_x
+from ddpm.diffusion.schedule import make_schedule
+from ddpm.errors import InputError
+from ddpm.likelihood.estimate import estimate_bound
+from ddpm.likelihood.ode import EXACT_DIMENSIONS, ode_term
+from ddpm.likelihood.ode_bound import calls_per_image, images_within, ode_bound
 from scorings import SPREAD, Network, pixels, scoring_of
 
 PAPER = make_schedule()

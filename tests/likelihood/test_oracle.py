@@ -15,12 +15,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpm.diffusion.denoiser import LEARNED, REVERSE_VARIANCES, Denoiser
 from ddpm.diffusion.bound import prior_nats, step_term
+from ddpm.diffusion.denoiser import LEARNED, REVERSE_VARIANCES, Denoiser
 from ddpm.diffusion.optimal_variance import Measured
-from ddpm.networks import UNet
 from ddpm.diffusion.process import PREDICTIONS, Process
 from ddpm.diffusion.schedule import make_schedule
+from ddpm.networks import UNet
 
 T, CHANNELS, HEIGHT, WIDTH = 1000, 2, 2, 3
 THRESHOLD = {False: "none", True: "static"}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ddpm.base.units import bits
+from ddpm.diffusion.schedule import Schedule, make_schedule
 from ddpm.errors import InputError
 from ddpm.likelihood.estimate import estimate_bound
-from ddpm.likelihood.rate_distortion import RunningMoments, RateDistortion, estimate_rate_distortion
 from ddpm.likelihood.monte_carlo import Calls
-from ddpm.diffusion.schedule import Schedule, make_schedule
-from ddpm.base.units import bits
+from ddpm.likelihood.rate_distortion import RateDistortion, RunningMoments, estimate_rate_distortion
 from scorings import Network, pixels, scoring_of
 
 SHORT = make_schedule(steps=40, beta_start=2e-3, beta_end=0.4)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, export, save
 
-from ddpm.metrics import FEATURES, FrechetTo, features_of, frechet_distance, open_extractor, statistics_of
-from ddpm.errors import InputError
 from ddpm.base.geometry import Geometry
+from ddpm.errors import InputError
+from ddpm.metrics import FEATURES, FrechetTo, features_of, frechet_distance, open_extractor, statistics_of
 
 CPU = torch.device("cpu")
 COLOUR = Geometry(3, 9, 12)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from mpmath import matrix, mp  # comes with torch, by way of sympy
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from ddpm.errors import InputError
 from ddpm.metrics import (
     FrechetTo,
     Statistics,
@@ -18,7 +19,6 @@ from ddpm.metrics import (
     frechet_estimate,
     statistics_of,
 )
-from ddpm.errors import InputError
 
 
 def random_covariance(rng: np.random.Generator, dimensions: int, rank: int | None = None) -> np.ndarray:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ddpm.errors import DamagedFile, DdpmError, InputError
 from ddpm.metrics import (
     Statistics,
     check_statistics_file,
@@ -22,7 +23,6 @@ from ddpm.metrics import (
     save_statistics,
     statistics_of,
 )
-from ddpm.errors import DamagedFile, DdpmError, InputError
 
 RNG = np.random.default_rng(0)
 FEATURES = RNG.standard_normal((40, 5)) @ RNG.standard_normal((5, 5)) + 1

@@ -17,6 +17,7 @@ import torch
 
 import ddpm
 from ddpm import cli
+from ddpm.errors import DamagedFile, DdpmError, InputError
 from ddpm.model.checkpoint import (
     CONFIG_FILE,
     FORMAT_VERSION,
@@ -32,7 +33,6 @@ from ddpm.model.checkpoint import (
     read_weights,
     write_checkpoint,
 )
-from ddpm.errors import DamagedFile, DdpmError, InputError
 from ddpm.model.model import build_network
 from ddpm.model.recipe import changed, make_recipe
 

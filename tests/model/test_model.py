@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ddpm.data import Batch
-from ddpm.model.model import build_denoiser, build_network
-from ddpm.diffusion.objectives import simple_loss
-from ddpm.model.recipe import load_recipe, resolve
 from ddpm.base.units import images_to_x
+from ddpm.data import Batch
+from ddpm.diffusion.objectives import simple_loss
+from ddpm.model.model import build_denoiser, build_network
+from ddpm.model.recipe import load_recipe, resolve
 
 
 class NoFloat64(TorchDispatchMode):

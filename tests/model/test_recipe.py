@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ddpm.diffusion.denoiser import LEARNED, OPTIMAL
-from ddpm.errors import InputError
 from ddpm.base.geometry import Geometry
-from ddpm.model.model import build_denoiser, build_network
+from ddpm.diffusion.denoiser import LEARNED, OPTIMAL
 from ddpm.diffusion.objectives import LEVEL_SAMPLING, LOSSES
 from ddpm.diffusion.process import PREDICTIONS
-from ddpm.model.recipe import Recipe, changed, load_recipe, make_recipe, recipe_names, resolve
 from ddpm.diffusion.schedule import BETAS, VARIANCES
+from ddpm.errors import InputError
+from ddpm.model.model import build_denoiser, build_network
+from ddpm.model.recipe import Recipe, changed, load_recipe, make_recipe, recipe_names, resolve
 
 EVERY_RECIPE = pytest.mark.parametrize("name", recipe_names())
 

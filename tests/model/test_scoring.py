@@ -10,14 +10,13 @@ import pytest
 import torch
 
 from ddpm.data import ImageSet
+from ddpm.data.subsets import chosen_rows, hashes
 from ddpm.diffusion.denoiser import LEARNED, REVERSE_VARIANCES
+from ddpm.diffusion.optimal_variance import Measured
 from ddpm.errors import InputError
 from ddpm.likelihood.estimate import estimate_bound
-from ddpm.diffusion.optimal_variance import Measured
 from ddpm.model.model import Model
-from ddpm.data.subsets import chosen_rows
 from ddpm.model.scoring import ScoringOptions, best_chains, scoring_for
-from ddpm.data.subsets import hashes
 from ddpm.model.variances import Variances, write_variances
 from scorings import image_set, pixels, stored_model
 
@@ -173,7 +172,9 @@ SEEN, UNSEEN = pixels(60, SHAPE, seed=1), pixels(60, SHAPE, seed=2)
     ids=["the same", "a slice", "reversed", "one of them", "with as many others", "others with a few of them"],
 )
 @pytest.mark.parametrize("manner", [OPTIMAL, ScoringOptions(levels=3)], ids=["optimal", "levels"])
-def test_images_that_variances_were_measured_on_are_not_scored(images: np.ndarray, manner: ScoringOptions, model: Model):
+def test_images_that_variances_were_measured_on_are_not_scored(
+    images: np.ndarray, manner: ScoringOptions, model: Model
+):
     tuned(model, image_set(SEEN))
     with pytest.raises(InputError, match="were measured on images of 'here' itself") as raised:
         scoring_for(model, image_set(images), manner)

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from ddpm.errors import DamagedFile, InputError, WrongModel
 from ddpm.base.files import signed
+from ddpm.errors import DamagedFile, InputError, WrongModel
+from ddpm.model.sidecar import read_side_file, write_side_file
 from ddpm.model.timesteps import FORMAT_VERSION, Placed, add_placed, levels_file, read_placed, tuned_levels
 from ddpm.samplers import Sampling, Tuned
-from ddpm.model.sidecar import read_side_file, write_side_file
 from scorings import stored_model
 
 SHA = "a" * 64

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ddpm.errors import DamagedFile, InputError, WrongModel
 from ddpm.base.files import signed
-from ddpm.diffusion.optimal_variance import Measured
 from ddpm.data.subsets import hashes
+from ddpm.diffusion.optimal_variance import Measured
+from ddpm.errors import DamagedFile, InputError, WrongModel
 from ddpm.model.variances import FORMAT_VERSION, Variances, read_variances, variance_file, write_variances
 from scorings import pixels, stored_model
 

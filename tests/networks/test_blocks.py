@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddpm.diffusion.denoiser import Denoiser
-from ddpm.networks import UNet
-from ddpm.networks.blocks import Attention, Downsample, ResidualBlock, Upsample, norm, time_embedding
 from ddpm.diffusion.objectives import simple_loss
 from ddpm.diffusion.process import PREDICTIONS, Process
 from ddpm.diffusion.schedule import make_schedule
+from ddpm.networks import UNet
+from ddpm.networks.blocks import Attention, Downsample, ResidualBlock, Upsample, norm, time_embedding
 
 Module = TypeVar("Module", bound=nn.Module)
 

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.process import PREDICTIONS, Process
+from ddpm.diffusion.schedule import VARIANCES, Schedule, make_schedule
 from ddpm.samplers import SAMPLERS, State, ancestral
 from ddpm.samplers.spacing import spaced
-from ddpm.diffusion.schedule import VARIANCES, Schedule, make_schedule
 
 T = 1000
 SCHEDULE = make_schedule()

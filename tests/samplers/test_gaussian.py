@@ -20,10 +20,10 @@ from torch import Tensor
 from ddpm.diffusion.denoiser import OPTIMAL, THRESHOLDS, Denoiser
 from ddpm.diffusion.optimal_variance import Measured
 from ddpm.diffusion.process import PREDICTIONS, Process
+from ddpm.diffusion.schedule import VARIANCES, Schedule, make_schedule
 from ddpm.samplers import SAMPLERS
 from ddpm.samplers.dpm_sde import weighted_centre
 from ddpm.samplers.plan import ETA, REACH
-from ddpm.diffusion.schedule import VARIANCES, Schedule, make_schedule
 
 T = 1000
 SCHEDULE = make_schedule()

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.process import Process
-from ddpm.samplers import SAMPLERS
 from ddpm.diffusion.schedule import Schedule, make_schedule
+from ddpm.samplers import SAMPLERS
 
 ORDERS = {"ddim": 1, "heun": 2, "dpm++": 2, "unipc": 3}
 STOCHASTIC = {"ancestral", "dpm++sde"}

@@ -14,18 +14,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpm.diffusion.denoiser import REVERSE_VARIANCES, THRESHOLDS, Denoiser, Guided
-from ddpm.errors import InputError
 from ddpm.base.geometry import Geometry
+from ddpm.diffusion.denoiser import REVERSE_VARIANCES, THRESHOLDS, Denoiser, Guided
 from ddpm.diffusion.optimal_variance import Measured
+from ddpm.diffusion.process import Process
+from ddpm.diffusion.schedule import make_schedule
+from ddpm.errors import InputError
 from ddpm.model.model import Model
 from ddpm.model.timesteps import Placed, add_placed
-from ddpm.diffusion.process import Process
+from ddpm.model.variances import Variances, write_variances
 from ddpm.samplers import SAMPLERS, SPACINGS, Plan, Sampling, Tuned, plan, run_chain
 from ddpm.samplers.plan import DEFAULT_ETA, DEFAULT_REACH, ETA, FAST
 from ddpm.samplers.spacing import spaced
-from ddpm.diffusion.schedule import make_schedule
-from ddpm.model.variances import Variances, write_variances
 from scorings import stored_model
 
 PAPER = make_schedule()

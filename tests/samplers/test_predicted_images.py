@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpm.diffusion.denoiser import Denoiser
 from ddpm.base.geometry import Geometry
+from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.process import PREDICTIONS, Process
-from ddpm.samplers import SAMPLERS, Sampling, State, plan, progressive, run_chain
 from ddpm.diffusion.schedule import make_schedule
+from ddpm.samplers import SAMPLERS, Sampling, State, plan, progressive, run_chain
 
 
 def restless(x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:

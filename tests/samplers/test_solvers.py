@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ddpm.diffusion.denoiser import THRESHOLDS, Denoiser
 from ddpm.diffusion.process import Process
-from ddpm.samplers import SAMPLERS, SPACINGS, Sampling, State, Tuned, plan
 from ddpm.diffusion.schedule import Schedule, make_schedule
+from ddpm.samplers import SAMPLERS, SPACINGS, Sampling, State, Tuned, plan
 
 T = 1000
 SCHEDULE = make_schedule()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ddpm.diffusion.schedule import make_schedule
 from ddpm.errors import InputError
 from ddpm.samplers.spacing import SPACINGS, spaced
-from ddpm.diffusion.schedule import make_schedule
 
 PAPER = make_schedule()
 EVERY_SPACING = pytest.mark.parametrize("name", SPACINGS)

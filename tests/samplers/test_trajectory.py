@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpm.diffusion.denoiser import Denoiser
 from ddpm.base.geometry import Geometry
-from ddpm.model.model import Model
-from ddpm.networks import UNet
-from ddpm.diffusion.process import PREDICTIONS, Process
-from ddpm.model.recipe import make_recipe, resolve
-from ddpm.samplers import SAMPLERS, Sampling, State, plan, run_chain
-from ddpm.diffusion.schedule import VARIANCES, make_schedule
 from ddpm.base.units import x_to_images
+from ddpm.diffusion.denoiser import Denoiser
+from ddpm.diffusion.process import PREDICTIONS, Process
+from ddpm.diffusion.schedule import VARIANCES, make_schedule
+from ddpm.model.model import Model
+from ddpm.model.recipe import make_recipe, resolve
+from ddpm.networks import UNet
+from ddpm.samplers import SAMPLERS, Sampling, State, plan, run_chain
 
 CPU = torch.device("cpu")
 GEOMETRY = Geometry(2, 4, 6)

@@ -13,15 +13,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ddpm.base.geometry import Geometry
+from ddpm.base.seeding import generator
+from ddpm.base.units import images_to_x
 from ddpm.data import Batch
 from ddpm.diffusion.denoiser import LEARNED
-from ddpm.base.geometry import Geometry
 from ddpm.diffusion.objectives import LEVEL_SAMPLING, LOSSES, bound_loss, draw_levels, level_probabilities, remember
-from ddpm.model.recipe import Recipe, load_recipe, resolve
 from ddpm.diffusion.schedule import VARIANCES
-from ddpm.base.seeding import generator
+from ddpm.model.recipe import Recipe, load_recipe, resolve
 from ddpm.training.learner import Learner, average_decay, follow, learning_rate
-from ddpm.base.units import images_to_x
 
 CPU = torch.device("cpu")
 SMALL = {

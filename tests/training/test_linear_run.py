@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import ddpm
-from ddpm.model.checkpoint import find_checkpoint, read_config, read_weights
-from ddpm.errors import InputError
-from ddpm.networks import LinearDenoiser
-from ddpm.model.recipe import Recipe
 from ddpm.base.units import images_to_x
+from ddpm.errors import InputError
+from ddpm.model.checkpoint import find_checkpoint, read_config, read_weights
+from ddpm.model.recipe import Recipe
+from ddpm.networks import LinearDenoiser
 
 SETTINGS = {
     "batch_size": 16,

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from ddpm.model.checkpoint import load_model, read_config, read_training, read_weights
 from ddpm.data import ImageSet
 from ddpm.errors import InputError
 from ddpm.likelihood.estimate import estimate_bound
+from ddpm.model.checkpoint import load_model, read_config, read_training, read_weights
 from ddpm.model.recipe import Recipe, make_recipe
 from ddpm.model.scoring import scoring_for
 from ddpm.training import train

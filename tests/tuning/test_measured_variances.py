@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from ddpm.base.gaussians import Gaussian
-from ddpm.diffusion.decoder import log_probability
-from ddpm.tuning.variances import COMMON, DECODER_LEVELS, FLOOR, calls_needed, decoder_at_floor, measure
+from ddpm.base.units import images_to_x
 from ddpm.diffusion.bound import step_term
+from ddpm.diffusion.decoder import log_probability
 from ddpm.diffusion.optimal_variance import Measured
 from ddpm.diffusion.schedule import make_schedule
-from ddpm.base.units import images_to_x
+from ddpm.tuning.variances import COMMON, DECODER_LEVELS, FLOOR, calls_needed, decoder_at_floor, measure
 from scorings import Network, known_error, pixels, scoring_of
 
 SHORT = make_schedule(steps=60, beta_start=1e-3, beta_end=0.3)

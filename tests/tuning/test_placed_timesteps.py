@@ -14,9 +14,19 @@ import numpy as np
 import pytest
 import torch
 
-from ddpm.metrics import Extractor, extractors, features_of, frechet_distance, open_extractor, statistics_of
+from ddpm.base.geometry import Geometry
+from ddpm.base.seeding import MOST_SEEDS
+from ddpm.diffusion.schedule import BETAS, make_schedule
 from ddpm.errors import InputError
+from ddpm.metrics import Extractor, extractors, features_of, frechet_distance, open_extractor, statistics_of
+from ddpm.model.model import Model
+from ddpm.model.sidecar import write_side_file
+from ddpm.model.timesteps import FORMAT, Placed, read_placed, tuned_levels
+from ddpm.samplers import SAMPLERS, SPACINGS, Sampling, Tuned
+from ddpm.samplers.plan import DEFAULT_ETA, DEFAULT_REACH, ETA, REACH
+from ddpm.samplers.spacing import spaced
 from ddpm.tuning.criterion import FEWEST, FIRST_SEED, Criterion, criterion_on
+from ddpm.tuning.search import SMALLEST_STEP, Point, compass
 from ddpm.tuning.timesteps import (
     Curve,
     Trials,
@@ -26,16 +36,6 @@ from ddpm.tuning.timesteps import (
     place_each,
     place_levels,
 )
-from ddpm.tuning.search import SMALLEST_STEP, Point, compass
-from ddpm.base.geometry import Geometry
-from ddpm.model.model import Model
-from ddpm.model.timesteps import FORMAT, Placed, read_placed, tuned_levels
-from ddpm.samplers import SAMPLERS, SPACINGS, Sampling, Tuned
-from ddpm.samplers.plan import DEFAULT_ETA, DEFAULT_REACH, ETA, REACH
-from ddpm.samplers.spacing import spaced
-from ddpm.diffusion.schedule import BETAS, make_schedule
-from ddpm.base.seeding import MOST_SEEDS
-from ddpm.model.sidecar import write_side_file
 from scorings import image_set, pixels, stored_model
 
 PAPER = make_schedule()

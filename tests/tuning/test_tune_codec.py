@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import ddpm
-from ddpm.tuning.codec import OVERHEAD, STEP_BITS, place_steps, stop_level, tune_codec
-from ddpm.training.linear_model import linear_images, make_linear
 from ddpm.codec.codec_data import codec_data_of, codec_file, make_codec
-from ddpm.errors import DamagedFile, InputError, WrongModel
 from ddpm.diffusion.schedule import make_schedule
+from ddpm.errors import DamagedFile, InputError, WrongModel
 from ddpm.model.scoring import scoring_for
+from ddpm.training.linear_model import linear_images, make_linear
+from ddpm.tuning.codec import OVERHEAD, STEP_BITS, place_steps, stop_level, tune_codec
 
 
 @pytest.fixture(scope="module")

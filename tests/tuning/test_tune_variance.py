@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ddpm.tuning.tune import calls_made, tune_variance
 
-from ddpm.model.checkpoint import load_model
+from ddpm.data.subsets import hashes
 from ddpm.errors import InputError
 from ddpm.evaluation import tune as tune_module
-from ddpm.tuning.tune import calls_made, tune_variance
-from ddpm.tuning.variances import calls_needed
-from ddpm.data.subsets import hashes
+from ddpm.model.checkpoint import load_model
 from ddpm.model.variances import variance_file
+from ddpm.tuning.variances import calls_needed
 from scorings import image_set, pixels, stored_model
 
 IMAGES = pixels(30, (1, 4, 4))

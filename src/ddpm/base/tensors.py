@@ -1,10 +1,15 @@
-"""Small helpers on tensors: float64 tables read at integer levels, and shapes that broadcast over images."""
+"""The array types of the project, and small helpers on tensors: tables read at integer levels, broadcasting."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Pixels = NDArray[np.uint8]
 
 
 def gather(table: np.ndarray, index: Tensor, like: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ddpm.base.progress import Advance, unheard
+from ddpm.base.tensors import Pixels
 from ddpm.base.units import x_to_images
 from ddpm.codec.codec_data import Codec
 from ddpm.codec.container import (
@@ -33,8 +34,6 @@ from ddpm.codec.progressive import AT_ONCE
 from ddpm.codec.tiles import bits_of, grid, joined, steps_each, units_done
 from ddpm.errors import DamagedFile, InputError, WrongModel
 from ddpm.samplers.ddim import ddim
-
-Pixels = NDArray[np.uint8]
 
 RECONSTRUCTIONS = ("mean", "flow")
 GREY_LEVEL = 128

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ddpm.base.image_io import to_pil
 from ddpm.base.progress import Advance, unheard
+from ddpm.base.tensors import Integers, Pixels
 from ddpm.base.units import bits, images_to_x
 from ddpm.codec.codec_data import Codec
 from ddpm.codec.container import (
@@ -30,12 +31,10 @@ from ddpm.codec.container import (
     progressive_layer,
 )
 from ddpm.codec.labels import choose_label
-from ddpm.codec.mixture import SIXTEENTHS, Integers
+from ddpm.codec.mixture import SIXTEENTHS
 from ddpm.codec.progressive import AT_ONCE
 from ddpm.codec.tiles import bits_of, cut, grid, joined, units_done
 from ddpm.errors import InputError
-
-Pixels = NDArray[np.uint8]
 
 MARGIN = 1e-6
 """Sixteenths of a grey level that a guess must keep from the middle between two. Between machines guesses differ by a

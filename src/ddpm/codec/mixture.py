@@ -13,12 +13,10 @@ import hashlib
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ddpm.base.tensors import Integers
 from ddpm.base.units import LEVELS
 from ddpm.codec.range_coder import TOTAL_BITS
-
-Integers = NDArray[np.int64]
 
 SIXTEENTHS = 16
 """Means count in sixteenths of a grey level, like guesses of pixels."""

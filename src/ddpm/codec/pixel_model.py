@@ -19,11 +19,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ddpm.base.tensors import Floats, Integers
 from ddpm.base.units import LEVELS
-from ddpm.codec.mixture import SIXTEENTHS, Integers, Mixture
+from ddpm.codec.mixture import SIXTEENTHS, Mixture
 from ddpm.codec.range_coder import Decoder, Encoder
 
-Wide = NDArray[np.float64]
 Small = NDArray[np.int32]
 
 REACH = 3
@@ -49,15 +49,15 @@ class Layers:
     Weights count 1/4096; biases are in the units of the sums they are added to.
     """
 
-    first: Wide
-    first_bias: Wide
-    second: Wide
-    second_bias: Wide
-    last: Wide
-    last_bias: Wide
-    skip: Wide
+    first: Floats
+    first_bias: Floats
+    second: Floats
+    second_bias: Floats
+    last: Floats
+    last_bias: Floats
+    skip: Floats
 
-    def __call__(self, inputs: Wide) -> Wide:
+    def __call__(self, inputs: Floats) -> Floats:
         """(P, F) -> (P, 3 K) in units of 2^-20."""
         hidden = _active(inputs @ self.first.T + self.first_bias, INPUT_BITS + WEIGHT_BITS - HIDDEN_BITS)
         hidden = _active(hidden @ self.second.T + self.second_bias, WEIGHT_BITS)
@@ -65,7 +65,7 @@ class Layers:
         return np.asarray(hidden @ self.last.T + (inputs @ self.skip.T) * scaled + self.last_bias)
 
 
-def _active(total: Wide, shift: int) -> Wide:
+def _active(total: Floats, shift: int) -> Floats:
     return np.asarray(np.clip(np.floor((total + 2.0 ** (shift - 1)) / 2.0**shift), 0, LARGEST_HIDDEN))
 
 
@@ -96,7 +96,7 @@ class Canvas:
         """The guesses of some pixels, (P,)."""
         return np.asarray(self.guess[images, channel, rows + REACH, columns + REACH])
 
-    def inputs(self, channel: int, images: Integers, rows: Integers, columns: Integers) -> Wide:
+    def inputs(self, channel: int, images: Integers, rows: Integers, columns: Integers) -> Floats:
         """What is known of some pixels of one channel, (P, F): see `width`."""
         stride, across = self.guess.shape[3], self.size[1]
         guess, off = (table.reshape(*table.shape[:2], -1) for table in (self.guess, self.off))
@@ -147,7 +147,7 @@ class CausalModel:
         )
         return Mixture(logits, means + canvas.centre(channel, images, rows, columns)[:, None], scales)
 
-    def encode(self, guess: Integers, pixels: NDArray[np.uint8]) -> tuple[list[bytes], Wide]:
+    def encode(self, guess: Integers, pixels: NDArray[np.uint8]) -> tuple[list[bytes], Floats]:
         """Code images given guesses.
 
         guess    (B, C, H, W) in sixteenths of a grey level, 0 to 4080

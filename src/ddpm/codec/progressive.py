@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpm.base.progress import Advance, unheard
+from ddpm.base.tensors import Floats
 from ddpm.codec.randomness import START, UNIT, normals
 from ddpm.codec.trellis import Bits, noise, simulate
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.schedule import Schedule
-
-Floats = NDArray[np.float64]
 
 AT_ONCE = 16
 """Tiles in a network call, if nobody says otherwise."""

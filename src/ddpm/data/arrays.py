@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ddpm.data.decode import Pixels
-from ddpm.data.items import Labels, Part, Source, array_part
+from ddpm.base.tensors import Integers, Pixels
+from ddpm.data.items import Part, Source, array_part
 from ddpm.errors import InputError
 
 SPLITS = ("train", "val", "test")
@@ -98,7 +98,7 @@ def channels_first(array: npt.NDArray[Any], where: str) -> Pixels:
     raise InputError(f"{where} has shape {array.shape}, which cannot be read as images in one way only; {fits}.")
 
 
-def class_numbers(labels: npt.NDArray[Any], count: int, where: str) -> Labels:
+def class_numbers(labels: npt.NDArray[Any], count: int, where: str) -> Integers:
     """Check labels, integers (N,) or (N, 1) from 0 on, against the count of images; returns int64 (N,)."""
     flat = labels.reshape(-1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if flat.ndim != 1 or not np.issubdtype(flat.dtype, np.integer) or len(flat) != count:
@@ -110,7 +110,7 @@ def class_numbers(labels: npt.NDArray[Any], count: int, where: str) -> Labels:
     return flat.astype(np.int64)
 
 
-def number_names(labels: Sequence[Labels | None]) -> tuple[str, ...]:
+def number_names(labels: Sequence[Integers | None]) -> tuple[str, ...]:
     """Names "0", "1", ... for as many classes as the labels of all splits speak of."""
     most = max((int(numbers.max()) for numbers in labels if numbers is not None and len(numbers)), default=-1)
     return tuple(str(number) for number in range(most + 1))

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ddpm.base.tensors import Integers
 from ddpm.data.arrays import SPLITS, class_numbers, number_names
 from ddpm.data.decode import EXTENSIONS
-from ddpm.data.items import ZIP_ERRORS, FolderItems, Labels, Part, Source, ZipItems
+from ddpm.data.items import ZIP_ERRORS, FolderItems, Part, Source, ZipItems
 from ddpm.errors import InputError
 
 KINDS = f"{', '.join(EXTENSIONS[:-1])} or {EXTENSIONS[-1]}"
@@ -101,7 +102,7 @@ def zip_source(path: Path) -> Source:
     return Source("zip of images", {"": lambda: part}, number_names([labels]))
 
 
-def _zip_labels(path: Path, index: object, names: Sequence[str]) -> Labels | None:
+def _zip_labels(path: Path, index: object, names: Sequence[str]) -> Integers | None:
     """Class numbers in the order of the names, from {"labels": [[name, number], ...]} or null."""
     pairs = index.get("labels") if isinstance(index, dict) else None
     if pairs is None:

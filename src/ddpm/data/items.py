@@ -16,9 +16,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ddpm.data.decode import CHANNEL_MODES, BadImage, Pixels, RawImage, decode
+from ddpm.base.tensors import Integers, Pixels
+from ddpm.data.decode import CHANNEL_MODES, BadImage, RawImage, decode
 
-Labels = npt.NDArray[np.int64]
 ZIP_ERRORS = (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error)
 ROWS = 1024  # array rows hashed at a time
 
@@ -147,7 +147,7 @@ class Part:
     """One split: its images, and int64 (N,) class numbers where there are classes."""
 
     items: Items
-    labels: Labels | None
+    labels: Integers | None
 
     def select(self, indices: Sequence[int]) -> Part:
         labels = None if self.labels is None else self.labels[np.asarray(indices, np.int64)]
@@ -168,6 +168,6 @@ class Source:
     class_names: tuple[str, ...]
 
 
-def array_part(images: Pixels, labels: Labels | None, origin: str) -> Part:
+def array_part(images: Pixels, labels: Integers | None, origin: str) -> Part:
     """All rows of uint8 (N, C, H, W) as a part."""
     return Part(ArrayItems(images, origin, np.arange(len(images))), labels)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ddpm.base.tensors import Integers, Pixels
 from ddpm.data.arrays import class_numbers, number_names
-from ddpm.data.decode import Pixels
-from ddpm.data.items import Labels, Part, Source, array_part
+from ddpm.data.items import Part, Source, array_part
 from ddpm.errors import InputError
 
 IDX_SPLITS = {"train": ("train",), "test": ("t10k", "test")}
@@ -44,7 +44,7 @@ def idx_source(folder: Path) -> Source:
     return Source("IDX folder", {split: part(split) for split in images}, number_names(known))
 
 
-def _idx_part(path: Path, labels: Labels | None) -> Part:
+def _idx_part(path: Path, labels: Integers | None) -> Part:
     images = _read_idx(path, dimensions=3)
     if not images.size:
         raise InputError(f"'{path}' holds no images.")

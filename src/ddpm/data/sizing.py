@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ddpm.base.geometry import Geometry
-from ddpm.data.decode import Pixels
+from ddpm.base.tensors import Pixels
 
 FITS = ("crop", "resize")
 

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ddpm.base.geometry import Geometry
+from ddpm.base.tensors import Integers, Pixels
 from ddpm.data.arrays import channels_first
-from ddpm.data.decode import BadImage, Pixels
+from ddpm.data.decode import BadImage
 from ddpm.data.grammar import choose_split, cut, find_source, parse_source
-from ddpm.data.items import ArrayItems, Items, Labels, Part, array_part
+from ddpm.data.items import ArrayItems, Items, Part, array_part
 from ddpm.data.scan import Look, common_channels, in_threads, scan, some, suggested_size
 from ddpm.data.sizing import FITS, fitted, has_alpha, has_colour
 from ddpm.errors import InputError, MixedSizes
@@ -36,7 +37,7 @@ class ImageSet:
 
     name: str
     geometry: Geometry
-    labels: Labels | None
+    labels: Integers | None
     class_names: tuple[str, ...]
     fingerprint: str
     items: Items
@@ -185,6 +186,6 @@ def _check_nothing_lost(looks: Sequence[Look], src: str, channels: int) -> None:
             raise InputError(f"channels = {channels} would lose the {what} of {seen.name} in '{src}'; {fits}.")
 
 
-def _fingerprint(digest: str, labels: Labels | None, rule: str) -> str:
+def _fingerprint(digest: str, labels: Integers | None, rule: str) -> str:
     marks = b"none" if labels is None else np.ascontiguousarray(labels, "<i8").tobytes()
     return hashlib.sha256(f"{digest}/{rule}/".encode() + marks).hexdigest()

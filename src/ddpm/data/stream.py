@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ddpm.base.seeding import generator
-from ddpm.data.decode import Pixels
+from ddpm.base.tensors import Pixels
 from ddpm.data.sources import ImageSet
 from ddpm.errors import InputError
 

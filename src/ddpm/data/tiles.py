@@ -8,7 +8,8 @@ import math
 import numpy as np
 
 from ddpm.base.geometry import Geometry
-from ddpm.data.decode import BadImage, Pixels
+from ddpm.base.tensors import Pixels
+from ddpm.data.decode import BadImage
 from ddpm.data.grammar import choose_split, cut, find_source, parse_source
 from ddpm.data.items import ArrayItems, Items
 from ddpm.data.sizing import colourful, to_channels

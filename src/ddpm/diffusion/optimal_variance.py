@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ddpm.diffusion.schedule import Schedule, Table
+from ddpm.base.tensors import Floats
+from ddpm.diffusion.schedule import Schedule
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,13 +28,13 @@ class Measured:
     source                the file it was read from
     """
 
-    squared_error: Table
-    decoder_log_variance: Table
-    decoder_nats: Table
+    squared_error: Floats
+    decoder_log_variance: Floats
+    decoder_nats: Floats
     second_moment: float
     source: str = ""
 
-    def log_variance(self, chain: Schedule) -> Table:
+    def log_variance(self, chain: Schedule) -> Floats:
         """Log-variances of a chain's reverse steps (S + 1,), index 0 unused (0); errors between levels are linear.
 
         Where the last step starts from a level without a fitted decoder, the squared error there takes its place.

@@ -15,9 +15,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ddpm.base.tensors import Floats
 from ddpm.errors import InputError
-
-Table = NDArray[np.float64]
 
 VARIANCES = ("large", "small")
 
@@ -30,7 +29,7 @@ class Schedule:
     levels     (S + 1,) the level of the full process each index stands for: integers, or reals for a chain from `at`
     """
 
-    alpha_bar: Table
+    alpha_bar: Floats
     levels: NDArray[Any]
 
     def __post_init__(self) -> None:
@@ -47,28 +46,28 @@ class Schedule:
         return len(self.alpha_bar) - 1
 
     @cached_property
-    def beta(self) -> Table:
+    def beta(self) -> Floats:
         """Variance that one forward step adds, 1 - alpha_bar[i] / alpha_bar[i - 1]; 0 at index 0."""
         return _read_only(np.concatenate([[0.0], 1 - self.alpha_bar[1:] / self.alpha_bar[:-1]]))
 
     @cached_property
-    def signal(self) -> Table:
+    def signal(self) -> Floats:
         """What is left of the clean image, sqrt(alpha_bar)."""
         return _read_only(np.sqrt(self.alpha_bar))
 
     @cached_property
-    def sigma(self) -> Table:
+    def sigma(self) -> Floats:
         """Standard deviation of the noise beside it, sqrt(1 - alpha_bar); 0 at index 0."""
         return _read_only(np.sqrt(1 - self.alpha_bar))
 
     @cached_property
-    def snr(self) -> Table:
+    def snr(self) -> Floats:
         """Signal-to-noise ratio alpha_bar / (1 - alpha_bar); infinite at index 0."""
         with np.errstate(divide="ignore"):
             return _read_only(self.alpha_bar / (1 - self.alpha_bar))
 
     @cached_property
-    def log_snr(self) -> Table:
+    def log_snr(self) -> Floats:
         """ln(alpha_bar / (1 - alpha_bar)), strictly decreasing; infinite at index 0."""
         return _read_only(np.log(self.snr))
 
@@ -87,24 +86,24 @@ class Schedule:
         return min(float(level), float(self.steps))  # rounding may lead an ulp beyond T
 
     @cached_property
-    def posterior_x0(self) -> Table:
+    def posterior_x0(self) -> Floats:
         """Weight of x_0 in the mean of q(x_{i-1} | x_i, x_0) (eq. 7); index 0 unused (0)."""
         a = self.alpha_bar
         return _read_only(np.concatenate([[0.0], np.sqrt(a[:-1]) * self.beta[1:] / (1 - a[1:])]))
 
     @cached_property
-    def posterior_xt(self) -> Table:
+    def posterior_xt(self) -> Floats:
         """Weight of x_i in the mean of q(x_{i-1} | x_i, x_0) (eq. 7); index 0 unused (0)."""
         a = self.alpha_bar
         return _read_only(np.concatenate([[0.0], (1 - a[:-1]) * np.sqrt(1 - self.beta[1:]) / (1 - a[1:])]))
 
     @cached_property
-    def posterior_variance(self) -> Table:
+    def posterior_variance(self) -> Floats:
         """Variance of q(x_{i-1} | x_i, x_0) (eq. 7); 0 at indices 0 and 1."""
         a = self.alpha_bar
         return _read_only(np.concatenate([[0.0], self.beta[1:] * (1 - a[:-1]) / (1 - a[1:])]))
 
-    def log_variance(self, kind: str) -> Table:
+    def log_variance(self, kind: str) -> Floats:
         """Log-variance of the reverse steps: "large" is beta, "small" the posterior variance (sec. 3.2).
 
         The last reverse step (index 1) takes the posterior variance of index 2 under both, as the official code does;
@@ -147,8 +146,8 @@ def _read_only(array: Array) -> Array:
     return array
 
 
-def _warmup(fraction: float) -> Callable[[int, float, float], Table]:
-    def betas(steps: int, start: float, end: float) -> Table:
+def _warmup(fraction: float) -> Callable[[int, float, float], Floats]:
+    def betas(steps: int, start: float, end: float) -> Floats:
         beta = np.full(steps, end)
         ramp = int(steps * fraction)
         beta[:ramp] = np.linspace(start, end, ramp)
@@ -157,14 +156,14 @@ def _warmup(fraction: float) -> Callable[[int, float, float], Table]:
     return betas
 
 
-def _cosine(steps: int, start: float, end: float) -> Table:
+def _cosine(steps: int, start: float, end: float) -> Floats:
     """Nichol & Dhariwal 2021, eq. 17, with beta capped at 0.999; takes no start and no end."""
     angle = (np.arange(steps + 1) / steps + 0.008) / 1.008 * np.pi / 2
-    beta: Table = np.minimum(1 - np.cos(angle[1:]) ** 2 / np.cos(angle[:-1]) ** 2, 0.999)
+    beta: Floats = np.minimum(1 - np.cos(angle[1:]) ** 2 / np.cos(angle[:-1]) ** 2, 0.999)
     return beta
 
 
-BETAS: dict[str, Callable[[int, float, float], Table]] = {
+BETAS: dict[str, Callable[[int, float, float], Floats]] = {
     "linear": lambda steps, start, end: np.linspace(start, end, steps),
     "quad": lambda steps, start, end: np.linspace(start**0.5, end**0.5, steps) ** 2,
     "const": lambda steps, start, end: np.full(steps, end),

@@ -14,20 +14,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpm.base.progress import Advance, Progress, unheard
+from ddpm.base.tensors import Integers, Pixels
 from ddpm.base.units import x_to_images
 from ddpm.codec.codec_data import Codec, CodecData, make_codec, required_codec_data
 from ddpm.codec.container import Cursor, read_header
 from ddpm.codec.decode import GREY_LEVEL, LOSSLESS, decode, labels_of, open_file, open_packet
 from ddpm.codec.encode import Encoded, encode
-from ddpm.codec.mixture import Integers
 from ddpm.data import ImageSet, Reader
 from ddpm.data.subsets import chosen_rows, seen_before
 from ddpm.errors import InputError, NotVerified
 from ddpm.evaluation.image_formats import FormatResult, measure_others, psnr
 from ddpm.likelihood.estimate import Estimate, estimate_of
 from ddpm.model.model import Model
-
-Pixels = NDArray[np.uint8]
 
 LIMIT = 200
 SHOWN_BYTES = (20, 40, 60, 80, 100, 120, 135, 160, 200)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ddpm.base.files import whole_file
 from ddpm.base.progress import Progress, progress_of
+from ddpm.base.tensors import Pixels
 from ddpm.codec.codec_data import SIDECAR, Codec, make_codec, required_codec_data
 from ddpm.codec.decode import decode, open_file
 from ddpm.codec.encode import encode
@@ -27,7 +27,6 @@ from ddpm.model.scoring import check_fits
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Pixels = NDArray[np.uint8]
 
 INK = {"PNG": "C7", "WebP": "C1", "JPEG": "C3", "AVIF": "C4", "JPEG XL": "C2"}
 STRIP_BYTES = (20, 40, 80, 160)

@@ -18,6 +18,7 @@ from torch import Tensor
 from ddpm.base.files import writable_folder
 from ddpm.base.geometry import Geometry
 from ddpm.base.progress import SILENT, Advance, Progress, progress_of
+from ddpm.base.tensors import Floats
 from ddpm.data import ImageData, ImageSet, image_set, open_images
 from ddpm.errors import InputError
 from ddpm.evaluation.fid_report import FidReport
@@ -36,7 +37,6 @@ from ddpm.metrics import (
     save_statistics,
     statistics_of,
 )
-from ddpm.metrics.jackknife import Floats
 from ddpm.model.datasets import images_for
 from ddpm.model.model import Model, resolve_device
 from ddpm.samplers import Sampling, SamplingOptions

@@ -16,9 +16,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ddpm.base.files import only_process, read_own_arrays, whole_file
+from ddpm.base.tensors import Floats, Integers
 from ddpm.errors import DamagedFile, InputError
 from ddpm.likelihood.estimate import VariationalBound, bound_of
-from ddpm.likelihood.monte_carlo import Calls, Floats, Integers, Scoring
+from ddpm.likelihood.monte_carlo import Calls, Scoring
 from ddpm.likelihood.rate_distortion import RateDistortion, RunningMoments, rate_distortion_of
 from ddpm.model.model import Model
 

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, features
 
-Pixels = NDArray[np.uint8]
+from ddpm.base.tensors import Pixels
 
 QUALITIES = (0, 5, 10, 20, 30, 50, 70, 85, 95)
 EFFORTS = (7, 9, 10)

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ddpm.base.tensors import Floats
 from ddpm.base.units import bits
 from ddpm.diffusion.optimal_variance import Measured
-from ddpm.diffusion.schedule import Schedule, Table
+from ddpm.diffusion.schedule import Schedule
 from ddpm.errors import InputError
 
 
@@ -24,7 +25,7 @@ class BestLevels:
     chains  the levels of each, rising
     """
 
-    bits: Table
+    bits: Floats
     chains: tuple[tuple[int, ...], ...]
 
 
@@ -53,7 +54,7 @@ def best_levels(schedule: Schedule, measured: Measured, most: int) -> BestLevels
     return BestLevels(np.array([bits(total) for total in totals]), chains)
 
 
-def _step_costs(schedule: Schedule, measured: Measured) -> Table:
+def _step_costs(schedule: Schedule, measured: Measured) -> Floats:
     """(T, T) nats a pixel from level t (column) down to level s (row), infinite unless s < t."""
     snr, error = schedule.snr[1:], measured.squared_error[1:]
     gain = np.maximum(snr[:, None] - snr[None, :], 0) * error[None, :]

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ddpm.base.seeding import generator
+from ddpm.base.tensors import Floats
 from ddpm.base.units import bits
 from ddpm.errors import InputError
-from ddpm.likelihood.monte_carlo import Calls, Floats, Scoring, balanced
+from ddpm.likelihood.monte_carlo import Calls, Scoring, balanced
 
 REPETITIONS = 32
 PILOT_SHARE = 1 / 8

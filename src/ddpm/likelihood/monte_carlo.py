@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpm.base.progress import Advance, unheard
 from ddpm.base.seeding import generator
+from ddpm.base.tensors import Floats, Integers
 from ddpm.base.units import images_to_x
 from ddpm.data import Reader
 from ddpm.diffusion.bound import prior_nats, step_term
@@ -26,9 +26,6 @@ from ddpm.diffusion.schedule import Schedule
 from ddpm.errors import InputError
 
 CPU = torch.device("cpu")
-
-Integers = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 
 class Calls(NamedTuple):

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ddpm.base.seeding import generator
+from ddpm.base.tensors import Floats, Integers
 from ddpm.base.units import GREY_LEVELS, bits
 from ddpm.errors import InputError
-from ddpm.likelihood.monte_carlo import Calls, Floats, Integers, Scoring, balanced
+from ddpm.likelihood.monte_carlo import Calls, Scoring, balanced
 
 ROWS = 10
 

@@ -16,10 +16,9 @@ from torch import Tensor
 
 from ddpm.base.geometry import Geometry
 from ddpm.base.seeding import generator
-from ddpm.base.tensors import to_device
+from ddpm.base.tensors import Floats, to_device
 from ddpm.base.units import LEVELS
 from ddpm.errors import InputError
-from ddpm.metrics.jackknife import Floats
 
 PIXELS = "pixels"
 ROUNDING = 1e-3  # of the largest feature: how much the batch may change one; networks may run in half precision

@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ddpm.base.progress import Advance, unheard
+from ddpm.base.tensors import Floats
 from ddpm.errors import InputError
-from ddpm.metrics.jackknife import BLOCKS, Distance, Floats, block_numbers, checked_features, jackknife
+from ddpm.metrics.jackknife import BLOCKS, Distance, block_numbers, checked_features, jackknife
 from ddpm.metrics.statistics import Moments, Statistics, moments
 
 

@@ -19,10 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ddpm.base.tensors import Floats, Integers
 from ddpm.errors import InputError
-
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 
 BLOCKS = 32
 NORMAL_95 = 1.96  # standard deviations on each side that hold 95 % of a normal distribution

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ddpm.base.tensors import Floats, Integers
 from ddpm.errors import InputError
 from ddpm.metrics.frechet import check_pairs
-from ddpm.metrics.jackknife import BLOCKS, Distance, Floats, Integers, block_numbers, checked_features, jackknife
+from ddpm.metrics.jackknife import BLOCKS, Distance, block_numbers, checked_features, jackknife
 
 TILE = 1024  # images a side of a tile of the kernel matrix; a tile and its temporaries take 24 MB
 

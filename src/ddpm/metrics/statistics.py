@@ -20,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ddpm.base.files import check_output, whole_file
+from ddpm.base.tensors import Floats
 from ddpm.errors import DamagedFile, DdpmError, InputError
-from ddpm.metrics.jackknife import Floats, checked_features
+from ddpm.metrics.jackknife import checked_features
 
 FORMAT = "ddpm statistics"
 FORMAT_VERSION = 1

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from ddpm.base.progress import Advance, unheard
+from ddpm.base.tensors import Integers
 from ddpm.data import ImageSet, Reader
 from ddpm.data.subsets import chosen_rows, seen_before
 from ddpm.diffusion.denoiser import OPTIMAL, Denoiser, Network
 from ddpm.diffusion.schedule import Schedule
 from ddpm.errors import InputError
 from ddpm.likelihood.best_levels import BestLevels, best_levels
-from ddpm.likelihood.monte_carlo import Integers, Scoring
+from ddpm.likelihood.monte_carlo import Scoring
 from ddpm.model.model import Model
 from ddpm.model.variances import denoiser_for, read_variances
 

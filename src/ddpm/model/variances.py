@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ddpm.base.tensors import Floats
 from ddpm.diffusion.denoiser import LEARNED, OPTIMAL, Denoiser
 from ddpm.diffusion.optimal_variance import Measured
-from ddpm.diffusion.schedule import VARIANCES, Table
+from ddpm.diffusion.schedule import VARIANCES
 from ddpm.errors import InputError
 from ddpm.model.model import Model
 from ddpm.model.sidecar import Sidecar, Weights
@@ -101,10 +102,10 @@ def denoiser_for(model: Model, variance: str | None) -> Denoiser:
     return replace(model.denoiser, variance=str(variance), measured=measured)
 
 
-def _numbers(table: Table) -> list[float | None]:
+def _numbers(table: Floats) -> list[float | None]:
     """NaN has no place in JSON."""
     return [None if np.isnan(value) else float(f"{value:.9g}") for value in table]
 
 
-def _table(numbers: Sequence[float | None]) -> Table:
+def _table(numbers: Sequence[float | None]) -> Floats:
     return np.array([np.nan if value is None else value for value in numbers])

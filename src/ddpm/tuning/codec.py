@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpm.base.progress import Progress, progress_of
+from ddpm.base.tensors import Floats, Integers
 from ddpm.codec.codec_data import SIDECAR, CodecData, check_codes, read_codec_data, write_codec_data
-from ddpm.codec.mixture import SIXTEENTHS, Integers
+from ddpm.codec.mixture import SIXTEENTHS
 from ddpm.codec.trellis import fewest_bits
 from ddpm.data import ImageData, ImageSet
 from ddpm.data.subsets import chosen_rows, hashes
@@ -44,8 +45,6 @@ FIT_STEPS = 8000
 LEAST_IMAGES = 16
 HASHED = 2048
 """Images whose hashes are kept, so that a comparison can refuse them."""
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from ddpm.base.progress import Advance, unheard
 from ddpm.base.seeding import generator
+from ddpm.base.tensors import Integers
 from ddpm.base.units import LEVELS
-from ddpm.codec.mixture import LARGEST, SCALE_UNIT, SIXTEENTHS, SMALLEST, Integers
+from ddpm.codec.mixture import LARGEST, SCALE_UNIT, SIXTEENTHS, SMALLEST
 from ddpm.codec.pixel_model import (
     HIDDEN_BITS,
     INPUT_BITS,

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from ddpm.base.progress import Advance, Progress, progress_of, unheard
+from ddpm.base.tensors import Floats
 from ddpm.data import ImageData
-from ddpm.diffusion.schedule import Schedule, Table
+from ddpm.diffusion.schedule import Schedule
 from ddpm.errors import DamagedFile, InputError, WrongModel
 from ddpm.generation.draw import draw, plan_for
 from ddpm.model.checkpoint import check_tunable
@@ -64,7 +65,7 @@ class Curve:
         return cls(ends[0], ends[1], 1 / 7, DEFAULT_ETA.get(sampler))
 
 
-def levels_at(schedule: Schedule, log_snrs: Table, eta: float | None) -> Tuned:
+def levels_at(schedule: Schedule, log_snrs: Floats, eta: float | None) -> Tuned:
     """Levels at falling log-SNRs, kept inside the process."""
     inside = np.clip(log_snrs, schedule.log_snr[-1], schedule.log_snr[1]).tolist()
     return Tuned(tuple(round(schedule.level_at(value), 3) for value in inside), eta)

@@ -15,13 +15,14 @@ from torch import Tensor
 from ddpm.base.gaussians import Gaussian
 from ddpm.base.progress import Progress, progress_of
 from ddpm.base.seeding import generator
+from ddpm.base.tensors import Floats, Integers
 from ddpm.base.units import BIN, GREY_LEVELS
 from ddpm.data import ImageData
 from ddpm.data.subsets import hashes
 from ddpm.diffusion.decoder import log_probability
 from ddpm.diffusion.optimal_variance import Measured
 from ddpm.errors import InputError
-from ddpm.likelihood.monte_carlo import Calls, Floats, Integers, Scoring, balanced
+from ddpm.likelihood.monte_carlo import Calls, Scoring, balanced
 from ddpm.model.checkpoint import check_tunable
 from ddpm.model.datasets import images_for, training_images
 from ddpm.model.model import Model, checked_model

@@ -1,4 +1,4 @@
-"""Image files to .dpc files and back: many at a time, so that they share network calls."""
+"""Many image files to .dpc files, together, so that they share network calls."""
 
 from __future__ import annotations
 
@@ -9,27 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ddpm.base.files import check_output, whole_file, writable_folder
-from ddpm.base.image_io import to_pil
 from ddpm.base.progress import Advance, Progress, unheard
+from ddpm.base.tensors import Pixels
 from ddpm.codec.codec_data import Codec
-from ddpm.codec.container import MAGIC, Cursor, read_header
-from ddpm.codec.decode import DAMAGED, LOSSLESS, LOSSY, Decoded, check_reconstruct, decode, open_file
+from ddpm.codec.container import MAGIC
+from ddpm.codec.decode import LOSSLESS, LOSSY, decode, open_file
 from ddpm.codec.encode import Encoded, check_image, check_limit, encode, tiles_of
 from ddpm.codec.progressive import AT_ONCE
 from ddpm.data.decode import BadImage
 from ddpm.data.decode import decode as decode_image
-from ddpm.errors import DamagedFile, DdpmError, InputError, NotVerified
-
-Pixels = NDArray[np.uint8]
+from ddpm.errors import InputError, NotVerified
 
 SUFFIX = ".dpc"
 GROUP = 8  # network calls whose tiles are written together, so that a stop loses only those in hand
-
-
-# ---- in memory ------------------------------------------------------------------------------------------------------
 
 
 def compress_all(
@@ -70,9 +64,6 @@ def byte_limit(image: Pixels, rate: float | None, most_bytes: int | None) -> int
     if rate is not None:
         return int(rate * image.size / 8)
     return None if most_bytes is None else int(most_bytes)
-
-
-# ---- images to .dpc files -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -233,109 +224,3 @@ def targets_in(inputs: Sequence[str], out: str | Path, suffix: str, *, force: bo
         if target.exists() and not force:
             raise InputError(f"'{target}' is there already; --force replaces it.")
     return targets
-
-
-# ---- .dpc files to images -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class DecompressedFile:
-    """One file: the image it became (None: none could be read), how exact that is, and what is wrong with it.
-
-    status     "lossless", "lossy", "partial", "damaged" as of decode.Decoded, or "refused"
-    steps, of  steps of the chain that every tile has had, of how many
-    stored     whether it holds the image as PNG
-    problem    a sentence, "" if there is none
-    exit_code  of the problem, 0 if it is none
-    """
-
-    file: str
-    out: str | None
-    status: str
-    steps: int = 0
-    of: int = 0
-    stored: bool = False
-    problem: str = ""
-    exit_code: int = 0
-
-    def line(self) -> str:
-        """For a person."""
-        how = {
-            "lossless": "stored as PNG, exact" if self.stored else "exact",
-            "lossy": f"lossy, {self.steps} of {self.of} steps",
-            "partial": f"the image so far, {self.steps} of {self.of} steps",
-            "damaged": "damaged, not exact",
-            "refused": "not decompressed",
-        }[self.status]
-        return f"{self.out or self.file}: {how}"
-
-
-@dataclass(frozen=True)
-class DecompressionReport:
-    """What `ddpm.decompress_files` returns: a row a file, in the order in which they were given."""
-
-    files: tuple[DecompressedFile, ...]
-
-    def table(self) -> dict[str, Any]:
-        """As plain values."""
-        return {"files": [asdict(one) for one in self.files]}
-
-    def lines(self) -> list[str]:
-        """For a person."""
-        return [one.line() for one in self.files if one.status != "refused"]
-
-    @property
-    def exit_code(self) -> int:
-        """0 unless something is wrong with a file."""
-        return max((one.exit_code for one in self.files), default=0)
-
-
-def write_decompressed(
-    codec: Codec | DdpmError,
-    paths: Sequence[str],
-    contents: Sequence[bytes],
-    targets: Sequence[Path],
-    *,
-    most_bytes: int | None,
-    reconstruct: str,
-    batch_size: int,
-    progress: Progress,
-) -> DecompressionReport:
-    """Decompress files to PNGs; what cannot be opened does not hold up the others.
-
-    codec  or why there is none
-    """
-    check_reconstruct(reconstruct)
-    rows: dict[int, DecompressedFile] = {}
-    opened = {}
-    for k, (path, data) in enumerate(zip(paths, contents, strict=True)):
-        try:
-            if isinstance(codec, DdpmError):
-                wanted = read_header(Cursor(data)).fingerprint.hex()
-                raise type(codec)(f"it wants the model with fingerprint {wanted}; {codec}")
-            opened[k] = open_file(codec, data, most_bytes)
-        except DdpmError as error:
-            rows[k] = DecompressedFile(path, None, "refused", problem=str(error), exit_code=error.exit_code)
-    if not isinstance(codec, DdpmError):
-        order = list(opened)
-        with progress.stage("Decompressing", sum(file.steps for file in opened.values())) as advance:
-            for group in in_groups([max(opened[k].tiles, 1) for k in order], GROUP * batch_size):
-                some = [order[place] for place in group]
-                found = decode(
-                    codec,
-                    [opened[k] for k in some],
-                    reconstruct=reconstruct,
-                    batch_size=batch_size,
-                    advance=advance,
-                )
-                rows |= {k: _written(paths[k], one, targets[k]) for k, one in zip(some, found, strict=True)}
-    return DecompressionReport(tuple(rows[k] for k in sorted(rows)))
-
-
-def _written(path: str, one: Decoded, target: Path) -> DecompressedFile:
-    if one.image is not None:
-        with whole_file(target) as temporary:
-            to_pil(one.image).save(temporary)
-    code = DamagedFile.exit_code if one.status == DAMAGED else 0
-    out = None if one.image is None else str(target)
-    return DecompressedFile(path, out, one.status, *one.steps, one.stored, one.problem, code)
