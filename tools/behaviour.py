@@ -41,11 +41,17 @@ from sklearn.datasets import load_sample_image
 
 import ddpm
 
-# Below the front door, to be adapted after a move: these, and Model's plan, labels, denoiser, draw_progressively.
+# Below the front door, to be adapted after a move.
+from ddpm.base.seeding import generator, normal, torch_seeded
 from ddpm.data import batches
-from ddpm.samplers import SAMPLERS, SPACINGS, Sampling, run_chain
-from ddpm.schedule import BETAS, make_schedule
-from ddpm.seeding import generator, normal, torch_seeded
+from ddpm.diffusion.schedule import BETAS, make_schedule
+from ddpm.evaluation.full_sum import full_sum
+from ddpm.evaluation.rate_plots import write_rate_distortion
+from ddpm.generation.draw import draw_progressively, labels_for, plan_for
+from ddpm.likelihood.ode_bound import ode_bound
+from ddpm.likelihood.rate_distortion import estimate_rate_distortion
+from ddpm.model.scoring import ScoringOptions, scoring_for
+from ddpm.samplers import SAMPLERS, SPACINGS, Sampling, trajectory
 
 ROOT = Path(ddpm.__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "codec" / "golden"
@@ -74,6 +80,11 @@ def flat(name: str, value: Any) -> dict[str, Any]:
     return {name: sha(*value) if isinstance(value, tuple) else value}
 
 
+def renamed(table: dict[str, Any]) -> Any:
+    """A recipe with its keys as they were: the EMA's were called average_... before."""
+    return json.loads(json.dumps(table).replace('"ema_', '"average_'))
+
+
 # Training: settings as in `--set`, in JSON.
 TINY = """data="digits:train[0:512]" device="cpu" batch_size=32 learning_rate=2e-3 network.channels=16 train_images=640
     training.warmup_images=64 training.log_images=64 training.sample_images=320 training.checkpoint_images=320"""
@@ -84,7 +95,7 @@ FLAVOURS = {
         training.flip=true training.label_dropout=0.1 network.dropout=0.1""",
     "mean, bound, learned": 'objective.prediction="mean" objective.loss="bound" process.variance="learned"',
     "v, cosine": 'objective.prediction="v" process.schedule="cosine"',
-    "x0, quad, no ramp": 'objective.prediction="x0" process.schedule="quad" training.average_ramp=false',
+    "x0, quad, no ramp": 'objective.prediction="x0" process.schedule="quad" training.ema_ramp=false',
     "linear corrected, space to depth": 'network.linear="corrected" network.space_to_depth=2',
     "bfloat16": 'precision="bfloat16"',
     "validation": 'validation="digits:test[0:64]" training.validate_images=320 training.validation_calls=256',
@@ -118,7 +129,7 @@ def training(flavour: str, *lengths: int) -> dict[str, Any]:
 RECORDS |= {f"training/{flavour}": partial(training, flavour, 640) for flavour in FLAVOURS}
 RECORDS |= {f"training/{key}, stopped, resumed": partial(training, key, 320, 640) for key in ("plain", CLASSES)}
 for name in ("cifar10", "compress", "digits", "fashion-mnist", "lsun-bedroom-256", "small", "standard"):
-    RECORDS[f"recipe/{name}"] = lambda name=name: sha(ddpm.recipe(name).model_dump(mode="json"))
+    RECORDS[f"recipe/{name}"] = lambda name=name: sha(renamed(ddpm.recipe(name).model_dump(mode="json")))
 
 
 @functools.cache
@@ -128,21 +139,21 @@ def model(name: str) -> Any:
         return ddpm.load(ROOT / "models" / name if name == "fashion-mnist" else name, device="cpu")
     longer = "train_images=6400 batch_size=64 training.sample_images=6400"
     run = trained(f"run of {name.split(',')[0]}", CLASSES if name == "classes" else "plain", longer)
-    found = ddpm.load(run, weights="raw" if name == "digits, raw" else "averaged", device="cpu")
+    found = ddpm.load(run, weights="raw" if name == "digits, raw" else "ema", device="cpu")
     if name == "digits":
-        ddpm.tune(found, calls=3000)
+        ddpm.tune_variance(found, calls=3000)
     if name == "classes":
         ddpm.tune_codec(found, ddpm.images("digits:train[0:64]"), fit_steps=20)
     return found
 
 
 def drawn(name: str, count: int = 64, **how: Any) -> Any:
-    return ddpm.sample(model(name), seeds=range(count), **how)
+    return torch.from_numpy(ddpm.sample(model(name), seeds=range(count), **how))
 
 
 def states(found: Any, seeds: range, **how: Any) -> tuple[Any, ...]:
-    plan, labels = found.plan(Sampling(**how)), found.labels(seeds)
-    chain = run_chain(found.denoiser, found.geometry, seeds, plan, labels=labels, device=found.device)
+    plan, labels = plan_for(found, Sampling(**how)), labels_for(found, seeds)
+    chain = trajectory(found.denoiser, found.geometry, seeds, plan, labels=labels, device=found.device)
     return tuple(part for s in chain for part in (s.level, s.start, s.x, s.x0))
 
 
@@ -157,7 +168,9 @@ RECORDS |= {f"image/variance {v}": partial(fashion, variance=v, steps=10) for v 
 RECORDS["image/ddim, eta 0.5"] = partial(fashion, sampler="ddim", eta=0.5, steps=8)
 RECORDS["image/all 1000 levels"] = partial(fashion, 2)
 RECORDS["image/batches of 5"] = partial(fashion, 12, steps=4, batch_size=5)
-RECORDS["image/progressive"] = lambda: model("fashion-mnist").draw_progressively(range(8), Sampling("ancestral", 50))
+RECORDS["image/progressive"] = lambda: draw_progressively(
+    model("fashion-mnist"), range(8), plan_for(model("fashion-mnist"), Sampling("ancestral", 50))
+)
 RECORDS["image/raw weights"] = partial(drawn, "digits, raw", steps=8)
 RECORDS["image/range variance, all 1000 levels"] = partial(drawn, "classes", 4)
 RECORDS["image/classes of the seeds"] = partial(drawn, "classes", steps=8)
@@ -171,46 +184,58 @@ def judged(name: str, count: int = 48) -> tuple[Any, Any]:
 
 
 def rate(name: str, **how: Any) -> dict[str, Any]:
-    found = ddpm.rate_distortion(*judged(name), **how)
-    files = ddpm.save_profile(found, f"rate of {name}")
+    options = ScoringOptions(how.get("variance"), how.get("levels"))
+    found = estimate_rate_distortion(scoring_for(*judged(name), options), how["calls"])
+    Path(f"rate of {name}").mkdir(exist_ok=True)
+    files = write_rate_distortion(found, Path(f"rate of {name}"), {})
     return {"curves": found, **{path.name: path.read_bytes() for path in files if path.suffix != ".png"}}
 
 
 def full(name: str, **how: Any) -> dict[str, Any]:
-    found = ddpm.full_sum(*judged(name, 2), out="full", **how)
-    found.compute()
-    return {"bound": found.bound(), "nats": found.totals().tolist(), "curves": found.profile()}
+    found, images = judged(name, 2)
+    report = ddpm.evaluate_likelihood(found, images, full=True, rate=True, out="full", **how)
+    again = full_sum(found, scoring_for(found, images, ScoringOptions(**how)), Path("full"))
+    return {"bound": report.bound, "nats": again.totals().tolist(), "curves": report.rate}
 
 
-def distance(pictures: Callable[[], Any], **how: Any) -> dict[str, Any]:
-    found = ddpm.compare(pictures(), ddpm.images("digits:test"), features="pixels", **how)
-    return {"fid": found.fid, "kid": found.kid, "protocol": sha(found.protocol)}
+def bound(name: str, **how: Any) -> Any:
+    return ddpm.evaluate_likelihood(*judged(name), calls=256, **how).bound
 
 
-def tuned(tune: Callable[..., Path], name: str, out: str, **how: Any) -> bytes:
+def ode(name: str) -> Any:
+    """The ODE alone, for which the budget of a bound is too large."""
+    return ode_bound(scoring_for(*judged(name)), calls=100, steps=3)
+
+
+def distance(samples: Callable[[], Any], **how: Any) -> dict[str, Any]:
+    found = ddpm.evaluate_fid(samples(), ddpm.images("digits:test"), features="pixels", **how)
+    return {"fid": found.fid, "kid": found.kid}
+
+
+def tuned(tune: Callable[..., Any], name: str, out: str, **how: Any) -> bytes:
     """The whole side file, made for a copy of a model."""
     shutil.copytree(model(name).source, out, ignore=shutil.ignore_patterns("variance-*", "codec-*", "levels-*"))
-    return tune(ddpm.load(out, device="cpu"), ddpm.images("digits:train[0:256]"), **how).read_bytes()
+    return tune(ddpm.load(out, device="cpu"), ddpm.images("digits:train[0:256]"), **how).file.read_bytes()
 
 
 bits = {f"variance {variance}": {"variance": variance} for variance in (None, "small", "large", "optimal")}
 for name, how in (bits | {"best 20 levels": {"levels": 20}, "20 of 48 images": {"limit": 20, "seed": 1}}).items():
-    RECORDS[f"bits/{name}"] = lambda how=how: ddpm.bits_per_dim(*judged("fashion-mnist"), calls=256, **how)
-RECORDS["bits/range variance, classes"] = lambda: ddpm.bits_per_dim(*judged("classes"), calls=256)
+    RECORDS[f"bits/{name}"] = partial(bound, "fashion-mnist", **how)
+RECORDS["bits/range variance, classes"] = partial(bound, "classes")
 RECORDS["bits/rate and distortion"] = partial(rate, "digits", calls=2000, variance="optimal")
 RECORDS["bits/rate and distortion, best 20 levels"] = partial(rate, "fashion-mnist", calls=200, levels=20)
-RECORDS["bits/ode, exact trace"] = lambda: ddpm.ode_bits_per_dim(*judged("digits"), calls=100, steps=3)
-RECORDS["bits/ode, Hutchinson"] = lambda: ddpm.ode_bits_per_dim(*judged("fashion-mnist"), calls=100, steps=3)
+RECORDS["bits/ode, exact trace"] = partial(ode, "digits")
+RECORDS["bits/ode, Hutchinson"] = partial(ode, "fashion-mnist")
 RECORDS["bits/full sum"] = partial(full, "digits")
 RECORDS["bits/full sum, best 20 levels"] = partial(full, "fashion-mnist", levels=20)
 RECORDS["distance/samples"] = partial(distance, lambda: model("digits"), seeds=range(128), steps=4, keep="kept")
 RECORDS["distance/images"] = partial(distance, lambda: ddpm.images("digits:train[0:200]"))
 RECORDS["distance/nearest neighbours"] = lambda: ddpm.nearest_neighbours(
-    drawn("digits", 32, steps=8).numpy(), ddpm.images("digits:train").array(), count=3
+    drawn("digits", 32, steps=8), ddpm.images("digits:train").array(), count=3
 )
-RECORDS["tuned/variance"] = partial(tuned, ddpm.tune, "digits", "tuned 1", calls=2600)
-RECORDS["tuned/variance, classes"] = partial(tuned, ddpm.tune, "classes", "tuned 2", calls=2600)
-RECORDS["tuned/levels"] = partial(tuned, ddpm.place_levels, "digits", "tuned 3", steps=[3, 4], trials=7, pictures=64)
+RECORDS["tuned/variance"] = partial(tuned, ddpm.tune_variance, "digits", "tuned 1", calls=2600)
+RECORDS["tuned/variance, classes"] = partial(tuned, ddpm.tune_variance, "classes", "tuned 2", calls=2600)
+RECORDS["tuned/levels"] = partial(tuned, ddpm.tune_timesteps, "digits", "tuned 3", steps=[3, 4], trials=7, samples=64)
 RECORDS["tuned/codec"] = partial(tuned, ddpm.tune_codec, "digits", "tuned 4", fit_steps=50)
 
 
@@ -223,7 +248,7 @@ def ramps(height: int, width: int) -> Any:
 
 
 def photograph(height: int, width: int) -> Any:
-    """A crop of one that comes with scikit-learn: ramps alone would be stored by ordinary means."""
+    """A crop of one that comes with scikit-learn: ramps alone would be stored as PNG."""
     return load_sample_image("flower.jpg").transpose(2, 0, 1)[:, 150 : 150 + height, 300 : 300 + width]
 
 
