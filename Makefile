@@ -19,10 +19,10 @@ demo: $(READY) ## train on handwritten digits for a few minutes and draw some, i
 	$(BIN)/ddpm train digits --out runs/demo
 	$(BIN)/ddpm sample runs/demo --seeds 0-63 --out runs/demo/samples.png
 	$(BIN)/ddpm sample runs/demo --seeds 0-7 --progressive --out runs/demo/progressive.png
-	$(BIN)/ddpm evaluate runs/demo --data digits:test --metric neighbours --samples 64 --steps 20 --keep runs/demo
+	$(BIN)/ddpm evaluate memorisation runs/demo --data digits:test --seeds 0-63 --steps 20 --out runs/demo
 
 	@echo
-	@echo "Look at runs/demo/samples.png, progressive.png, neighbours.png and loss.png. What to type next:"
+	@echo "Look at runs/demo/samples.png, progressive.png, memorisation.png and loss.png. What to type next:"
 	@echo "  $(BIN)/ddpm sample runs/demo --seeds 64-127 --out more.png"
 	@echo "  $(BIN)/ddpm sample models/fashion-mnist --seeds 0-15 --steps 8 --out fashion.png"
 	@echo "  $(BIN)/ddpm train small --data path/to/your/images --size 32 --dry-run"
@@ -32,13 +32,13 @@ demo: $(READY) ## train on handwritten digits for a few minutes and draw some, i
 # Several threads on small tensors are slower than one, and change the last bits of sums.
 test test-slow check: export OMP_NUM_THREADS = 1
 
-test: $(READY) ## run the tests (minutes)
-	$(BIN)/python -m pytest
+test: $(READY) ## run the tests on two processes (minutes)
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 30
 
-test-slow: $(READY) ## run the slow tests and only these (up to hours)
-	$(BIN)/python -m pytest -m slow --timeout 7200
+test-slow: $(READY) ## run the slow tests and only these (up to 40 minutes)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow --timeout 2400
 
-check: $(READY) ## lint, types, and the floors of the house
+check: $(READY) ## lint, types, and the layers of the package
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
 	$(BIN)/python -m pytest tests/test_structure.py

@@ -17,11 +17,11 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("folder", type=Path, nargs="?", default=Path("runs/example"))
 parser.add_argument("--images", default="200k", help="training images to see, counting repetitions")
 parser.add_argument("--seeds", type=int, default=64, help="samples to draw")
-parser.add_argument("--set", dest="network", default="64", help="channels of the network")
+parser.add_argument("--channels", type=int, default=64, help="width of the network")
 given = parser.parse_args()
 
 # Train. The same call again goes on where it stopped.
-recipe = ddpm.recipe("digits", train_images=given.images, network={"channels": int(given.network)})
+recipe = ddpm.recipe("digits", train_images=given.images, network={"channels": given.channels})
 model = ddpm.load(ddpm.train(recipe, out=given.folder))
 
 # Sample with twenty network calls an image: one seed is one image.
