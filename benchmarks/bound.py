@@ -8,7 +8,7 @@
         --set objective.levels=importance --set process.variance=range --out runs/bound-range-importance
     python benchmarks/bound.py --data fashion-mnist
 
-Every run is tuned on the training images first (ddpm tune RUN --variance). Writes results/bound.json after each row.
+Every run is tuned on the training images first (ddpm tune variance RUN). Writes results/bound.json after each row.
 """
 
 from __future__ import annotations
@@ -26,32 +26,33 @@ from record import write_result
 import ddpm
 from ddpm.base.units import bits
 from ddpm.data import ImageSet
-from ddpm.diffusion.bound import closed_form_nats
 from ddpm.errors import InputError
-from ddpm.evaluation import full_sum, ode_bound
+from ddpm.evaluation.full_sum import full_sum
 from ddpm.likelihood.estimate import REPETITIONS, Estimate, bound_of, estimate_of, repetitions, step_probabilities
 from ddpm.likelihood.monte_carlo import Scoring
-from ddpm.likelihood.ode_bound import calls_per_image
+from ddpm.likelihood.ode_bound import calls_per_image, ode_bound
 from ddpm.likelihood.rate_distortion import estimate_rate_distortion
 from ddpm.model.model import Model
-from ddpm.model.scoring import ScoringOptions, scoring_for
+from ddpm.model.scoring import scoring_for
+from ddpm.model.variances import read_variances
 
 PILOT = 4096
 TERMS = ("total", "prior", "steps", "decoder")
 PUBLISHED = "models/fashion-mnist"
-ROWS: Sequence[tuple[str, str, ScoringOptions]] = (
-    (PUBLISHED, "a: L_simple, variance large", ScoringOptions("large")),
-    (PUBLISHED, "b: L_simple, variance small", ScoringOptions("small")),
-    (PUBLISHED, "c: L_simple, variance optimal", ScoringOptions("optimal")),
-    (PUBLISHED, "d: L_simple, variance optimal, 50 levels", ScoringOptions(levels=50)),
-    (PUBLISHED, "d: L_simple, variance optimal, 100 levels", ScoringOptions(levels=100)),
-    ("runs/simple", "a: L_simple, variance large", ScoringOptions("large")),
-    ("runs/simple", "c: L_simple, variance optimal", ScoringOptions("optimal")),
-    ("runs/bound", "e: L, variance large", ScoringOptions("large")),
-    ("runs/bound", "e: L (variance large), scored with variance optimal", ScoringOptions("optimal")),
-    ("runs/hybrid-range", "f: hybrid, learned range", ScoringOptions()),
-    ("runs/hybrid-range", "f: hybrid, scored with variance optimal", ScoringOptions("optimal")),
-    ("runs/bound-range-importance", "g: L, learned range, importance-sampled levels", ScoringOptions()),
+LARGE, SMALL, OPTIMAL = ({"variance": name} for name in ("large", "small", "optimal"))
+ROWS: Sequence[tuple[str, str, dict[str, Any]]] = (
+    (PUBLISHED, "a: L_simple, variance large", LARGE),
+    (PUBLISHED, "b: L_simple, variance small", SMALL),
+    (PUBLISHED, "c: L_simple, variance optimal", OPTIMAL),
+    (PUBLISHED, "d: L_simple, variance optimal, 50 levels", {"levels": 50}),
+    (PUBLISHED, "d: L_simple, variance optimal, 100 levels", {"levels": 100}),
+    ("runs/simple", "a: L_simple, variance large", LARGE),
+    ("runs/simple", "c: L_simple, variance optimal", OPTIMAL),
+    ("runs/bound", "e: L, variance large", LARGE),
+    ("runs/bound", "e: L (variance large), scored with variance optimal", OPTIMAL),
+    ("runs/hybrid-range", "f: hybrid, learned range", {}),
+    ("runs/hybrid-range", "f: hybrid, scored with variance optimal", OPTIMAL),
+    ("runs/bound-range-importance", "g: L, learned range, importance-sampled levels", {}),
 )
 CONFIRMED = (0, 2, 9)  # rows whose full sum is taken too
 
@@ -60,9 +61,9 @@ def tuned(run: str, data: str) -> Model:
     """A model with its optimal variances measured on training images."""
     model = ddpm.load(run)
     try:
-        model.read_tuned()
+        read_variances(model)
     except InputError:
-        ddpm.tune(model, ddpm.images(f"{data}:train"))
+        ddpm.tune_variance(model, ddpm.images(f"{data}:train"))
     return model
 
 
@@ -84,25 +85,28 @@ def closed_form(model: Model, scoring: Scoring, *, each: int = 32) -> dict[str, 
     """
     chain = scoring.chain
     profile = estimate_rate_distortion(scoring, each * chain.steps)
-    log_variance = model.read_tuned().measured.log_variance(chain)
-    nats = closed_form_nats(chain, profile.squared_error, log_variance)
-    slope = 0.5 * chain.posterior_x0[2:] ** 2 * np.exp(-log_variance[2:])
+    log_variance = read_variances(model).measured.log_variance(chain)[2:]
+    slope = 0.5 * chain.posterior_x0[2:] ** 2 * np.exp(-log_variance)
+    apart = np.log(chain.posterior_variance[2:]) - log_variance
+    nats = 0.5 * (np.expm1(apart) - apart) + slope * profile.squared_error[2:]
     error = float(np.sqrt(((slope * profile.squared_error_error[2:]) ** 2).sum()))
     return rounded(Estimate(bits(float(nats.sum())), bits(error)))
 
 
-def confirm(model: Model, test: ImageSet, manner: ScoringOptions, *, images: int, calls: int) -> dict[str, Any]:
+def confirm(model: Model, test: ImageSet, how: dict[str, Any], *, images: int, calls: int) -> dict[str, Any]:
     """The full sum over some images with two seeds, the estimate on the very same, and how many errors lie between."""
     totals, bounds = [], []
     for seed in (0, 1):
-        scoring = scoring_for(model, test, manner, limit=images)
+        scoring = scoring_for(model, test, **how, limit=images)
         full = full_sum(model, replace(scoring, seed=seed), Path("runs") / "bound-full")
         full.compute()
         bounds.append(full.bound().total)
         totals.append(full.totals())
     noise = (totals[0] - totals[1]) / 2 * bits(1.0) / scoring.dimensions
     exact, noise_error = (bounds[0].value + bounds[1].value) / 2, float(noise.std(ddof=1)) / images**0.5
-    estimate = ddpm.bits_per_dim(model, test, variance=manner.variance, limit=images, calls=calls).total
+    bound = ddpm.evaluate_likelihood(model, test, **how, limit=images, calls=calls).bound
+    assert bound is not None
+    estimate = bound.total
     return {
         "images": images,
         "full_sum": rounded(Estimate(exact, bounds[0].error)),
@@ -124,9 +128,9 @@ def main() -> None:
     each = -(-options.calls // REPETITIONS)
     table: dict[str, Any] = {"data": f"{options.data}:test", "rows": [], "confirmed": [], "ode": []}
     first: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    for number, (run, name, manner) in enumerate(ROWS):
+    for number, (run, name, how) in enumerate(ROWS):
         model, start = tuned(run, options.data), time.monotonic()
-        scoring = scoring_for(model, test, manner)
+        scoring = scoring_for(model, test, **how)
         if scoring.chain.steps not in first:  # the pilot of the first model decides for all on as many levels
             first[scoring.chain.steps] = step_probabilities(scoring, PILOT), np.empty(0)
         probabilities, base = first[scoring.chain.steps]
@@ -139,16 +143,16 @@ def main() -> None:
         elif number == 0:
             first[scoring.chain.steps] = probabilities, parts
         row["seconds"] = round(time.monotonic() - start, 1)
-        if manner == ScoringOptions("optimal"):
+        if how == OPTIMAL:
             row["steps_by_the_closed_form"] = closed_form(model, scoring)
         table["rows"].append(row)
         if number in CONFIRMED:
-            confirmed = confirm(model, test, manner, images=options.images, calls=options.calls // 5)
+            confirmed = confirm(model, test, how, images=options.images, calls=options.calls // 5)
             table["confirmed"].append({"run": run, "row": name, **confirmed})
         write_result("bound", table, seed=0)
     for run, steps in ((PUBLISHED, 40), (PUBLISHED, 20), ("runs/hybrid-range", 40)):
         model = tuned(run, options.data)
-        same = scoring_for(model, test, ScoringOptions("optimal"), limit=options.images)
+        same = scoring_for(model, test, **OPTIMAL, limit=options.images)
         found = asdict(ode_bound(same, calls=calls_per_image(steps) * options.images, steps=steps))
         found |= {key: rounded(Estimate(**found[key])) for key in ("total", "flow", "decoder")}
         table["ode"].append({"run": run, "variance_of_decoder": "optimal", **found})

@@ -3,8 +3,8 @@
     pip install -c constraints.txt imagecodecs     (the extra "codecs", for JPEG XL)
 
     ddpm train compress --data 'data/cifar10-first4000.zip[0:3500]' --out runs/cifar10-compress
-    ddpm tune runs/cifar10-compress --codec
-    ddpm tune linear --codec --data 'data/cifar10-first4000.zip[0:3500]' --out runs/cifar10-linear
+    ddpm tune codec runs/cifar10-compress
+    ddpm tune codec linear --data 'data/cifar10-first4000.zip[0:3500]' --out runs/cifar10-linear
     python benchmarks/codec.py cifar10 --data 'data/cifar10-first4000.zip[3500:3700]'
 
     python benchmarks/codec.py fashion-mnist --data 'data/fashion-mnist:test[0:200]'
@@ -19,7 +19,6 @@ image of theirs was trained, tuned or fitted on (but see the text of `photograph
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import subprocess
 import sys
@@ -31,16 +30,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from ddpm.evaluation.codec_plots import plot_bytes, plot_report, plot_strip
 from record import RESULTS, write_result
 
 import ddpm
-from ddpm.codec import causal, chain
-from ddpm.codec.codec_data import Codec, codec_data_of, make_codec
-from ddpm.codec.decode import decode
+from ddpm.codec import pixel_model, progressive
+from ddpm.codec.codec_data import Codec, make_codec, read_codec_data
+from ddpm.codec.decode import decode, open_file
 from ddpm.codec.encode import MARGIN, encode
 from ddpm.codec.progressive import AT_ONCE
-from ddpm.evaluation.codec_report import CodecReport, header_bytes, measure_codec, require_unseen
+from ddpm.evaluation.codec_measurement import CodecReport, codec_for, measure_codec
+from ddpm.evaluation.codec_report import coded, plot_bytes, plot_report, plot_strip
 from ddpm.evaluation.image_formats import measure_others, psnr
 
 NETWORK, LINEAR, FASHION = "runs/cifar10-compress", "runs/cifar10-linear", "models/fashion-mnist"
@@ -49,20 +48,18 @@ CROP, CORNER = 256, (100, 200)
 PREFIXES = (20, 40, 60, 80, 100, 117, 120, 135, 160, 200)
 
 
-def opened(run: str) -> tuple[Codec, Any]:
-    """A run's codec and its data."""
+def opened(run: str) -> Codec:
+    """A run's codec."""
     model = ddpm.load(run, device="cpu")
-    made = codec_data_of(model)
-    assert made is not None, f"ddpm tune {run} --codec comes first"
-    return make_codec(model, made), made
+    made = read_codec_data(model)
+    assert made is not None, f"ddpm tune codec {run} comes first"
+    return make_codec(model, made)
 
 
 def measured(run: str, data: str) -> tuple[Codec, CodecReport, list[np.ndarray]]:
     """A run's codec on all images of a source."""
-    codec, made = opened(run)
     images = ddpm.images(data)
-    rows = np.arange(len(images))
-    require_unseen(made, images, rows)
+    codec, rows = codec_for(ddpm.load(run, device="cpu"), images, len(images))
     report = measure_codec(codec, images, rows, FILES / Path(run).name)
     print(run, round(report.bits_per_dim, 4), report.psnr_at(135), report.bytes_at(28.0), flush=True)
     return codec, report, list(images.array())
@@ -96,17 +93,18 @@ def row(report: CodecReport, run: str, codec: Codec) -> dict[str, Any]:
 
 def cifar10(data: str) -> None:
     """The network against a linear codec of the same images, and both against ordinary formats."""
-    codec, network, pictures = measured(NETWORK, data)
+    codec, network, images = measured(NETWORK, data)
     other, linear, _ = measured(LINEAR, data)
     plot_report(network, RESULTS / "codec-cifar10.png")
-    plot_strip(codec, pictures[:4], RESULTS / "codec-cifar10-strip.png")
-    plot_bytes(codec, pictures[2], RESULTS / "codec-cifar10-bytes.png")
+    shown = coded(codec, images[:4])
+    plot_strip(codec, shown, RESULTS / "codec-cifar10-strip.png")
+    plot_bytes(codec, shown[2], RESULTS / "codec-cifar10-bytes.png")
     at = {"network": network.bytes_at(28.0), "linear": linear.bytes_at(28.0)}
     table = {
         "data": data,
         "bytes_at_28_db": at,
         "network_saves": 1 - at["network"] / at["linear"],
-        "split": split(codec, pictures[:8]),
+        "split": split(codec, images[:8]),
         "network": row(network, NETWORK, codec),
         "linear": row(linear, LINEAR, other),
     }
@@ -115,15 +113,15 @@ def cifar10(data: str) -> None:
 
 def fashion(data: str) -> None:
     """Grey images of 28 x 28 as single files."""
-    codec, report, pictures = measured(FASHION, data)
+    codec, report, images = measured(FASHION, data)
     plot_report(report, RESULTS / "codec-fashion-mnist.png")
-    plot_strip(codec, pictures[:4], RESULTS / "codec-fashion-mnist-strip.png")
+    plot_strip(codec, coded(codec, images[:4]), RESULTS / "codec-fashion-mnist-strip.png")
     best = min((one.bytes, one.name, one.choice) for one in report.others if one.psnr is None)
     table = {
         "data": data,
         "best_ordinary_format": best,
         "under_it_by": 1 - report.lossless / best[0],
-        "split": split(codec, pictures[:8]),
+        "split": split(codec, images[:8]),
         "network": row(report, FASHION, codec),
     }
     write_result("codec-fashion-mnist", table, seed=0)
@@ -138,23 +136,24 @@ def photograph() -> None:
     crop = load_sample_image("china.jpg")[top : top + CROP, left : left + CROP].transpose(2, 0, 1)
     crop = np.ascontiguousarray(crop)
     table: dict[str, Any] = {
-        "picture": f"china.jpg[{top}:{top + CROP}, {left}:{left + CROP}]",
+        "image": f"china.jpg[{top}:{top + CROP}, {left}:{left + CROP}]",
         "size": list(crop.shape),
     }
     shown = [(crop, "the crop")]
     for run in (NETWORK, "linear"):
-        codec, _ = opened(run)
+        codec = opened(run)
         start = time.perf_counter()
         made = encode(codec, [crop])[0]
         middle = time.perf_counter()
-        back = decode(codec, [made.data])[0]
+        back = decode(codec, [open_file(codec, made.data)])[0]
         seconds = {"encode": middle - start, "decode": time.perf_counter() - middle}
-        assert np.array_equal(back.picture, crop)
+        assert np.array_equal(back.image, crop)
         lossy = encode(codec, [crop], most_bytes=[10**7])[0].data
+        header = len(open_file(codec, lossy).packet.header.pack())
         curve = []
         for step in range(0, len(codec.chain.steps) + 1, 4):
-            size = header_bytes(lossy) + -(-64 * sum(codec.chain.bits[:step]) // 8)
-            found = decode(codec, [lossy], most_bytes=size)[0].picture
+            size = header + -(-64 * sum(codec.chain.bits[:step]) // 8)
+            found = decode(codec, [open_file(codec, lossy, size)])[0].image
             curve.append({"bytes": min(size, len(lossy)), "psnr": round(psnr(found, crop), 2)})
             if (run == NETWORK and step in (8, 16)) or step + 4 > len(codec.chain.steps):
                 shown.append((found, f"{run}, {curve[-1]['bytes']:,} B, {curve[-1]['psnr']} dB"))
@@ -167,7 +166,7 @@ def photograph() -> None:
             "prefixes": curve,
             "seconds": seconds,
         }
-    table["others"] = [vars(one) for one in measure_others([crop], FILES / "other")]
+    table["others"] = [vars(one) for one in measure_others([crop])]
     show_photograph(shown, RESULTS / "codec-photograph.png")
     write_result("codec-photograph", table, seed=0)
 
@@ -180,20 +179,20 @@ def show_photograph(shown: list[tuple[np.ndarray, str]], path: Path) -> None:
     panels = figure.subplots(-(-len(shown) // 4), 4, squeeze=False).ravel()
     for axes in panels:
         axes.set_axis_off()
-    for axes, (picture, words) in zip(panels, shown, strict=False):
-        axes.imshow(picture.transpose(1, 2, 0))
+    for axes, (image, words) in zip(panels, shown, strict=False):
+        axes.imshow(image.transpose(1, 2, 0))
         axes.set_title(words, fontsize=7)
     figure.savefig(path)
 
 
-def split(codec: Codec, pictures: list[np.ndarray]) -> dict[str, dict[str, float]]:
+def split(codec: Codec, images: list[np.ndarray]) -> dict[str, dict[str, float]]:
     """Seconds an image of encoding and decoding, alone (one image at a time), and of their parts."""
     found: dict[str, dict[str, float]] = {}
     for name, work in (
-        ("encode", lambda picture: encode(codec, [picture])[0].data),
-        ("decode", lambda data: decode(codec, [data])),
+        ("encode", lambda image: encode(codec, [image])[0].data),
+        ("decode", lambda data: decode(codec, [open_file(codec, data)])),
     ):
-        inputs = pictures if name == "encode" else [encode(codec, [picture])[0].data for picture in pictures]
+        inputs = images if name == "encode" else [encode(codec, [image])[0].data for image in images]
         with timed() as seconds:
             start = time.perf_counter()
             for one in inputs:
@@ -209,11 +208,11 @@ def timed() -> Any:
     """Add up the seconds spent in the network, the trellis and the pixel model."""
     seconds = {"network": 0.0, "trellis": 0.0, "pixels": 0.0}
     places: list[tuple[Any, str, str]] = [
-        (chain.Chain, "x0", "network"),
-        (chain, "simulate", "trellis"),
-        (chain, "noise", "trellis"),
-        (causal.CausalModel, "encode", "pixels"),
-        (causal.CausalModel, "decode", "pixels"),
+        (progressive.Chain, "x0", "network"),
+        (progressive, "simulate", "trellis"),
+        (progressive, "noise", "trellis"),
+        (pixel_model.CausalModel, "encode", "pixels"),
+        (pixel_model.CausalModel, "decode", "pixels"),
     ]
     before = [getattr(owner, name) for owner, name, _ in places]
 
@@ -281,24 +280,21 @@ def guess(run: str, data: str, count: int = 16) -> None:
     """Decode the files that `measured` left behind down to the guesses."""
     if os.environ.get("CODEC_ONEDNN") == "0":
         torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
-    codec, _ = opened(run)
+    codec = opened(run)
     network = codec.chain.denoiser.network
     assert isinstance(network, torch.nn.Module)
     if os.environ.get("CODEC_LAYOUT") == "contiguous":
         network.to(memory_format=torch.contiguous_format)
-    from ddpm.codec.decode import open_packet
-
     files = sorted((FILES / Path(run).name).glob("*.dpc"))[:count]
-    rows = np.stack([open_packet(codec, file.read_bytes()).bits for file in files])
+    rows = np.stack([open_file(codec, file.read_bytes()).packet.bits for file in files])
     size = int(os.environ.get("CODEC_BATCH", str(AT_ONCE)))
     found = []
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
-        edges = np.cumsum([0, *codec.chain.bits])
-        bits = [part[:, begin:end] for begin, end in itertools.pairwise(edges)]
+        bits = np.split(part, np.cumsum(codec.chain.bits)[:-1], axis=1)
         counts = np.full(len(part), len(codec.chain.steps))
         x = codec.chain.decode(bits, codec.chain.start([(0, 0)] * len(part), codec.geometry.shape), counts)
-        found.append((codec.chain.last_x0(x, counts) + 1) * (127.5 * 16))
+        found.append((codec.chain.clean(x, counts) + 1) * (127.5 * 16))
     np.save(FILES / "guesses.npy", torch.cat(found).numpy())
 
 

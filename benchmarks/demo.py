@@ -17,7 +17,7 @@ from record import write_result
 from sklearn.linear_model import LogisticRegression
 
 import ddpm
-from ddpm.evaluation import neighbour_report
+from ddpm.evaluation.memorisation import held_out_distances, measure_memorisation
 
 SAMPLES = 500
 
@@ -34,12 +34,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, help="of `make demo`, once set up")
     options = parser.parse_args()
     model = ddpm.load(options.run)
-    samples = ddpm.sample(model, seeds=range(SAMPLES), batch_size=250).numpy()
+    samples = ddpm.sample(model, seeds=range(SAMPLES), batch_size=250)
     training, held_out = ddpm.images("digits:train"), ddpm.images("digits:test")
     classifier = LogisticRegression(max_iter=2_000).fit(flat(training.array()), training.labels)
     sure, usual = (
         float(classifier.predict_proba(flat(images)).max(1).mean()) for images in (samples, held_out.array())
     )
+    report = measure_memorisation(samples, training.array(), held_out_distances(held_out.array(), training.array()))
     lines = [json.loads(line) for line in Path(options.run, "metrics.jsonl").read_text().splitlines()]
     write_result(
         "demo",
@@ -53,7 +54,7 @@ def main() -> None:
             "confidence_held_out": usual,
             "confidence_ratio": sure / usual,
             "class_shares": (np.bincount(classifier.predict(flat(samples)), minlength=10) / SAMPLES).tolist(),
-            "neighbours": neighbour_report(samples, training.array(), held_out.array()).as_dict(),
+            **report.table(),
         },
         seed=0,
     )

@@ -3,7 +3,7 @@
     ddpm train fashion-mnist --data fashion-mnist --out runs/fashion-mnist
     python benchmarks/fashion_mnist.py runs/fashion-mnist --data fashion-mnist
 
-Writes models/fashion-mnist (averaged weights only), results/fashion-mnist.json (loss curve, speed, error by level on
+Writes models/fashion-mnist (EMA weights only), results/fashion-mnist.json (loss curve, speed, error by level on
 test images), results/fashion-mnist-loss.png, -error.png and -samples.png (seeds 0 to 63, all 1,000 levels).
 """
 
@@ -34,7 +34,7 @@ IMAGES_PER_LEVEL = 1_000
 
 
 def publish(run: str) -> Path:
-    """Copy a run's newest checkpoint to models/, averaged weights alone."""
+    """Copy a run's newest checkpoint to models/, EMA weights alone."""
     folder = find_checkpoint(Path(run))
     config = read_config(folder)
     target = RESULTS.parent / "models" / NAME
@@ -42,7 +42,7 @@ def publish(run: str) -> Path:
     write_checkpoint(
         target,
         recipe=config.recipe,
-        weights={"averaged": read_weights(folder, config, "averaged")},
+        weights={"ema": read_weights(folder, config, "ema")},
         class_names=config.class_names,
         images_seen=config.images_seen,
         data_fingerprint=config.data_fingerprint,
@@ -87,7 +87,7 @@ def main() -> None:
     model = ddpm.load(target)
     test = ddpm.images(f"{options.data}:test").array(range(IMAGES_PER_LEVEL))
     errors = error_by_level(model, test, seed=options.seed)
-    metrics: list[dict[str, Any]] = RunFolder(Path(options.run)).metrics()
+    metrics: list[dict[str, Any]] = RunFolder(Path(options.run)).metrics.lines()
     thinned = metrics[:: max(1, len(metrics) // 100)]
     ddpm.save_grid(ddpm.sample(model, seeds=range(64)), RESULTS / f"{NAME}-samples.png")
     plot(errors, RESULTS / f"{NAME}-error.png")

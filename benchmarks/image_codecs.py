@@ -9,129 +9,92 @@ Each file is decoded again and compared with its image; one differing value ends
 one file per image   mean over the images, with its standard error; tiny files are headers to a good part
 one mosaic of all    row by row in a near square, one file; headers vanish, and the codec learns from image to image
 
-A codec with several settings is tried with each, and its figure is that of the setting with the smaller mean. JPEG XL
-is tried at efforts 5, 7, 9 and 10: on tiny files more effort is not always fewer bytes. "deflate" is no image format
-but the pixels through zlib without any header, to see what PNG's filters and chunks bring and cost.
+A codec with several settings is tried with each (those of ddpm.evaluate_codec, and a few more), and its figure is that
+of the setting with the smaller mean. JPEG XL is tried at efforts 5, 7, 9 and 10: on tiny files more effort is not
+always fewer bytes. "deflate" is the pixels through zlib without any header, to see what PNG's filters and chunks bring
+and cost.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import math
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import imagecodecs
 import numpy as np
 import PIL
-from PIL import Image, features
+from PIL import features
 from record import write_result
 
 import ddpm
+from ddpm.base.tensors import Pixels
+from ddpm.evaluation.image_formats import Setting, interleaved, lossless_jpegxl, planes, settings
 
-Pixels = np.ndarray  # uint8 (H, W, C)
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One way to write a file, and the way back: decode is told the shape (H, W, C) that it should find."""
-
-    name: str
-    encode: Callable[[Pixels], bytes]
-    decode: Callable[[bytes, tuple[int, ...]], Pixels]
-
-    def bits_per_dim(self, pixels: Pixels) -> float:
-        """Of this picture as a file, once it has come back unharmed."""
-        data = self.encode(pixels)
-        if not np.array_equal(self.decode(data, pixels.shape).reshape(pixels.shape), pixels):
-            raise SystemExit(f"{self.name} is not lossless: what it decodes to is not what it was given.")
-        return 8 * len(data) / pixels.size
+Measure = Callable[[Pixels], int]
+"""Bytes of an image (C, H, W) as a file, once it has come back unharmed."""
 
 
-def plain(pixels: Pixels) -> Pixels:
-    """(H, W) where there is one channel, as the libraries want grey."""
-    return np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+def file_bytes(setting: Setting, image: Pixels) -> int:
+    """By a format's setting."""
+    data = setting.encode(image)
+    if not np.array_equal(setting.decode(data)[: len(image)], image):
+        raise SystemExit(f"{setting.name} ({setting.choice}) is not lossless: it decodes to another image.")
+    return len(data)
 
 
-def pillow_file(pixels: Pixels, **options: Any) -> bytes:
-    """What Pillow would write to disk."""
-    file = io.BytesIO()
-    Image.fromarray(plain(pixels)).save(file, **options)
-    return file.getvalue()
+def deflated_bytes(image: Pixels) -> int:
+    """The pixels alone through zlib."""
+    pixels = interleaved(image).tobytes()
+    data = zlib.compress(pixels, 9, wbits=-15)
+    if zlib.decompress(data, wbits=-15) != pixels:
+        raise SystemExit("zlib is not lossless: it decodes to other bytes.")
+    return len(data)
 
 
-def pillow_pixels(data: bytes, shape: tuple[int, ...]) -> Pixels:
-    """Back from a file; WebP knows no grey and drops an opaque alpha, so grey is one of three equal channels."""
-    colour = np.asarray(Image.open(io.BytesIO(data)).convert("RGBA"))
-    return colour[:, :, {1: [0], 2: [0, 3], 3: [0, 1, 2], 4: [0, 1, 2, 3]}[shape[2]]]
-
-
-def jpegxl(effort: int) -> Setting:
-    """A bare codestream, no container around it."""
-
-    def encode(pixels: Pixels) -> bytes:
-        return imagecodecs.jpegxl_encode(plain(pixels), lossless=True, effort=effort, usecontainer=False, numthreads=1)
-
-    return Setting(f"imagecodecs, effort {effort}", encode, lambda data, shape: imagecodecs.jpegxl_decode(data))
-
-
-CODECS = {
-    "png": [
-        Setting("Pillow, optimize", partial(pillow_file, format="PNG", optimize=True), pillow_pixels),
-        Setting(
-            "imagecodecs, level 9",
-            lambda pixels: imagecodecs.png_encode(plain(pixels), level=9),
-            lambda data, shape: imagecodecs.png_decode(data),
-        ),
-    ],
-    "webp": [
-        Setting(
-            "Pillow, lossless, quality 100, method 6",
-            partial(pillow_file, format="WEBP", lossless=True, quality=100, method=6, exact=True),
-            pillow_pixels,
-        ),
-    ],
-    "jpeg_xl": [jpegxl(effort) for effort in (5, 7, 9, 10)],
-    "deflate": [
-        Setting(
-            "zlib, level 9, raw",
-            lambda pixels: zlib.compress(pixels.tobytes(), 9, wbits=-15),
-            lambda data, shape: np.frombuffer(zlib.decompress(data, wbits=-15), np.uint8),
-        ),
-    ],
+LIBPNG = Setting(
+    "PNG",
+    "imagecodecs, level 9",
+    True,
+    lambda image: imagecodecs.png_encode(interleaved(image), level=9),
+    lambda data: planes(imagecodecs.png_decode(data)),
+)
+SETTINGS = [*(setting for setting in settings() if setting.lossless), LIBPNG, lossless_jpegxl(5)]
+CODECS: dict[str, dict[str, Measure]] = {
+    key: {setting.choice: partial(file_bytes, setting) for setting in SETTINGS if setting.name == name}
+    for key, name in (("png", "PNG"), ("webp", "WebP"), ("jpeg_xl", "JPEG XL"))
 }
+CODECS["deflate"] = {"zlib, level 9, raw": deflated_bytes}
 
 
-def mosaic(images: np.ndarray) -> tuple[Pixels, int]:
-    """All images (B, H, W, C) side by side, and the columns they stand in; what is left of the last row is black."""
-    count, height, width, channels = images.shape
+def mosaic(images: Pixels) -> tuple[Pixels, int]:
+    """All images (B, C, H, W) side by side, and the columns they stand in; what is left of the last row is black."""
+    count, channels, height, width = images.shape
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
-    tiles = np.zeros((rows * columns, height, width, channels), np.uint8)
+    tiles = np.zeros((rows * columns, channels, height, width), np.uint8)
     tiles[:count] = images
-    ordered = tiles.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
-    return ordered.reshape(rows * height, columns * width, channels), columns
+    ordered = tiles.reshape(rows, columns, channels, height, width).transpose(2, 0, 3, 1, 4)
+    return ordered.reshape(channels, rows * height, columns * width), columns
 
 
-def one_file_per_image(settings: list[Setting], images: np.ndarray) -> dict[str, Any]:
+def one_file_per_image(measures: dict[str, Measure], images: Pixels) -> dict[str, Any]:
     """Mean and standard error of every setting; the smallest mean is the codec's."""
     found = {}
-    for setting in settings:
-        bits = np.array([setting.bits_per_dim(pixels) for pixels in images])
+    for name, measure in measures.items():
+        bits = np.array([8 * measure(image) / image.size for image in images])
         error = float(bits.std(ddof=1)) / len(bits) ** 0.5 if len(bits) > 1 else None
-        found[setting.name] = {"bits_per_dim": float(bits.mean()), "standard_error": error}
+        found[name] = {"bits_per_dim": float(bits.mean()), "standard_error": error}
     return smallest(found)
 
 
-def one_mosaic(settings: list[Setting], images: np.ndarray) -> dict[str, Any]:
+def one_mosaic(measures: dict[str, Measure], images: Pixels) -> dict[str, Any]:
     """The bits of the one file, per dimension of the images in it (black fill is not counted as a dimension)."""
-    picture, _ = mosaic(images)
-    fill = picture.size / images.size
-    return smallest({setting.name: {"bits_per_dim": setting.bits_per_dim(picture) * fill} for setting in settings})
+    image, _ = mosaic(images)
+    return smallest({name: {"bits_per_dim": 8 * measure(image) / images.size} for name, measure in measures.items()})
 
 
 def smallest(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -165,22 +128,24 @@ def main() -> None:
     options = parser.parse_args()
     source = ddpm.images(options.data)
     count = min(options.limit or len(source), len(source))
-    images = source.array([k * len(source) // count for k in range(count)]).transpose(0, 2, 3, 1)
+    images = source.array([k * len(source) // count for k in range(count)])
+    if images.shape[1] not in (1, 3):
+        raise SystemExit(f"the images have {images.shape[1]} channels; grey (1) or RGB (3) can be measured.")
     table: dict[str, Any] = {"one_file_per_image": {}, "one_mosaic_of_all_images": {}}
-    for codec, settings in CODECS.items():
-        for name, measure in (("one_file_per_image", one_file_per_image), ("one_mosaic_of_all_images", one_mosaic)):
-            table[name][codec] = measure(settings, images)
+    for codec, measures in CODECS.items():
+        for name, measured in (("one_file_per_image", one_file_per_image), ("one_mosaic_of_all_images", one_mosaic)):
+            table[name][codec] = measured(measures, images)
             print(codec, name, table[name][codec], flush=True)
     if options.limit is None:
-        picture, columns = mosaic(images)
+        image, columns = mosaic(images)
         about = {
             "data": source.name,
             "data_fingerprint": source.fingerprint,
             "images": count,
             "image": str(source.geometry),
-            "mosaic": {"columns": columns, "height": picture.shape[0], "width": picture.shape[1]},
+            "mosaic": {"columns": columns, "height": image.shape[1], "width": image.shape[2]},
             "unit": "bits per dimension, 8 · bytes of the whole file / (C · H · W)",
-            "decoded_equal": True,  # or there would be no file: see Setting.bits_per_dim
+            "decoded_equal": True,  # or this program has ended: see file_bytes
             "versions": versions(),
         }
         write_result("image-codecs", {**about, **table}, seed=0)

@@ -1,19 +1,19 @@
 """Distance to the test set against network calls: our samplers, diffusers' schedulers, and the 1,000-step chain.
 
-    ddpm tune models/fashion-mnist --data fashion-mnist:train --features pixels --features fashion-mnist-features.pt2 \
-        --batch-size 64 --sampler SAMPLER --steps STEPS --trials TRIALS --pictures PICTURES
+    ddpm tune timesteps models/fashion-mnist --data fashion-mnist:train --features pixels \
+        --features fashion-mnist-features.pt2 --sampler SAMPLER --steps STEPS --trials TRIALS --samples SAMPLES
     python benchmarks/samplers.py --data fashion-mnist --features fashion-mnist-features.pt2 [--part long]
 
-The first for dpm++sde with steps 4,5,6,8 (20 trials) and 10,15,20 (10), 1,024 pictures; for unipc with steps 4,5,6,8,10
-(18 trials, 1,024 pictures) and 15,20 (10 trials, 512 pictures).
+The first for dpm++sde with steps 4,5,6,8 (20 trials) and 10,15,20 (10), 1,024 samples; for unipc with steps 4,5,6,8,10
+(18 trials, 1,024 samples) and 15,20 (10 trials, 512 samples).
 
 All cells draw the same seeds, 0 to N - 1, from the same noise of level T, so that differences are paired. diffusers'
 schedulers run on the same network, clipped to [-1, 1] like ours where they can (PNDM, Euler and LMS cannot); the best
-three of CANDIDATES are chosen first, on fewer pictures of other seeds. Their noise after the start is their own.
+three of CANDIDATES are chosen first, on fewer images of other seeds. Their noise after the start is their own.
 
 The tuned rows are judged in the very features they were tuned in (on training images, other seeds). Two columns see
 what the search did not: the hidden layer of a small perceptron trained here, and the rows that were not tuned.
-Pictures are kept in runs/samplers, by label, and only missing ones are drawn; with all of them there
+Images are kept in runs/samplers, by label, and only missing ones are drawn; with all of them there
 results/samplers.json and .png are written.
 """
 
@@ -39,12 +39,13 @@ from ddpm.base.files import whole_file
 from ddpm.base.seeding import normal
 from ddpm.base.units import x_to_images
 from ddpm.data import ImageSet
-from ddpm.generation.resumable import drawing
+from ddpm.generation.draw import plan_for, protocol
+from ddpm.generation.resumable import Drawing
 from ddpm.metrics import (
-    FrechetTo,
     Statistics,
     features_of,
     frechet_difference,
+    frechet_distance,
     frechet_estimate,
     kernel_estimate,
     moments,
@@ -56,8 +57,8 @@ from ddpm.samplers import Sampling
 
 MODEL = "models/fashion-mnist"
 CELLS = Path("runs/samplers")
-PICTURES, CHOSEN_ON = 2048, 512
-FIRST_CHOICE_SEED = 500_000  # of the pictures that diffusers' best are chosen on
+SAMPLES, CHOSEN_ON = 2048, 512
+FIRST_CHOICE_SEED = 500_000  # of the images that diffusers' best are chosen on
 CALLS = (4, 5, 6, 8, 10, 15, 20)
 BATCH = 64
 
@@ -126,8 +127,8 @@ def scheduler_of(name: str) -> Any:
 
 @torch.no_grad()
 def theirs(model: Model, name: str, calls: int, seeds: Sequence[int]) -> tuple[torch.Tensor, int]:
-    """uint8 pictures by one of diffusers' schedulers, from our noise of level T; and the network calls it made."""
-    pictures, made = [], 0
+    """uint8 images by one of diffusers' schedulers, from our noise of level T; and the network calls it made."""
+    images, made = [], 0
     for start in range(0, len(seeds), BATCH):
         part = seeds[start : start + BATCH]
         scheduler, made = scheduler_of(name), 0
@@ -139,20 +140,20 @@ def theirs(model: Model, name: str, calls: int, seeds: Sequence[int]) -> tuple[t
             options = {"generator": generator} if "generator" in scheduler.step.__code__.co_varnames else {}
             x = scheduler.step(eps, t, x, **options).prev_sample
             made += 1
-        pictures.append(x_to_images(x))
-    return torch.cat(pictures), made
+        images.append(x_to_images(x))
+    return torch.cat(images), made
 
 
 def cell(model: Model, label: str, calls: int, seeds: Sequence[int], sampling: Sampling | None) -> torch.Tensor:
-    """The pictures of one cell (N, C, H, W), drawn if they are not there; diffusers' without a sampling of ours."""
+    """The images of one cell (N, C, H, W), drawn if they are not there; diffusers' without a sampling of ours."""
     path = CELLS / f"{label.replace(', ', '-').replace(' ', '-')}-{calls}-{seeds[0]}-{len(seeds)}.npz"
     start = time.monotonic()
     if sampling is not None:
-        drawing(model, seeds, sampling, path).draw(batch_size=BATCH)
+        Drawing(model, plan_for(model, sampling), seeds, path).draw(batch_size=BATCH)
     elif not path.is_file():
-        pictures, made = theirs(model, label, calls, seeds)
+        images, made = theirs(model, label, calls, seeds)
         with whole_file(path) as temporary:
-            np.savez(temporary, arr_0=pictures.permute(0, 2, 3, 1).numpy(), calls=made)
+            np.savez(temporary, arr_0=images.permute(0, 2, 3, 1).numpy(), calls=made)
     print(f"{label}, {calls} calls: {time.monotonic() - start:.0f} s", flush=True)
     with np.load(path) as found:
         assert sampling is not None or int(found["calls"]) == calls, (label, int(found["calls"]))
@@ -168,13 +169,13 @@ class Perceptron:
         with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
             self.network.fit(self._flat(torch.from_numpy(images.array())), images.labels)
 
-    def __call__(self, pictures: torch.Tensor) -> np.ndarray:
+    def __call__(self, images: torch.Tensor) -> np.ndarray:
         """(N, 128) float64."""
-        return np.maximum(self._flat(pictures) @ self.network.coefs_[0] + self.network.intercepts_[0], 0)
+        return np.maximum(self._flat(images) @ self.network.coefs_[0] + self.network.intercepts_[0], 0)
 
     @staticmethod
-    def _flat(pictures: torch.Tensor) -> np.ndarray:
-        return pictures.flatten(1).numpy().astype(np.float64) / 255
+    def _flat(images: torch.Tensor) -> np.ndarray:
+        return images.flatten(1).numpy().astype(np.float64) / 255
 
 
 class Judge:
@@ -188,20 +189,20 @@ class Judge:
         self.train = self.features(torch.from_numpy(self.images.array()))
         self.reference: Statistics = statistics_of(self.test, extractor=self.extractor.sha256)
         self.pixels = open_extractor("pixels", model.geometry, model.device)
-        self.in_pixels = FrechetTo(statistics_of(features_of(self.pixels, torch.split(test, 256))))
+        self.in_pixels = statistics_of(features_of(self.pixels, torch.split(test, 256)))
         self.perceptron = Perceptron(self.images)
         self.in_perceptron = statistics_of(self.perceptron(test))
 
-    def features(self, pictures: torch.Tensor) -> np.ndarray:
+    def features(self, images: torch.Tensor) -> np.ndarray:
         """(N, D) float64."""
-        return features_of(self.extractor, torch.split(pictures.contiguous(), 256))
+        return features_of(self.extractor, torch.split(images.contiguous(), 256))
 
-    def elsewhere(self, pictures: torch.Tensor) -> dict[str, Any]:
+    def elsewhere(self, images: torch.Tensor) -> dict[str, Any]:
         """Fréchet distances in raw pixels and in the perceptron."""
-        found = moments(features_of(self.pixels, torch.split(pictures.contiguous(), 256)))
+        found = moments(features_of(self.pixels, torch.split(images.contiguous(), 256)))
         return {
-            "fid_in_pixels": round(self.in_pixels.distance(found), 5),
-            "fid_in_perceptron": estimate(frechet_estimate(self.perceptron(pictures), self.in_perceptron)),
+            "fid_in_pixels": round(frechet_distance(found, self.in_pixels), 5),
+            "fid_in_perceptron": estimate(frechet_estimate(self.perceptron(images), self.in_perceptron)),
         }
 
     def row(self, features: np.ndarray, thousand: np.ndarray | None = None) -> dict[str, Any]:
@@ -255,7 +256,7 @@ def main() -> None:
     if options.part in ("long", "ours"):
         for label, calls, how in rows([]):
             if (label in LONG) == (options.part == "long"):
-                cell(model, label, calls, range(PICTURES), how)
+                cell(model, label, calls, range(SAMPLES), how)
         return
     judge = Judge(model, options.data, options.features)
     chosen, choice = choose(model, judge)
@@ -263,23 +264,23 @@ def main() -> None:
     if options.part == "diffusers":
         for calls in CALLS:
             for label in chosen:
-                cell(model, label, calls, range(PICTURES), None)
+                cell(model, label, calls, range(SAMPLES), None)
         return
     write(model, judge, chosen, choice)
 
 
 def write(model: Model, judge: Judge, chosen: Sequence[str], choice: dict[str, dict[int, float]]) -> None:
     """The table and the plot."""
-    seeds = range(PICTURES)
+    seeds = range(SAMPLES)
     thousand = judge.features(cell(model, REFERENCE, 1000, seeds, LONG[REFERENCE]))
     features: dict[tuple[str, int], np.ndarray] = {}
     table: list[dict[str, Any]] = []
     for label, calls, sampling in rows(chosen):
-        pictures = cell(model, label, calls, seeds, sampling)
-        features[label, calls] = judge.features(pictures)
-        found = judge.row(features[label, calls], thousand) | judge.elsewhere(pictures)
-        protocol = {"diffusers": CANDIDATES[label]} if sampling is None else model.protocol(sampling)
-        table.append({"sampler": label, "calls": calls, **found, "protocol": protocol})
+        images = cell(model, label, calls, seeds, sampling)
+        features[label, calls] = judge.features(images)
+        found = judge.row(features[label, calls], thousand) | judge.elsewhere(images)
+        how = {"diffusers": CANDIDATES[label]} if sampling is None else protocol(model, plan_for(model, sampling))
+        table.append({"sampler": label, "calls": calls, **found, "protocol": how})
         fid, pixels, other = found["fid"], found["fid_in_pixels"], found["fid_in_perceptron"]["value"]
         print(f"{label:28} {calls:5} {fid['value']:7.3f} +- {fid['error']:.3f} {pixels:7.3f} {other:7.3f}", flush=True)
     values = {(row["sampler"], row["calls"]): row["fid"]["value"] for row in table}
@@ -295,21 +296,21 @@ def write(model: Model, judge: Judge, chosen: Sequence[str], choice: dict[str, d
             pair = {"ours": ours, "diffusers": other, "ours_minus_theirs": estimate(difference)}
             best.append({"calls": calls, "of_ours": kind, **pair})
     draw = np.random.default_rng(0)
-    some = draw.choice(len(judge.train), PICTURES, replace=False)
+    some = draw.choice(len(judge.train), SAMPLES, replace=False)
     real = torch.from_numpy(judge.images.array(some.tolist()))
     result = {
-        "pictures": PICTURES,
-        "seeds": f"0-{PICTURES - 1}",
+        "samples": SAMPLES,
+        "seeds": f"0-{SAMPLES - 1}",
         "features": {"file": Path(judge.extractor.name).name, "sha256": judge.extractor.sha256},
         "reference": "the 10,000 test images",
         "floor": {
-            f"{PICTURES:,} training images": judge.row(judge.train[some]) | judge.elsewhere(real),
+            f"{SAMPLES:,} training images": judge.row(judge.train[some]) | judge.elsewhere(real),
             "60,000 training images": {"fid": estimate(frechet_estimate(judge.train, judge.reference))},
         },
         "rows": table,
         "best": best,
         "diffusers": diffusers.__version__,
-        "diffusers_choice": {"pictures": CHOSEN_ON, "chosen": list(chosen), "fid": choice},
+        "diffusers_choice": {"samples": CHOSEN_ON, "chosen": list(chosen), "fid": choice},
     }
     write_result("samplers", result, seed=0)
     plot(table, chosen, result["floor"], RESULTS / "samplers.png")
@@ -338,10 +339,10 @@ def plot(table: Sequence[dict[str, Any]], chosen: Sequence[str], floor: dict[str
         axes.annotate(label, (row["calls"], row["fid"]["value"]), fontsize=7, xytext=(4, 4), textcoords="offset points")
     thousand = next(row for row in table if row["sampler"] == REFERENCE)["fid"]["value"]
     axes.axhline(thousand, color="black", linewidth=0.6)
-    real = floor[f"{PICTURES:,} training images"]["fid"]["value"]
+    real = floor[f"{SAMPLES:,} training images"]["fid"]["value"]
     axes.axhline(real, color="grey", linewidth=0.6, linestyle=":")
     axes.annotate("as many training images", (4, real), fontsize=7, xytext=(0, 3), textcoords="offset points")
-    axes.set(xscale="log", yscale="log", xlabel="network calls a picture", ylabel="Fréchet distance to the test images")
+    axes.set(xscale="log", yscale="log", xlabel="network calls an image", ylabel="Fréchet distance to the test images")
     axes.legend(fontsize=7)
     figure.savefig(path, dpi=110)
 

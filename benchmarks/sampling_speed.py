@@ -1,8 +1,8 @@
-"""Pictures per second of our samplers against diffusers' pipelines, on the same network with the same calls.
+"""Images per second of our samplers against diffusers' pipelines, on the same network with the same calls.
 
     python benchmarks/sampling_speed.py [--model models/fashion-mnist] [--seconds 60] [--device cpu]
 
-Both draw 64 pictures a round, in turn in one process, on one thread; the figure is the ratio (ours / theirs) per round,
+Both draw 64 images a round, in turn in one process, on one thread; the figure is the ratio (ours / theirs) per round,
 by median. `outside` is the share of our time that is not spent in the network. Writes results/sampling-speed.json.
 """
 
@@ -22,6 +22,7 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from record import write_result
 
 import ddpm
+from ddpm.generation.draw import draw, plan_for
 from ddpm.model.model import Model
 from ddpm.samplers import Sampling
 
@@ -93,7 +94,7 @@ def compare(model: Model, ours: Sampling, theirs: Any, seconds: float) -> dict[s
     end, rounds = 0.0, -1
     while rounds < 5 or time.perf_counter() < end:
         start = time.perf_counter()
-        model.draw(seeds, ours, batch_size=BATCH)
+        draw(model, seeds, plan_for(model, ours), batch_size=BATCH)
         middle = time.perf_counter()
         theirs(batch_size=BATCH, num_inference_steps=steps, output_type="np")
         last = time.perf_counter()
@@ -105,8 +106,8 @@ def compare(model: Model, ours: Sampling, theirs: Any, seconds: float) -> dict[s
         speeds[1].append(BATCH / (last - middle))
     ratios = [one / other for one, other in zip(*speeds, strict=True)]
     return {
-        "ours_pictures_per_second": round(statistics.median(speeds[0]), 2),
-        "diffusers_pictures_per_second": round(statistics.median(speeds[1]), 2),
+        "ours_images_per_second": round(statistics.median(speeds[0]), 2),
+        "diffusers_images_per_second": round(statistics.median(speeds[1]), 2),
         "ratio": round(statistics.median(ratios), 3),
         "ratio_quartiles": [round(q, 3) for q in statistics.quantiles(ratios, n=4)[::2]],
         "rounds": rounds,
@@ -121,7 +122,7 @@ def outside(model: Model, how: Sampling) -> float:
     for _ in range(6):
         timed.seconds = 0.0
         start = time.perf_counter()
-        watched.draw(range(BATCH), how, batch_size=BATCH)
+        draw(watched, range(BATCH), plan_for(watched, how), batch_size=BATCH)
         shares.append(1 - timed.seconds / (time.perf_counter() - start))
     return round(statistics.median(shares[1:]), 4)
 

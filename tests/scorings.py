@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddpm.base.files import signed
 from ddpm.base.geometry import Geometry
+from ddpm.base.progress import Advance, Progress
 from ddpm.base.units import images_to_x
 from ddpm.data import ImageSet, Reader
 from ddpm.data.items import ArrayItems
@@ -19,10 +24,12 @@ from ddpm.diffusion.bound import prior_nats, step_term
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.process import Process
 from ddpm.diffusion.schedule import Schedule
+from ddpm.generation.draw import draw, plan_for
 from ddpm.likelihood.monte_carlo import Scoring
 from ddpm.model.checkpoint import load_model, write_checkpoint
 from ddpm.model.model import Model, build_network
 from ddpm.model.recipe import make_recipe
+from ddpm.samplers import Sampling
 
 SHAPE = (1, 2, 4)
 SPREAD = 0.3  # standard deviation of the pixels of `pixels`, on the scale of [-1, 1]
@@ -67,6 +74,18 @@ def known_error(schedule: Schedule, spread: float = SPREAD) -> np.ndarray:
     return spread**2 * (1 - a) / (a * spread**2 + 1 - a)
 
 
+def closed_form_nats(chain: Schedule, squared_error: np.ndarray, log_variance: np.ndarray) -> np.ndarray:
+    """E L_{i-1} a pixel from the mean squared error of x0, for isotropic variances.
+
+    squared_error  (S + 1,) by step of the chain
+    log_variance   (S + 1,) of the reverse steps
+    returns        (S + 1,) nats a pixel; indices 0 and 1 unused (0)
+    """
+    apart = np.log(chain.posterior_variance[2:]) - log_variance[2:]
+    square = chain.posterior_x0[2:] ** 2 * squared_error[2:] / np.exp(log_variance[2:])
+    return np.concatenate([[0.0, 0.0], 0.5 * (np.expm1(apart) - apart + square)])
+
+
 def scoring_of(
     schedule: Schedule,
     images: np.ndarray,
@@ -99,6 +118,47 @@ def expected_parts(scoring: Scoring, draws: int, seed: int = 0) -> np.ndarray:
     return np.array([prior + sum(means), prior, sum(means[1:]), means[0]])
 
 
+class Counting(Progress):
+    """Keeps what a verb says, and adds up its stages: by title, [done, total]."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.stages: dict[str, list[int]] = {}
+
+    def say(self, sentence: str) -> None:
+        self.said.append(sentence)
+
+    @contextmanager
+    def stage(self, title: str, total: int, done: int = 0) -> Iterator[Advance]:
+        assert title not in self.stages
+        counts = self.stages[title] = [done, total]
+
+        def advance(more: int, note: str = "") -> None:
+            counts[0] += more
+
+        yield advance
+
+
+SHA = "a" * 64
+
+
+@dataclass(frozen=True)
+class Of:
+    """Whose side file is meant, without a model."""
+
+    source: str
+    weights: str = "ema"
+    weights_sha256: str = SHA
+
+
+def edited(file: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change a side file's table and sign it again."""
+    table = json.loads(file.read_text(encoding="utf-8"))
+    del table["own_sha256"]
+    change(table)
+    file.write_text(json.dumps(signed(table)), encoding="utf-8")
+
+
 RECIPE: dict[str, Any] = {
     "data": "here",
     "train_images": 96,
@@ -119,12 +179,17 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return base | below
 
 
+def drawn(model: Model, seeds: Sequence[int], sampling: Sampling, **options: Any) -> Tensor:
+    """Images of these seeds: uint8 (B, C, H, W)."""
+    return draw(model, seeds, plan_for(model, sampling), **options)
+
+
 def stored_model(folder: Path, class_names: tuple[str, ...] = (), seed: int = 0, **changes: Any) -> Model:
     """A checkpoint of a tiny U-Net with weights at random, written and read back."""
     recipe = make_recipe(merged(RECIPE | {"seed": seed}, changes))
     random = torch.Generator().manual_seed(seed)
     states = {}
-    for kind in ("averaged", "raw"):
+    for kind in ("ema", "raw"):
         state = build_network(recipe).state_dict()
         states[kind] = {name: w + 0.1 * torch.randn(w.shape, generator=random) for name, w in state.items()}
     write_checkpoint(folder, recipe=recipe, weights=states, class_names=class_names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import os
 import re
 import shutil
@@ -19,7 +20,11 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
 SOURCE = PROJECT / "src"
-RECIPES = sorted(file.relative_to(SOURCE).as_posix() for file in SOURCE.glob("ddpm/recipes/*.toml"))
+DATA = sorted(
+    file.relative_to(SOURCE).as_posix()
+    for folder in ("recipes", "linear")
+    for file in SOURCE.glob(f"ddpm/{folder}/*.*")
+)
 TABLE = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 VERSION = TABLE["version"]
 SCRIPTS = "Scripts" if os.name == "nt" else "bin"
@@ -78,8 +83,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory, wheel: Path, elsewhere: 
 def test_wheel_holds_the_package_whole_and_nothing_else(wheel: Path):
     inside = set(zipfile.ZipFile(wheel).namelist())
     code = {file.relative_to(SOURCE).as_posix() for file in SOURCE.glob("ddpm/**/*.py")}
-    assert RECIPES
-    assert inside >= code | set(RECIPES) | {"ddpm/py.typed"}
+    assert {"ddpm/recipes/digits.toml", "ddpm/linear/config.json", "ddpm/linear/model.safetensors"} <= set(DATA)
+    assert inside == code | set(DATA) | {"ddpm/py.typed"} | {name for name in inside if ".dist-info/" in name}
     assert {name.split("/")[0] for name in inside} == {"ddpm", f"ddpm-{VERSION}.dist-info"}
     assert f"ddpm-{VERSION}.dist-info/licenses/LICENSE" in inside
 
@@ -88,7 +93,7 @@ def test_sdist_holds_what_a_packager_needs(built: Path):
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         inside = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     wanted = {"LICENSE", "README.md", "pyproject.toml", "constraints.txt", "Makefile", "tests/test_packaging.py"}
-    assert inside >= wanted | {f"src/{name}" for name in [*RECIPES, "ddpm/py.typed"]}
+    assert inside >= wanted | {f"src/{name}" for name in [*DATA, "ddpm/py.typed"]}
     assert not [name for name in inside if name.startswith((".venv", "runs", "dist", "build"))]
 
 
@@ -112,6 +117,7 @@ def test_installed_command_finds_its_recipes_outside_the_checkout(installed: Pat
 # ---- starting fast --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_help_answers_within_a_second(installed: Path, elsewhere: Path):
     def seconds() -> float:
         start = time.perf_counter()
@@ -134,9 +140,24 @@ assert not code, code
 LOADED = "\nimport sys\nprint('loaded:', *sorted({'torch', 'sklearn', 'matplotlib'} & set(sys.modules)))"
 
 
-@pytest.mark.parametrize("code", [HELP, "import ddpm", "import ddpm; dir(ddpm); ddpm.__version__"])
+@pytest.mark.parametrize("code", [HELP, "import ddpm; ddpm.__version__"])
 def test_nothing_heavy_is_imported_before_it_is_used(code: str, installed: Path, elsewhere: Path):
     assert output_of([installed / "python", "-c", code + LOADED], elsewhere).splitlines()[-1] == "loaded:"
+
+
+def test_the_package_shows_the_verbs_of_its_api_and_no_module_is_in_their_way():
+    """One list of names: an import of a module called like a verb would put the module in the verb's place."""
+    import ddpm
+    from ddpm import api
+
+    assert dir(ddpm) == sorted([*api.__all__, "__version__"])
+    assert ddpm.__all__ == api.__all__
+    assert all(getattr(ddpm, name) is getattr(api, name) for name in api.__all__)
+    assert not {file.stem for file in (SOURCE / "ddpm").iterdir()} & set(api.__all__)
+    assert callable(importlib.import_module("ddpm.conversion").convert)
+    assert callable(ddpm.convert)
+    with pytest.raises(AttributeError, match="nonsense"):
+        ddpm.nonsense  # noqa: B018
 
 
 # ---- make -----------------------------------------------------------------------------------------------------------

@@ -22,13 +22,18 @@ import ddpm
 from ddpm.cli import app
 
 README = PROJECT / "README.md"
-TINY = "train_images=64 batch_size=16 network.channels=32 network.blocks=1 process.steps=40 learning_rate=1e-3"
+TINY = "train_images=32 batch_size=16 network.channels=32 network.blocks=1 process.steps=40"
 SMALLER = (
-    (r"--seeds 0-\d+", "--seeds 0-63"),
-    (r"--size \d+", "--size 16"),
-    (r"--calls \d+", "--calls 512"),
-    (r"--steps 100\b", "--steps 20"),
+    (r"^(sample .*)--seeds 0-\d+", r"\1--seeds 0-3"),
+    (r"^(evaluate fid .*)--seeds 0-\d+", r"\1--seeds 0-63"),
+    (r"^(evaluate memorisation .*)", r"\1 --seeds 0-15 --steps 10"),
+    (r"^(evaluate likelihood .*)", r"\1 --calls 256 --solver-steps 3 --limit 32"),
+    (r"^(evaluate codec .*)", r"\1 --limit 8"),
+    (r"^(tune variance .*)", r"\1 --calls 400"),
+    (r"^(tune codec .*)", r"\1 --fit-steps 20"),
     (r"--trials \d+ --samples \d+", "--trials 5 --samples 64"),
+    (r"--size \d+", "--size 16"),
+    (r"--steps 100\b", "--steps 20"),
 )
 WHERE = ("runs/demo", "models/fashion-mnist")
 """What `make demo` leaves, and what comes with the repository: one tiny model, tuned and with codec data."""
@@ -95,8 +100,6 @@ def smaller(words: list[str]) -> list[str]:
     words = line.split()
     if words[0] == "train":
         words += [part for setting in TINY.split() for part in ("--set", setting)]
-    if words[:2] == ["tune", "codec"]:
-        words += ["--fit-steps", "20"]
     return words
 
 
@@ -113,6 +116,7 @@ def test_python_of_the_readme_runs(folder: Path, monkeypatch: pytest.MonkeyPatch
     block = block.replace('train_images="50k"', f"**nested({TINY!r})").replace("range(256)", "range(64)")
     block = block.replace("tune_codec(model)", "tune_codec(model, fit_steps=20)")
     block = block.replace("trials=8, samples=128", "trials=5, samples=64")
+    block = block.replace("tune_variance(model)", "tune_variance(model, calls=400)").replace("rate=True", "rate=True, calls=256")
     exec(compile(block, "README.md", "exec"), {"nested": nested})
 
 

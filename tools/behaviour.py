@@ -50,7 +50,7 @@ from ddpm.evaluation.rate_plots import write_rate_distortion
 from ddpm.generation.draw import draw_progressively, labels_for, plan_for
 from ddpm.likelihood.ode_bound import ode_bound
 from ddpm.likelihood.rate_distortion import estimate_rate_distortion
-from ddpm.model.scoring import ScoringOptions, scoring_for
+from ddpm.model.scoring import scoring_for
 from ddpm.samplers import SAMPLERS, SPACINGS, Sampling, trajectory
 
 ROOT = Path(ddpm.__file__).resolve().parents[2]
@@ -184,8 +184,8 @@ def judged(name: str, count: int = 48) -> tuple[Any, Any]:
 
 
 def rate(name: str, **how: Any) -> dict[str, Any]:
-    options = ScoringOptions(how.get("variance"), how.get("levels"))
-    found = estimate_rate_distortion(scoring_for(*judged(name), options), how["calls"])
+    options = {key: value for key, value in how.items() if key != "calls"}
+    found = estimate_rate_distortion(scoring_for(*judged(name), **options), how["calls"])
     Path(f"rate of {name}").mkdir(exist_ok=True)
     files = write_rate_distortion(found, Path(f"rate of {name}"), {})
     return {"curves": found, **{path.name: path.read_bytes() for path in files if path.suffix != ".png"}}
@@ -194,7 +194,7 @@ def rate(name: str, **how: Any) -> dict[str, Any]:
 def full(name: str, **how: Any) -> dict[str, Any]:
     found, images = judged(name, 2)
     report = ddpm.evaluate_likelihood(found, images, full=True, rate=True, out="full", **how)
-    again = full_sum(found, scoring_for(found, images, ScoringOptions(**how)), Path("full"))
+    again = full_sum(found, scoring_for(found, images, **how), Path("full"))
     return {"bound": report.bound, "nats": again.totals().tolist(), "curves": report.rate}
 
 

@@ -14,14 +14,15 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ddpm.base.arguments import checked
 from ddpm.base.geometry import parse_size
 from ddpm.base.image_io import save_grid
 from ddpm.base.progress import SILENT, Console, Progress, progress_of
+from ddpm.base.tensors import as_array
 from ddpm.codec.codec_data import SIDECAR as CODEC
 from ddpm.codec.codec_data import Codec, check_codes, make_codec, read_codec_data
 from ddpm.codec.decode import DAMAGED, PARTIAL, check_reconstruct, decode, open_file
-from ddpm.codec.describe import codec_data_for, describe_file, describe_steps
-from ddpm.codec.encode import check_image
+from ddpm.codec.describe import describe_file
 from ddpm.codec.from_files import DecompressionReport, write_decompressed
 from ddpm.codec.to_files import (
     SUFFIX,
@@ -30,7 +31,7 @@ from ddpm.codec.to_files import (
     compress_all,
     is_dpc,
     read_file,
-    read_images,
+    read_image,
     targets_in,
     write_compressed,
 )
@@ -82,22 +83,22 @@ __all__ = [
 ]
 
 
-def recipe(name: str, /, **changes: Any) -> Recipe:
+def recipe(name: str | Path, /, **changes: Any) -> Recipe:
     """A recipe by name or TOML file, with changes: recipe("digits", train_images="50k", network={"channels": 32})."""
-    return load_recipe(name, changes)
+    return load_recipe(str(name), changes)
 
 
-def images(src: str, *, size: str | int | None = None, fit: str = "crop", split: str | None = None) -> ImageSet:
+def images(src: str | Path, *, size: str | int | None = None, fit: str = "crop", split: str | None = None) -> ImageSet:
     """Open a source of images (see the README for the grammar of sources).
 
     size   "H" or "HxW" to scale to, in pixels; None leaves all images as they are and wants them equal
     fit    "crop" keeps the aspect and cuts the centre, "resize" does not
     split  taken where the source has splits and `src` names none
     """
-    return open_images(src, size=None if size is None else parse_size(str(size)), fit=fit, default_split=split)
+    return open_images(str(src), size=None if size is None else parse_size(str(size)), fit=fit, default_split=split)
 
 
-def train(recipe: Recipe, *, out: str | Path, data: str | None = None, progress: Progress | bool = True) -> Path:
+def train(recipe: Recipe, *, out: str | Path, data: str | Path | None = None, progress: Progress | bool = True) -> Path:
     """Train a model; the same call again resumes.
 
     recipe   what is unset in it (geometry, classes) is taken from the data
@@ -105,7 +106,7 @@ def train(recipe: Recipe, *, out: str | Path, data: str | None = None, progress:
     data     a source of images, instead of recipe.data
     returns  the run folder, for `load`
     """
-    found, resolved = _resolved(recipe if data is None else changed(recipe, {"data": data}))
+    found, resolved = _resolved(recipe if data is None else changed(recipe, {"data": str(data)}))
     held_out = None
     if resolved.validation is not None:
         held_out = recipe_images(changed(resolved, {"data": resolved.validation}), split=None)
@@ -145,7 +146,7 @@ def sample(
         return np.asarray(draw(model, numbers, plan, batch_size=batch_size, advance=advance))
 
 
-def show(path: str | Path, run: str | None = None) -> dict[str, Any]:
+def show(path: str | Path, run: str | Path | None = None) -> dict[str, Any]:
     """What a model is, as plain values (see model.checkpoint.describe); or what a .dpc file says of itself.
 
     run  for a .dpc file: the model it wants, unless that is `linear` or lies in runs/ or models/ here
@@ -156,15 +157,13 @@ def show(path: str | Path, run: str | None = None) -> dict[str, Any]:
     if not is_dpc(data, path):
         raise InputError(f"'{path}' is no run folder, no checkpoint and no {SUFFIX} file.")
     try:
-        table = describe_file(data)
-        found = codec_data_for(table["fingerprint"], run)
-        return table if found is None else table | {"model": found[0]} | describe_steps(data, *found[1:])
+        return describe_file(data, run)
     except (DamagedFile, WrongModel) as error:
         raise type(error)(f"'{path}': {error}") from None
 
 
 def tune_linear(
-    data: str, out: str | Path, *, device: str = "auto", fit_steps: int = 8000, progress: Progress | bool = True
+    data: str | Path, out: str | Path, *, device: str = "auto", fit_steps: int = 8000, progress: Progress | bool = True
 ) -> CodecDataReport:
     """Make a model without a network, like the packaged `linear`, of a source of images, with its codec data.
 
@@ -196,16 +195,14 @@ def compress(
     The first call of a model without codec data makes them, on its training images, which takes minutes (tune_codec).
     Errors: InputError for what no file can hold, NotVerified.
     """
-    codec = _codec(model, progress_of(progress), make=True)
-    array = np.array(np.asarray(image))
-    check_image(codec, array)
+    array = as_array(image, "image")
     limit = byte_limit(array, rate, most_bytes)
-    return compress_all(codec, [array], limits=None if limit is None else [limit], verify=verify)[0].data
+    return compress_all(_codec(model, progress_of(progress), make=True), [array], [limit], verify=verify)[0].data
 
 
 def compress_files(
     model: Model,
-    paths: Sequence[str],
+    paths: Sequence[str | Path],
     out: str | Path,
     *,
     rate: float | None = None,
@@ -220,14 +217,14 @@ def compress_files(
     force       replace files that are there
     batch_size  tiles in a network call
     """
-    report_to = progress_of(progress)
-    targets = targets_in(paths, out, SUFFIX, force=force)
-    found = read_images(paths)
+    names, report_to = [str(path) for path in paths], progress_of(progress)
+    targets = targets_in(names, out, SUFFIX, force=force)
+    found = [read_image(name) for name in names]
     for image in found[:1]:
         byte_limit(image, rate, most_bytes)
     return write_compressed(
         _codec(model, report_to, make=True),
-        paths,
+        names,
         found,
         targets,
         rate=rate,
@@ -239,7 +236,7 @@ def compress_files(
 
 
 def decompress(
-    model: Model, data: bytes, *, most_bytes: int | None = None, reconstruct: str = "mean"
+    model: Model, data: bytes | bytearray | memoryview, *, most_bytes: int | None = None, reconstruct: str = "mean"
 ) -> NDArray[np.uint8]:
     """Decompress the bytes of a .dpc file, or of any prefix of one that holds its header: uint8 (C, H, W).
 
@@ -256,13 +253,13 @@ def decompress(
         error.image = found.image
         raise error
     if found.status == PARTIAL and found.problem:
-        warnings.warn(found.problem, PartialImageWarning, stacklevel=2)
+        warnings.warn(found.problem, PartialImageWarning, stacklevel=3)
     return found.image
 
 
 def decompress_files(
     model: Model,
-    paths: Sequence[str],
+    paths: Sequence[str | Path],
     out: str | Path,
     *,
     most_bytes: int | None = None,
@@ -273,15 +270,16 @@ def decompress_files(
 ) -> DecompressionReport:
     """Decompress .dpc files to PNGs in a folder; what is wrong with a file is in its row, and stops no other."""
     check_reconstruct(reconstruct)
-    targets = targets_in(paths, out, ".png", force=force)
-    contents = [read_file(path) for path in paths]
+    names = [str(path) for path in paths]
+    targets = targets_in(names, out, ".png", force=force)
+    contents = [read_file(name) for name in names]
     try:
         codec: Codec | DdpmError = _codec(model, SILENT, make=False)
     except WrongModel as error:
         codec = error
     return write_decompressed(
         codec,
-        paths,
+        names,
         contents,
         targets,
         most_bytes=most_bytes,
@@ -309,3 +307,13 @@ def _codec(model: Model, progress: Progress, *, make: bool) -> Codec:
             f"the SHA-256 {model.weights_sha256}."
         )
     return make_codec(model, data)
+
+
+# ---- every verb checks the types of its arguments ---------------------------------------------------------------------
+
+_ADVICE = {"model": "; ddpm.load(path) returns one", "recipe": "; ddpm.recipe(name) returns one"}
+_POSITIVE = ("batch_size", "columns", "count", "fit_steps")
+
+for _name in __all__:
+    if not isinstance(globals()[_name], type):
+        globals()[_name] = checked(globals()[_name], _ADVICE, _POSITIVE)

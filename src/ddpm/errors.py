@@ -1,6 +1,6 @@
 """The exceptions users meet, and the exit code each becomes on the command line.
 
-Only these become a sentence and a code; anything else is a bug of ours and keeps its traceback (exit 1).
+Only these become a sentence and a code; anything else is a bug in ddpm and keeps its traceback (exit 1).
 """
 
 import difflib
@@ -15,17 +15,17 @@ class DdpmError(Exception):
 
 
 class InputError(DdpmError, ValueError):
-    """The user can fix it: the sentence names the file or option, and what would fit."""
+    """The user can fix it: the sentence names the file or option, and says what to do."""
 
     exit_code = 2
 
 
 class MixedSizes(InputError):
-    """Images of one source differ in size, and nobody said to what size they should be brought."""
+    """Images of one source differ in size, and no size to bring them to was given."""
 
 
 class Stopped(DdpmError):
-    """Ctrl-C was heard and nothing is lost; the sentence says how to go on."""
+    """Ctrl-C was pressed and nothing is lost; the sentence says how to go on."""
 
     exit_code = 130
 
@@ -37,7 +37,7 @@ class WrongModel(DdpmError):
 
 
 class DamagedFile(DdpmError):
-    """A file that was ours is cut short or altered; the sentence names it.
+    """A file that ddpm wrote is cut short or altered; the sentence names it.
 
     image  what could be read of a compressed image all the same, uint8 (C, H, W); never the exact one
     """
@@ -47,14 +47,22 @@ class DamagedFile(DdpmError):
 
 
 class NotVerified(DdpmError):
-    """What was compressed did not come back: a bug of ours, or a machine that does not compute the same thing twice."""
+    """A compressed image did not decompress to itself: a bug in ddpm, or a machine that does not repeat its results."""
 
 
 class PartialImageWarning(UserWarning):
-    """A compressed image ends before its end; what is handed out is the image so far."""
+    """A compressed file is cut short; what is returned is the image so far."""
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """A phrase that offers the closest of some names, or nothing."""
+    """A phrase that offers the closest of some names, or an empty one."""
     found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
     return f", did you mean '{found[0]}'?" if found else ""
+
+
+def known(what: str, name: object, names: Iterable[str]) -> None:
+    """Raise InputError unless a name, where one is given, is one of those there are."""
+    if name is not None and not isinstance(name, str):
+        raise InputError(f"{what} is a name, not {name!r}; there are {', '.join(names)}.")
+    if name is not None and name not in names:
+        raise InputError(f"there is no {what} '{name}'{nearest(name, names)}; there are {', '.join(names)}.")

@@ -31,3 +31,11 @@ def test_sizes_are_height_by_width_and_one_number_is_a_square(height: int, width
 def test_senseless_sizes_are_refused_with_an_example(text: str):
     with pytest.raises(InputError, match="48x64"):
         parse_size(text)
+
+
+def test_images_have_one_to_four_channels_and_a_pixel():
+    for channels in range(1, 5):
+        assert Geometry(channels, 1, 1).shape == (channels, 1, 1)
+    for wrong in ((0, 8, 8), (5, 8, 8), (3, 0, 8), (3, 8, 0), (3, -8, 8)):
+        with pytest.raises(InputError, match=" x ".join(map(str, wrong))):
+            Geometry(*wrong)

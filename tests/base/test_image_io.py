@@ -1,7 +1,8 @@
-"""Pictures for people: what lies where in a grid, how much it is enlarged, and the names of files."""
+"""Images for people: what lies where in a grid, how much it is enlarged, and the names of files."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,25 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ddpm.base.image_io import GAP_GREY, MODES, grid, save_folder, save_grid, to_pil
+from ddpm.base.geometry import Geometry
+from ddpm.base.image_io import (
+    GAP_GREY,
+    MODES,
+    MOST_PIXELS,
+    check_grid,
+    checked_images,
+    from_pil,
+    grid,
+    save_folder,
+    save_grid,
+    to_pil,
+)
+from ddpm.errors import InputError
 
 EVERY_CHANNEL_COUNT = pytest.mark.parametrize("channels", MODES)
 
 
-def pictures(count: int, channels: int, height: int, width: int) -> Tensor:
+def images(count: int, channels: int, height: int, width: int) -> Tensor:
     levels = np.random.default_rng(0).integers(0, 256, (count, channels, height, width), np.uint8)
     return torch.from_numpy(levels)
 
@@ -28,10 +42,11 @@ def array(image: Image.Image) -> np.ndarray:
 
 @EVERY_CHANNEL_COUNT
 def test_one_to_four_channels_become_grey_grey_alpha_colour_and_colour_alpha(channels: int):
-    (picture,) = pictures(1, channels, 5, 7)
-    image = to_pil(picture)
+    (pixels,) = images(1, channels, 5, 7).numpy()
+    image = to_pil(pixels)
     assert image.mode == {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels] == MODES[channels]
-    assert (array(image) == picture.numpy()).all()
+    assert (array(image) == pixels).all()
+    assert (from_pil(image) == pixels).all()
 
 
 @EVERY_CHANNEL_COUNT
@@ -39,12 +54,12 @@ def test_one_to_four_channels_become_grey_grey_alpha_colour_and_colour_alpha(cha
     ("count", "columns", "rows_and_columns"),
     [(1, None, (1, 1)), (16, None, (4, 4)), (5, None, (2, 3)), (6, 2, (3, 2)), (3, 8, (1, 3)), (7, 3, (3, 3))],
 )
-def test_pictures_lie_in_rows_enlarged_by_a_whole_factor_with_grey_opaque_gaps(
+def test_images_lie_in_rows_enlarged_by_a_whole_factor_with_grey_opaque_gaps(
     channels, count, columns, rows_and_columns
 ):
-    """The layout is read back from the size alone: gap, then picture and gap again and again, both ways."""
+    """The layout is read back from the size alone: gap, then image and gap again and again, both ways."""
     rows, across = rows_and_columns
-    height, width, shown = 6, 9, pictures(count, channels, 6, 9)
+    height, width, shown = 6, 9, images(count, channels, 6, 9)
     page = array(grid(shown, columns=columns))
     scale, gap = solve(page.shape[2], width, across)
     assert page.shape == (channels, rows * (height * scale + gap) + gap, across * (width * scale + gap) + gap)
@@ -69,8 +84,8 @@ def solve(total: int, width: int, columns: int) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize(("width", "columns"), [(8, 4), (28, 8), (32, 16), (7, 1), (640, 1), (641, 1), (256, 8)])
-def test_a_row_is_about_640_pixels_wide_and_large_pictures_keep_their_size(width: int, columns: int):
-    page = grid(pictures(columns, 1, 4, width), columns=columns)
+def test_a_row_is_about_640_pixels_wide_and_large_images_keep_their_size(width: int, columns: int):
+    page = grid(images(columns, 1, 4, width), columns=columns)
     if columns * width <= 640:
         assert 320 < page.width <= 900
     else:
@@ -79,7 +94,7 @@ def test_a_row_is_about_640_pixels_wide_and_large_pictures_keep_their_size(width
 
 @EVERY_CHANNEL_COUNT
 def test_a_saved_grid_is_the_grid_and_leaves_nothing_else(channels: int, tmp_path: Path):
-    shown, path = pictures(4, channels, 3, 5), tmp_path / "new" / "folder" / "grid.png"
+    shown, path = images(4, channels, 3, 5), tmp_path / "new" / "folder" / "grid.png"
     save_grid(shown, path, columns=4)
     with Image.open(path) as image:
         assert (array(image) == array(grid(shown, columns=4))).all()
@@ -87,11 +102,59 @@ def test_a_saved_grid_is_the_grid_and_leaves_nothing_else(channels: int, tmp_pat
 
 
 @EVERY_CHANNEL_COUNT
-def test_a_folder_of_pictures_is_named_by_seed_and_lossless(channels: int, tmp_path: Path):
-    shown, folder = pictures(3, channels, 4, 6), tmp_path / "deep" / "down"
+def test_a_folder_of_images_is_named_by_seed_and_lossless(channels: int, tmp_path: Path):
+    shown, folder = images(3, channels, 4, 6), tmp_path / "deep" / "down"
     save_folder(shown, folder, names=[17, 0, 12_345_678])
     assert sorted(path.name for path in folder.iterdir()) == ["000000.png", "000017.png", "12345678.png"]
-    for name, picture in zip(("000017", "000000", "12345678"), shown, strict=True):
+    for name, pixels in zip(("000017", "000000", "12345678"), shown.numpy(), strict=True):
         with Image.open(folder / f"{name}.png") as image:
             assert image.size == (6, 4)
-            assert (array(image) == picture.numpy()).all()
+            assert (array(image) == pixels).all()
+
+
+# ---- what is refused ------------------------------------------------------------------------------------------------
+
+WRONG = {
+    "source": "digits",
+    "nothing": None,
+    "number": 7,
+    "names": ["a.png", "b.png"],
+    "table": {"images": 3},
+    "floats": np.zeros((2, 3, 8, 8)),
+    "one image": np.zeros((3, 8, 8), np.uint8),
+    "five channels": np.zeros((2, 5, 8, 8), np.uint8),
+    "channels last": np.zeros((2, 8, 8, 3), np.uint8),
+    "none": np.zeros((0, 3, 8, 8), np.uint8),
+    "no pixels": np.zeros((2, 3, 0, 8), np.uint8),
+    "of two sizes": [np.zeros((3, 8, 8), np.uint8), np.zeros((3, 9, 8), np.uint8)],
+    "objects": np.zeros((2, 3, 8, 8), object),
+    "with a gradient": torch.zeros((2, 3, 8, 8), requires_grad=True),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_no_batch_of_images_is_an_input_error_with_its_name(case: str, tmp_path: Path):
+    with pytest.raises(InputError, match=r"^drawings must be"):
+        checked_images(WRONG[case], "drawings")
+    for write in (save_grid, lambda wrong, path: save_folder(wrong, path, names=[0, 1])):
+        with pytest.raises(InputError, match=r"^images must be"):
+            write(WRONG[case], tmp_path / "images.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("of", [torch.from_numpy, np.array, list], ids=["tensor", "array", "list of arrays"])
+@EVERY_CHANNEL_COUNT
+def test_arrays_tensors_and_lists_of_arrays_are_taken(channels: int, of):
+    shown = images(3, channels, 4, 6).numpy()
+    found = checked_images(of(shown))
+    assert isinstance(found, np.ndarray)
+    np.testing.assert_array_equal(found, shown)
+
+
+def test_a_grid_is_a_png_and_not_too_large(tmp_path: Path):
+    with pytest.raises(InputError, match=r"grid\.jpg"):
+        save_grid(images(2, 1, 4, 4), tmp_path / "grid.jpg")
+    side = math.isqrt(MOST_PIXELS // 4)
+    check_grid(4, Geometry(3, side, side))
+    with pytest.raises(InputError, match="5 images"):
+        check_grid(5, Geometry(3, side, side))

@@ -60,7 +60,7 @@ def test_normal_noise_is_normal():
 
 
 def test_the_numbers_do_not_change_from_one_release_to_the_next():
-    """Keyed by SHA-256 of "sample/17", counter 1000 in the second word: a change redraws every published picture."""
+    """Keyed by SHA-256 of "sample/17", counter 1000 in the second word: a change redraws every published sample."""
     assert generator("sample", 17, 1000).integers(2**32, size=3).tolist() == [1333409179, 658352827, 294378502]
 
 

@@ -28,7 +28,7 @@ def test_every_level_comes_back(dtype: torch.dtype):
     assert torch.equal(x_to_images(images_to_x(LEVELS, dtype)), LEVELS)
 
 
-def test_a_picture_is_the_nearest_level_and_not_the_one_below():
+def test_an_image_is_the_nearest_level_and_not_the_one_below():
     """Anything less than half a level away (1 / 255) comes back."""
     x = images_to_x(LEVELS, torch.float64)
     for shift in (-0.999 / 255, -0.5 / 255, 0.5 / 255, 0.999 / 255):

@@ -1,118 +1,138 @@
-"""ddpm evaluate: every metric as text and JSON; are the pictures copies of the training images?"""
+"""ddpm evaluate: four reports as text and as JSON. The numbers are tested in tests/verbs and tests/evaluation."""
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commandline import TINY, done, drawn, read_grid, sentence, type_in
+from commandline import done, sentence, snapshot, type_in
 from PIL import Image
 
-from ddpm.evaluation import METRICS
+import ddpm
 
-FIELDS = {"samples", "held_out", "training", "median", "held_out_median", "ratio", "copies"}
-
-
-def refuse_nan(text: str) -> None:
-    raise ValueError(f"{text} is not JSON")
-
-
-WORDS = {
-    "bits": ("--calls", "300"),
-    "rate": ("--calls", "30", "--keep", "kept"),
-    "ode": ("--calls", "10", "--steps", "1"),
-    "neighbours": ("--samples", "4"),
-    "fid": ("--samples", "64", "--features", "pixels"),
-    "kid": ("--samples", "64", "--features", "pixels"),
-}
-BESIDE = {"fid": {"kid", "protocol"}, "kid": {"protocol"}}  # few images are never judged by fid alone
+FEW = ("--seeds", "0-69", "--steps", "2")
+FID = ("--features", "pixels", *FEW)
+ROW = re.compile(r"^  (fid|kid)  (-?[\d.]+) ± ([\d.]+) +95 %: (-?[\d.]+) to (-?[\d.]+)", re.MULTILINE)
+TERM = re.compile(r"^  (\w+) +(-?\d+\.\d+) ± (\d+\.\d+)$", re.MULTILINE)
 
 
-def untimed(text: str) -> dict[str, dict[str, object]]:
-    """The JSON of a result without the seconds it took."""
-    found = json.loads(text, parse_constant=refuse_nan)
-    for table in found.values():
-        table.pop("seconds", None)
-    return found
+def evaluated(what: str, run: Path | str, *words: str | Path, data: str = "digits:test") -> tuple[dict, str]:
+    """The JSON and the text of a report."""
+    typed = ("evaluate", what, run, "--data", data, *words)
+    first = json.loads(done(*typed, "--json").out, parse_constant=lambda text: pytest.fail(f"{text} is not JSON"))
+    return first, done(*typed).out
 
 
-def test_every_metric_has_its_words_here_or_a_file_of_its_own():
-    assert {*WORDS, "codec"} == set(METRICS)  # the codec's tests are in test_compress.py: it wants one that was made
+def test_likelihood_is_reported_with_errors_by_its_terms(digits_run: Path):
+    words = ("--calls", "300", "--limit", "20", "--seed", "3", "--weights", "raw", "--variance", "small")
+    table, text = evaluated("likelihood", digits_run, *words)
+    vlb = table["vlb"]
+    own = ddpm.evaluate_likelihood(ddpm.load(digits_run, weights="raw"), "digits:test", calls=300, limit=20, seed=3,
+                                   variance="small").bound  # fmt: skip
+    assert vlb["total"]["value"] == pytest.approx(own.total.value, rel=1e-6)
+    assert (vlb["images"], vlb["calls"], table["about"]["weights"], table["about"]["variance"]) == (
+        20, 300, "raw", "small")  # fmt: skip
+    shown = {name: (float(value), float(error)) for name, value, error in TERM.findall(text)}
+    assert list(shown) == ["total", "prior", "steps", "decoder"]
+    for name, numbers in shown.items():
+        assert numbers == pytest.approx((vlb[name]["value"], vlb[name]["error"]), abs=1e-5)
+    for fact in ("20 images", "raw weights", "variance small", "all 12 levels", "[-1, 1]", "bits/dim"):
+        assert fact in text
+    assert len({line.index("±") for line in text.splitlines() if TERM.match(line)}) == 1, "the numbers stand in columns"
 
 
-@pytest.mark.parametrize("metric", WORDS)
-def test_every_metric_is_reported_as_text_and_as_stable_json(metric: str, digits_run: Path):
-    words = ("evaluate", digits_run, "--data", "digits:test", "--metric", metric, *WORDS[metric])
-    first, second = (done(*words, "--json") for _ in range(2))
-    assert list(untimed(first.out).items()) == list(untimed(second.out).items())
-    assert set(untimed(first.out)) == {metric} | BESIDE.get(metric, set())
-    assert done(*words).out.count("\n") >= 2
-    progress = r"(Sampling|Network calls|Features|Features of the reference): [\d,]+ of [\d,]+"
-    cost = r"[\d,]+ network calls\b.*\.|Drawing by .*\.|ddpm: .* are few for a Fréchet distance .*\."
-    assert all(re.fullmatch(f"{progress}|{cost}", line) for line in first.err.splitlines()), first.err
+def test_likelihood_by_every_way_at_once(coded: Path):
+    words = ("--rate", "--ode", "--solver-steps", "1", "--codec", "--calls", "256", "--limit", "2", "--out", "kept")
+    table, text = evaluated("likelihood", coded, *words)
+    assert table.keys() >= {"vlb", "rate", "ode", "code"}
+    assert {"kept/rate.png", "kept/rate.json", "kept/rate.csv"} == set(table["files"]) == {
+        path for path in snapshot(Path()) if "/" in path}  # fmt: skip
+    assert Image.open("kept/rate.png").size[0] > 400
+    rows = re.findall(r"^ +(\d+) +(\d+) +(\d+\.\d+) +(\d+\.\d+) ± (?:\d+\.\d+|-|nan)", text, re.MULTILINE)
+    rates = [float(rate) for _, _, rate, _ in rows]
+    assert len(rows) == len(table["rate"]) == 10
+    assert rates == sorted(rates, reverse=True)
+    for name in ("VLB", "ODE", "code"):
+        assert re.search(rf"^  {name} +-?[\d.]+ ± [\d.]+ \(", text, re.MULTILINE), name
+    assert all(name in text for name in ("kept/rate.png", "Runge-Kutta", "exact trace"))
 
 
-def test_neighbours_count_and_compare(digits_run: Path):
-    words = ("--data", "digits:test[0:50]", "--metric", "neighbours", "--samples", "6", "--json")
-    found = json.loads(done("evaluate", digits_run, *words).out)["neighbours"]
-    assert set(found) == FIELDS
+def test_full_sum_in_shards_merges_and_is_not_computed_twice(digits_run: Path):
+    words = ("evaluate", "likelihood", digits_run, "--data", "digits:train", "--full", "--out", "kept", "--json")
+    part = json.loads(done(*words, "--shard", "2/2").out)
+    assert (part["missing_shards"], "vlb" in part) == (2, False)
+    merged = json.loads(done(*words, "--shard", "1/2").out)
+    assert merged["vlb"]["calls"] == 1500 * 12
+    held = snapshot(Path("kept"))
+    assert len([path for path in held if path.endswith(".npz")]) == 3
+    again = done(*words)
+    assert json.loads(again.out) == merged
+    assert snapshot(Path("kept")) == held
+    assert "of 18,000" not in again.err
+
+
+def test_fid_and_kid_stand_together_with_their_protocol(digits_run: Path):
+    table, text = evaluated("fid", digits_run, *FID)
+    rows = {name: [float(number) for number in rest] for name, *rest in ROW.findall(text)}
+    assert list(rows) == ["fid", "kid"]
+    for name, shown in rows.items():
+        expected = [table[name]["value"], table[name]["error"], *table[name]["interval"]]
+        assert shown == pytest.approx(expected, abs=1e-4 if name == "fid" else 1e-6)
+    told = table["protocol"]["samples"]
+    assert (told["seeds"], told["model"]["sampler"], told["model"]["steps"]) == ("0-69", "dpm++sde", 2)
+    for fact in ("70 samples", "ema weights", "64 images seen", "seeds 0-69", "297 reference images", "64 dimensions"):
+        assert fact in text
+
+
+def test_few_images_are_warned_of_and_kept_samples_are_not_drawn_again(digits_run: Path):
+    words = ("evaluate", "fid", digits_run, "--data", "digits:test", *FID, "--keep", "kept", "--save-to", "test.npz")
+    first = done(*words)
+    assert re.search(r"^ddpm: 70 samples .* are few .*\.$", first.err, re.MULTILINE)
+    assert "Sampling: 140 of 140" in first.err
+    again = done(*words)
+    assert again.out == first.out
+    assert "70 of 70 images" in again.err
+    (fid, _) = ROW.findall(first.out)
+    from_files = done("evaluate", "fid", "kept", "--data", "test.npz", "--features", "pixels").out
+    assert ROW.findall(from_files)[0][:3] == fid[:3]
+    assert [row[0] for row in ROW.findall(from_files)] == ["fid"]
+    assert np.load("test.npz")["mu"].shape == (64,)
+
+
+def test_memorisation_compares_with_held_out_images(digits_run: Path):
+    words = ("--seeds", "0-5", "--steps", "2", "--out", "kept")
+    table, text = evaluated("memorisation", digits_run, *words, data="digits:test[0:50]")
+    found = table["memorisation"]
     assert (found["samples"], found["held_out"], found["training"]) == (6, 50, 1500)
-    assert found["ratio"] == pytest.approx(found["median"] / found["held_out_median"])
-    training = np.load(digits_as_array("digits:train"))
-    samples = drawn(digits_run, "--seeds", "0-5").reshape(6, -1).astype(float)
-    distances = np.sqrt(((samples[:, None] - training[None]) ** 2).sum(-1)).min(1)
-    assert found["median"] == pytest.approx(np.median(distances), rel=1e-5)
+    assert f"ratio {found['ratio']:.3f}" in text
+    assert list(snapshot(Path("kept"))) == ["memorisation.png"]
 
 
-def digits_as_array(src: str) -> str:
-    import ddpm
-
-    images = ddpm.images(src).array()
-    np.save("digits.npy", images.reshape(len(images), -1).astype(float))
-    return "digits.npy"
-
-
-def test_kept_picture_shows_samples_beside_their_nearest(digits_run: Path):
-    words = ("--data", "digits:test", "--metric", "neighbours", "--samples", "3", "--steps", "4", "--keep", "kept")
-    assert "kept/neighbours.png" in done("evaluate", digits_run, *words).err
-    assert [file.name for file in Path("kept").iterdir()] == ["neighbours.png"]
-    rows = read_grid(Path("kept/neighbours.png"), columns=8, size=(8, 8)).reshape(3, 8, 8, 8)
-    assert (rows[:, 0] == drawn(digits_run, "--seeds", "0-2", "--steps", "4")[..., 0]).all()
-    training = np.load(digits_as_array("digits:train"))
-    for row in rows.reshape(3, 8, 64).astype(float):
-        distances = np.sqrt(((row[1:] - row[0]) ** 2).sum(-1))
-        assert (np.diff(distances) >= 0).all()
-        assert distances[0] == np.sqrt(((training - row[0]) ** 2).sum(-1)).min()
+def test_codec_is_measured_beside_other_formats(coded: Path):
+    shutil.copytree(coded, "run")
+    typed = ("evaluate", "codec", "run", "--data", "digits:test", "--limit", "2")
+    end = done(*typed)
+    report = json.loads(Path("run/evaluation/codec.json").read_text())
+    files = sorted(Path("run/evaluation/codec").glob("*.dpc"))
+    sizes = [file.stat().st_size for file in files]
+    assert len(files) == report["images"] == 2
+    assert report["lossless"] == pytest.approx(np.mean(sizes))
+    assert report["bits_per_dim"] == pytest.approx(8 * np.mean(sizes) / 64)
+    assert {"PNG", "WebP", "JPEG"} <= {other["name"] for other in report["others"]}
+    assert f"{np.mean(sizes):.1f}" in end.out
+    for name in ("codec.png", "codec-strip.png", "codec-bytes.png"):
+        assert Image.open(Path("run/evaluation") / name).size[0] > 300
+        assert name in end.out + end.err
 
 
-def test_size_and_fit_of_the_run_are_applied(photos_run: Path, photos: Path):
-    Path("mirrored").mkdir()
-    for file in photos.iterdir():
-        Image.open(file).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(Path("mirrored", f"{file.stem}.png"))
-    words = ("--data", "mirrored", "--metric", "neighbours", "--samples", "2", "--steps", "2", "--json")
-    found = json.loads(done("evaluate", photos_run, *words).out)["neighbours"]
-    assert (found["held_out"], found["training"]) == (16, 16)
-
-
-def test_training_images_that_moved_are_named_by_an_option(here: Path, kinds: Path):
-    np.save("old.npy", np.random.default_rng(0).integers(0, 256, (9, 8, 8), np.uint8))
-    np.save("other.npy", np.random.default_rng(1).integers(0, 256, (9, 8, 8), np.uint8))
-    done("train", "small", "--data", "old.npy", "--out", "run", *TINY)
-    Path("old.npy").rename("new.npy")
-    words = ("evaluate", "run", "--data", "other.npy", "--metric", "neighbours", "--samples", "2")
-    said = sentence(type_in(*words))
-    assert "old.npy" in said
-    assert "--training-data" in said
-    assert "9 training images" in done(*words, "--training-data", "new.npy").out
-
-
-def test_held_out_images_that_are_the_training_images_make_no_traceback(digits_run: Path):
-    words = ("--data", "digits:train", "--metric", "neighbours", "--samples", "2", "--steps", "2", "--json")
-    end = type_in("evaluate", digits_run, *words)
-    if end.code == 0:
-        json.loads(end.out, parse_constant=refuse_nan)
-    else:
-        assert "training images" in sentence(end)
+def test_linear_is_evaluated_like_a_run_but_keeps_nothing_in_the_package():
+    np.save("noise.npy", np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8))
+    words = ("linear", "--data", "noise.npy", "--limit", "1")
+    assert "variational bound" in done("evaluate", "likelihood", *words, "--calls", "256").out
+    assert "--out" in sentence(type_in("evaluate", "likelihood", *words, "--rate"))
+    assert "--out" in sentence(type_in("evaluate", "codec", *words))
+    assert "--training-data" in sentence(type_in("evaluate", "memorisation", *words[:3], "--out", "kept"))

@@ -1,4 +1,4 @@
-"""A second decoder of .dpc files, written from docs/format.md alone: grey and RGB pictures by linear models.
+"""A second decoder of .dpc files, written from docs/format.md alone: grey and RGB images by linear models.
 
 It shares no line with the package and none of its ways: Python's own integers, loops, and NumPy for the floats.
 """
@@ -71,10 +71,10 @@ def crc16(data: bytes) -> int:
     return crc
 
 
-def crc32(picture: Pixels) -> bytes:
+def crc32(image: Pixels) -> bytes:
     """Of pixels (C, H, W), a pixel's channels side by side."""
-    channels, height, width = picture.shape
-    body = bytes(int(picture[c, r, q]) for r in range(height) for q in range(width) for c in range(channels))
+    channels, height, width = image.shape
+    body = bytes(int(image[c, r, q]) for r in range(height) for q in range(width) for c in range(channels))
     return binascii.crc32(body).to_bytes(4, "little")
 
 
@@ -388,9 +388,9 @@ def mixture_of(layers: dict, inputs: list[int], centre: int) -> tuple[list[int],
 
 
 def read_pixels(model: Linear, guess: Guesses, data: bytes, coded: int) -> Pixels:
-    """The picture (coded, H, W)."""
+    """The image (coded, H, W)."""
     height, width = len(guess[0]), len(guess[0][0])
-    picture, coder = np.zeros((coded, height, width), np.uint8), RangeDecoder(data)
+    image, coder = np.zeros((coded, height, width), np.uint8), RangeDecoder(data)
     off: dict[tuple[int, int, int], int] = {}
     for line in lines(height, width):
         for c in range(coded):
@@ -401,17 +401,17 @@ def read_pixels(model: Linear, guess: Guesses, data: bytes, coded: int) -> Pixel
                 while frequency(level + 1, *mixture) <= target:
                     level += 1
                 coder.take(frequency(level, *mixture), frequency(level + 1, *mixture))
-                picture[c, row, column] = level
+                image[c, row, column] = level
                 for d in [c] if coded > 1 else range(len(guess)):
                     off[d, row, column] = 16 * level - guess[d][row][column]
-    return picture
+    return image
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------
 
 
 def decode(folder: str | Path, data: bytes) -> Pixels:
-    """The picture (C, H, W) in a file or in any prefix of one that holds its header."""
+    """The image (C, H, W) in a file or in any prefix of one that holds its header."""
     model, reader = open_model(Path(folder)), Reader(data)
     head = read_head(reader)
     if head.fingerprint.hex() != model.side["own_sha256"][:8]:
@@ -466,10 +466,10 @@ def decode(folder: str | Path, data: bytes) -> Pixels:
     seen = sheet[:, : head.height, : head.width]
     if residual is not None:
         guess = np.rint(16 * (seen + 1) * 127.5).astype(int).tolist()
-        picture = read_pixels(model, guess, residual, coded)
-        if crc32(picture) != check:
+        image = read_pixels(model, guess, residual, coded)
+        if crc32(image) != check:
             raise Refused("checksum of the pixels")
-        return picture
+        return image
     shown = seen.mean(axis=0, keepdims=True) if coded < channels else seen
     levels = np.clip(np.rint((shown + 1) * 127.5), 0, 255)
     return np.where(np.isnan(levels), 128, levels).astype(np.uint8)

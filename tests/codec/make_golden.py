@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 
 import numpy as np
-from codecs_of_tests import GOLDEN, opened, pixels_hash
+from codecs_of_tests import GOLDEN, decoded, opened, pixels_hash
 from sklearn.datasets import load_sample_image
 
 from ddpm.codec import encode as encoding
-from ddpm.codec.decode import decode
 from ddpm.codec.encode import encode, stored
 
 
@@ -39,10 +38,10 @@ def main() -> None:
     GOLDEN.mkdir(exist_ok=True)
     table = {}
     for name, (model, kind, data) in files.items():
-        found = decode(linear if model == "linear" else fashion, [data])[0]
-        assert found.picture is not None
+        found = decoded(linear if model == "linear" else fashion, [data])[0]
+        assert found.image is not None
         (GOLDEN / name).write_bytes(data)
-        table[name] = {"model": model, "kind": kind, "status": found.status, "sha256": pixels_hash(found.picture)}
+        table[name] = {"model": model, "kind": kind, "status": found.status, "sha256": pixels_hash(found.image)}
     (GOLDEN / "golden.json").write_text(json.dumps(table, indent=1) + "\n")
 
 

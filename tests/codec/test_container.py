@@ -108,7 +108,7 @@ def test_every_flag_has_its_fields_in_the_order_of_the_document(flags: int):
     assert read_header(Cursor(header.pack())) == header
 
 
-def test_small_picture_has_a_header_of_fourteen_bytes():
+def test_small_image_has_a_header_of_fourteen_bytes():
     assert len(Header(0, b"abcd", (32, 32), units=50).pack()) == 14
     assert len(Header(LOSSLESS, b"abcd", (32, 32)).pack()) == 13
 
@@ -132,7 +132,7 @@ def test_every_flipped_bit_of_a_header_is_refused(header: Header):
 def test_every_truncation_inside_the_header_is_damage(header: Header):
     data = header.pack()
     for length in range(len(data)):
-        refused(data[:length], r"cut short inside its header|no .dpc file" if length == 0 else "cut short")
+        refused(data[:length], r"inside its header|not a .dpc file" if length == 0 else "inside its header")
 
 
 @settings(max_examples=200)
@@ -150,7 +150,7 @@ def test_any_bytes_are_a_header_in_its_only_form_or_damage(data: bytes, sealing:
 
 def test_all_other_flags_are_refused():
     for flags in set(range(256)) - set(FLAGS):
-        refused(sealed(start_of(flags), varint(1), varint(1), varint(1)), "make no sense")
+        refused(sealed(start_of(flags), varint(1), varint(1), varint(1)), "flags")
 
 
 def test_all_other_versions_are_named():
@@ -165,7 +165,7 @@ HOSTILE = [(0, 1), (1, 0), (0, 0), (MOST_SIDE + 1, 1), (1, LARGEST), (LARGEST, L
 
 @pytest.mark.parametrize("size", HOSTILE)
 def test_sizes_out_of_bounds_are_refused(size: tuple[int, int]):
-    refused(sealed(start_of(LOSSLESS, size)), "pixels; at most")
+    refused(sealed(start_of(LOSSLESS, size)), "pixels")
 
 
 @pytest.mark.parametrize("size", [(1, MOST_SIDE), (MOST_SIDE, 256), (4096, 4096), (1, 1)])
@@ -177,8 +177,8 @@ def test_class_seeds_and_checksum_are_checked():
     refused(sealed(start_of(LOSSLESS | CLASS), varint(MOST_CLASSES)), "class number")
     for seeds in ([], [(0, 0)], [(3, 1), (3, 2)], [(4, 1), (3, 1)], [(1, 1), (2, 0)]):
         numbers = [len(seeds), *(number for pair in seeds for number in pair)]
-        refused(sealed(start_of(LOSSLESS | SEEDS), *map(varint, numbers)), "only form")
-    refused(sealed(start_of(LOSSLESS | SEEDS), varint(LARGEST), bytes(100)), "cut short")
+        refused(sealed(start_of(LOSSLESS | SEEDS), *map(varint, numbers)), "list of seeds")
+    refused(sealed(start_of(LOSSLESS | SEEDS), varint(LARGEST), bytes(100)), "inside its header")
     good = Header(LOSSLESS, b"abcd", (5, 7)).pack()
     refused(good[:-2] + good[-1:] + good[-2:-1], "checksum")
 
@@ -209,13 +209,13 @@ def test_bytes_of_a_number_are_its_only_form_or_are_refused(data: bytes):
 def test_longer_forms_of_a_number_are_refused(number: int, more: int):
     short = varint(number)
     longer = short[:-1] + bytes([short[-1] | 128]) + b"\x80" * (more - 1) + b"\0"
-    with pytest.raises(DamagedFile, match=r"shortest form|more than 35 bits"):
+    with pytest.raises(DamagedFile, match=r"shortest form|35 bits"):
         Cursor(longer).varint()
 
 
 @pytest.mark.parametrize("data", [b"\x80\x80\x80\x80\x80\x01", b"\xff" * 5, b"\xff" * 100])
 def test_numbers_of_more_than_35_bits_are_refused_whatever_follows(data: bytes):
-    with pytest.raises(DamagedFile, match="more than 35 bits"):
+    with pytest.raises(DamagedFile, match="35 bits"):
         Cursor(data).varint()
 
 
@@ -233,15 +233,15 @@ def test_crc_is_that_of_long_division(data: bytes):
 
 
 def test_checksum_is_that_of_pixels_row_by_row():
-    picture = np.random.default_rng(0).integers(0, 256, (3, 5, 4), dtype=np.uint8)
-    body = bytes(int(picture[c, r, q]) for r in range(5) for q in range(4) for c in range(3))
-    assert checksum(picture) == zlib.crc32(body).to_bytes(4, "little")
+    image = np.random.default_rng(0).integers(0, 256, (3, 5, 4), dtype=np.uint8)
+    body = bytes(int(image[c, r, q]) for r in range(5) for q in range(4) for c in range(3))
+    assert checksum(image) == zlib.crc32(body).to_bytes(4, "little")
 
 
 # ---- layers ---------------------------------------------------------------------------------------------------------
 
 
-PICTURE = np.arange(12, dtype=np.uint8).reshape(3, 2, 2)
+IMAGE = np.arange(12, dtype=np.uint8).reshape(3, 2, 2)
 KINDS = {
     "lossy": Header(0, b"abcd", (2, 2), units=3),
     "lossless": Header(LOSSLESS, b"abcd", (2, 2)),
@@ -251,7 +251,7 @@ KINDS = {
 
 def layers(kind: str, bits: np.ndarray, residual: bytes) -> bytes:
     progressive = b"" if kind == "stored" else progressive_layer(bits)
-    return progressive + (b"" if kind == "lossy" else closed_layer(PICTURE, residual))
+    return progressive + (b"" if kind == "lossy" else closed_layer(IMAGE, residual))
 
 
 bit_lists = st.lists(st.integers(0, 1), max_size=70).map(lambda bits: np.array(bits, np.uint8))
@@ -264,7 +264,7 @@ def test_layers_come_back(kind: str, bits: np.ndarray, residual: bytes):
     found = read_packet(Cursor(layers(kind, bits, residual)), KINDS[kind], len(bits))
     assert found.bits.tolist() == bits.tolist()
     assert (found.cut, found.damaged) == (False, False)
-    assert (found.crc, found.data) == ((None, None) if kind == "lossy" else (checksum(PICTURE), residual))
+    assert (found.crc, found.data) == ((None, None) if kind == "lossy" else (checksum(IMAGE), residual))
 
 
 @settings(max_examples=60)
@@ -296,7 +296,7 @@ def test_every_bit_set_in_the_padding_is_refused_with_a_true_checksum_too(bits: 
         body = bytearray(np.packbits(bits).tobytes())
         body[place // 8] |= 128 >> place % 8
         data = sealed(bytes(body))[: len(body) if cut else None]
-        with pytest.raises(DamagedFile, match="bits where its progressive layer has none"):
+        with pytest.raises(DamagedFile, match="padding"):
             read_packet(Cursor(data), KINDS["lossy"], len(bits))
 
 

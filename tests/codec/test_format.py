@@ -13,10 +13,10 @@ import pytest
 from codecs_of_tests import Pixels
 
 import ddpm
-from ddpm.codec import causal, coder, container, mixture, shared, trellis
+from ddpm.codec import container, mixture, pixel_model, randomness, range_coder, trellis
 from ddpm.codec import encode as encoding
 from ddpm.codec.codec_data import Codec
-from ddpm.codec.decode import open_packet
+from ddpm.codec.decode import open_file
 from ddpm.diffusion.schedule import make_schedule
 from ddpm.errors import DamagedFile, PartialImageWarning, WrongModel
 from ddpm.model.model import Model
@@ -33,7 +33,7 @@ def model() -> Model:
 
 @pytest.fixture(scope="module")
 def colour(photograph: Pixels) -> Pixels:
-    return photograph[:, 200:209, 300:313].copy()
+    return photograph[:, 200:206, 300:310].copy()
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +48,8 @@ def wide(photograph: Pixels) -> Pixels:
 
 
 def unstored(patch: pytest.MonkeyPatch) -> None:
-    """Tiny pictures would be stored as PNGs, which are smaller."""
-    patch.setattr(encoding, "stored", lambda codec, picture: encoding.Encoded(bytes(10**6), stored=True))
+    """Tiny images would be stored as PNGs, which are smaller."""
+    patch.setattr(encoding, "stored", lambda codec, image: encoding.Encoded(bytes(10**6), stored=True))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def files(model: Model, colour: Pixels, grey: Pixels, wide: Pixels) -> dict[str,
     with pytest.MonkeyPatch.context() as patch:
         unstored(patch)
         some = {"colour": colour, "grey": grey, "wide": wide}
-        return {name: ddpm.compress(model, picture, verify=False) for name, picture in some.items()}
+        return {name: ddpm.compress(model, image, verify=False) for name, image in some.items()}
 
 
 # ---- the second decoder ---------------------------------------------------------------------------------------------
@@ -72,16 +72,17 @@ def test_second_decoder_reads_lossless_files(
     assert (independent.decode(FOLDER, files[name]) == request.getfixturevalue(name)).all()
 
 
-def test_second_decoder_reads_tiles_with_seeds(model: Model, wide: Pixels, monkeypatch: pytest.MonkeyPatch):
+def test_second_decoder_reads_tiles_with_seeds(model: Model, photograph: Pixels, monkeypatch: pytest.MonkeyPatch):
     unstored(monkeypatch)
-    monkeypatch.setattr(encoding, "MARGIN", 5e-4)  # few tiles keep so far away with their first seed
-    data = ddpm.compress(model, wide, verify=False)
+    monkeypatch.setattr(encoding, "MARGIN", 3e-4)  # two of ten tiles keep so far away with their first seed
+    image = photograph[:, 180:183, 300:336].copy()  # two tiles
+    data = ddpm.compress(model, image, verify=False)
     assert data[4] == container.LOSSLESS | container.SEEDS
-    assert (independent.decode(FOLDER, data) == wide).all()
+    assert (independent.decode(FOLDER, data) == image).all()
 
 
 def agrees(model: Model, data: bytes) -> None:
-    """Both decoders show the same lossy picture."""
+    """Both decoders show the same lossy image."""
     one, other = independent.decode(FOLDER, data), ddpm.decompress(model, data)
     assert one.shape == other.shape
     assert np.abs(one.astype(int) - other).max() <= 1
@@ -99,8 +100,8 @@ def test_second_decoder_sees_the_same_in_prefixes(name: str, model: Model, files
 
 @pytest.mark.parametrize("size", [16, 60, 200])
 def test_second_decoder_reads_lossy_files(size: int, model: Model, wide: Pixels, grey: Pixels):
-    for picture in (wide, grey):
-        agrees(model, ddpm.compress(model, picture, most_bytes=size))
+    for image in (wide, grey):
+        agrees(model, ddpm.compress(model, image, most_bytes=size))
 
 
 def reached(data: bytes) -> int:
@@ -128,26 +129,26 @@ def test_both_decoders_refuse_the_same(model: Model, wide: Pixels):
 
 def test_guesses_of_both_decoders_differ_by_a_hundredth_of_the_margin_at_most(linear: Codec, files: dict[str, bytes]):
     data = files["colour"]
-    bits, rows, place = open_packet(linear, data).bits, [], 0
+    bits, rows, place = open_file(linear, data).packet.bits, [], 0
     for count in linear.chain.bits:
         rows.append(bits[place : place + count])
         place += count
     start = linear.chain.start([(0, 0)], (3, 32, 32))
     steps = np.array([len(rows)])
-    ours = linear.chain.last_x0(linear.chain.decode([row[None] for row in rows], start, steps), steps)[0].numpy()
+    ours = linear.chain.clean(linear.chain.decode([row[None] for row in rows], start, steps), steps)[0].numpy()
     second = independent.open_model(FOLDER)
     state = independent.walk(second, [row.tolist() for row in rows], 0, 0)
     theirs = independent.clean(second, state, second.side["levels"][-1])
     assert np.abs(ours - theirs).max() * 127.5 * 16 < encoding.MARGIN / 100
 
 
-def test_prefix_warns_and_damage_carries_its_picture(model: Model, wide: Pixels):
+def test_prefix_warns_and_damage_carries_its_image(model: Model, wide: Pixels):
     data = ddpm.compress(model, wide, most_bytes=60)
     with pytest.warns(PartialImageWarning):
         ddpm.decompress(model, data[:-1])
     with pytest.raises(DamagedFile) as caught:
         ddpm.decompress(model, data[:-1] + bytes([data[-1] ^ 1]))
-    assert caught.value.picture.shape == wide.shape
+    assert caught.value.image.shape == wide.shape
 
 
 # ---- check values ---------------------------------------------------------------------------------------------------
@@ -181,22 +182,22 @@ def both_noises() -> tuple[list[int], list[int]]:
 
 
 def signs(step: int) -> tuple[str, str]:
-    return spaced(independent.signs(step, D)[:8]), spaced(shared.scrambling(step, D)[1][:8])
+    return spaced(independent.signs(step, D)[:8]), spaced(randomness.scrambling(step, D)[1][:8])
 
 
 def orders(step: int) -> tuple[list[int], list[int]]:
-    return independent.order(step, D), shared.scrambling(step, D)[0].tolist()
+    return independent.order(step, D), randomness.scrambling(step, D)[0].tolist()
 
 
 def words(*key: int) -> tuple[str, str]:
     one = [independent.word(independent.make_key(*key), i) for i in range(3)]
-    other = shared.words(*key, count=3).tolist()
+    other = randomness.words(*key, count=3).tolist()
     return " ".join(f"{word:016x}" for word in one), " ".join(f"{word:016x}" for word in other)
 
 
 def gaussians(*key: int) -> tuple[str, str]:
     one = [independent.gauss(independent.make_key(*key), i) for i in range(8)]
-    return spaced(one), spaced(shared.normals(*key, count=8))
+    return spaced(one), spaced(randomness.normals(*key, count=8))
 
 
 def codeword(number: int) -> tuple[str, str]:
@@ -236,11 +237,11 @@ def weights() -> tuple[str, str]:
 def ranges(*numbers: int) -> tuple[str, str]:
     """Our encoder writes the bytes, and both decoders find the symbols in them."""
     pairs = list(zip(numbers[::2], numbers[1::2], strict=True))
-    encoder = coder.Encoder()
+    encoder = range_coder.Encoder()
     for start, size in pairs:
         encoder.encode(start, size)
     data = encoder.finish()
-    second, ours = independent.RangeDecoder(data), coder.Decoder(data)
+    second, ours = independent.RangeDecoder(data), range_coder.Decoder(data)
     for start, size in pairs:
         assert start <= second.target() < start + size
         assert second.target() == ours.target()
@@ -251,7 +252,9 @@ def ranges(*numbers: int) -> tuple[str, str]:
 
 def lines(height: int, width: int) -> tuple[str, str]:
     one = [f"{row},{column}" for line in independent.lines(height, width) for row, column in line]
-    other = [f"{r},{c}" for rows, columns in causal.lines(height, width) for r, c in zip(rows, columns, strict=True)]
+    other = [
+        f"{r},{c}" for rows, columns in pixel_model.lines(height, width) for r, c in zip(rows, columns, strict=True)
+    ]
     return " ".join(one), " ".join(other)
 
 
@@ -262,8 +265,8 @@ def varints(number: int) -> tuple[str, str]:
 
 
 def crcs() -> tuple[str, str]:
-    picture = np.arange(12, dtype=np.uint8).reshape(3, 2, 2)
-    return independent.crc32(picture).hex(), container.checksum(picture).hex()
+    image = np.arange(12, dtype=np.uint8).reshape(3, 2, 2)
+    return independent.crc32(image).hex(), container.checksum(image).hex()
 
 
 def tables_hash() -> tuple[str, str]:
@@ -285,7 +288,10 @@ CHECKS: dict[str, Callable[..., tuple[str, str]]] = {
     r"crc32": crcs,
     r"word ([\d ]+)": words,
     r"gauss ([\d ]+)": gaussians,
-    r"quantile ([\d ]+)": lambda *i: (spaced(independent.quantile()[j] for j in i), spaced(shared.quantiles()[[*i]])),
+    r"quantile ([\d ]+)": lambda *i: (
+        spaced(independent.quantile()[j] for j in i),
+        spaced(randomness.quantiles()[[*i]]),
+    ),
     r"codeword (\d+)": codeword,
     r"order (\d+)": lambda step: tuple(spaced(one[:8]) for one in orders(step)),
     r"sign (\d+)": signs,
@@ -295,7 +301,7 @@ CHECKS: dict[str, Callable[..., tuple[str, str]]] = {
     r"mixture ([\d ]+)": mixtures,
     r"range ([\d ]+)": ranges,
     r"lines ([\d ]+)": lines,
-    r"sha256 quantile": lambda: (hashed(independent.quantile(), "<i2"), hashed(shared.quantiles(), "<i2")),
+    r"sha256 quantile": lambda: (hashed(independent.quantile(), "<i2"), hashed(randomness.quantiles(), "<i2")),
     r"sha256 codebook": codebook_hash,
     r"sha256 order 0": lambda: tuple(hashed(one, "<i2") for one in orders(0)),
     r"sha256 noise": lambda: tuple(hashed(one, "<i2") for one in both_noises()),
@@ -342,7 +348,7 @@ def test_every_kind_of_value_is_there():
 
 
 def test_document_names_the_hashes_that_the_code_checks():
-    assert VALUES["sha256 quantile"] == shared.TABLE_SHA256
+    assert VALUES["sha256 quantile"] == randomness.TABLE_SHA256
     assert VALUES["sha256 ESL"] == mixture.TABLES_SHA256
 
 
@@ -353,7 +359,7 @@ def test_layers_of_both_decoders_agree_on_inputs_of_any_size(linear: Codec):
         inputs = draw.integers(-4080, 4081, size)
         one = independent.mixture_of(second.side["causal"][c], inputs.tolist(), 2000)
         said = linear.causal.layers[c](inputs[None].astype(float))
-        shifts = (causal.LOGIT_SHIFT, causal.MEAN_SHIFT, causal.SCALE_SHIFT)
+        shifts = (pixel_model.LOGIT_SHIFT, pixel_model.MEAN_SHIFT, pixel_model.SCALE_SHIFT)
         parts = zip(np.split(said, 3, axis=1), shifts, strict=True)
         logits, means, scales = (np.floor(part / 2.0**shift + 0.5).astype(int) for part, shift in parts)
         ours = mixture.Mixture(logits, means + 2000, scales)

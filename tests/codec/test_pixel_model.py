@@ -16,7 +16,7 @@ from ddpm.codec.pixel_model import BEFORE, OUTPUT_BITS, Canvas, CausalModel, Lay
 NAMES = ("first", "first_bias", "second", "second_bias", "last", "last_bias", "skip")
 SIZES = [(1, 1), (1, 7), (7, 1), (5, 3), (17, 9)]
 COLOURS = [(1, 1), (3, 3), (3, 1)]
-"""Channels of the model, and of the picture."""
+"""Channels of the model, and of the image."""
 
 
 @functools.cache
@@ -212,7 +212,7 @@ def test_pixels_come_back_and_their_bytes_are_those_of_the_image_alone(
 
 @pytest.mark.parametrize(("channels", "coded"), COLOURS)
 def test_ideal_length_is_that_of_the_shares_of_all_pixels(channels: int, coded: int):
-    """Of plain loops' frequencies; a grey picture is seen by the other channels too and is paid for once."""
+    """Of plain loops' frequencies; a grey image is seen by the other channels too and is paid for once."""
     guess, pixels = scene(channels, coded, (3, 4), batch=1)
     model, plain = causal_model(channels), guess[0].tolist()
     bits, off = 0.0, {}

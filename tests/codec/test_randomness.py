@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddpm.codec import shared
+from ddpm.codec import randomness
 from ddpm.codec.randomness import GOLDEN, QUANTILES, mix, normals, quantiles, scrambling, words
 
 WORD = 2**64
@@ -61,7 +61,7 @@ def test_stream_of_a_key_does_not_depend_on_how_much_is_asked_for(key: list[int]
 
 
 def test_uses_and_lengths_of_keys_have_streams_of_their_own():
-    uses = (shared.START, shared.ORDER, shared.SIGNS, shared.CODEBOOK, shared.CHOICE)
+    uses = (randomness.START, randomness.ORDER, randomness.SIGNS, randomness.CODEBOOK, randomness.CHOICE)
     assert len(set(uses)) == 5
     keys = [(use, *rest) for use in uses for rest in ((), (0,), (1,), (0, 0), (0, 1), (1, 0))]
     seen = np.concatenate([words(*key, count=100) for key in keys])
@@ -104,15 +104,15 @@ def test_another_inverse_normal_distribution_is_noticed(change, monkeypatch: pyt
         def inv_cdf(self, p: float) -> float:
             return change(NormalDist().inv_cdf(p))
 
-    monkeypatch.setattr(shared, "NormalDist", Other)
+    monkeypatch.setattr(randomness, "NormalDist", Other)
     with pytest.raises(RuntimeError, match="table of quantiles differs"):
         quantiles.__wrapped__()
 
 
 def test_normals_have_the_moments_of_the_normal_distribution():
     """The bounds are five standard errors of 2^18 numbers; the table's own variance is 3e-4 below 1."""
-    drawn = normals(shared.START, 0, 0, count=2**18) * shared.UNIT
-    table = quantiles() * shared.UNIT
+    drawn = normals(randomness.START, 0, 0, count=2**18) * randomness.UNIT
+    table = quantiles() * randomness.UNIT
     assert 1 - 5e-4 < (table**2).mean() < 1
     assert abs(drawn.mean()) < 5 / 2**9
     assert abs((drawn**2).mean() - 1) < 5 * 2**0.5 / 2**9 + 5e-4
@@ -141,6 +141,6 @@ def test_every_step_scrambles_otherwise():
 
 
 def test_equal_words_keep_the_order_of_their_dimensions(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(shared, "words", lambda *key, count: (np.arange(count) % 3).astype(np.uint64))
+    monkeypatch.setattr(randomness, "words", lambda *key, count: (np.arange(count) % 3).astype(np.uint64))
     order, _ = scrambling.__wrapped__(0, 100)
     assert order.tolist() == [*range(0, 100, 3), *range(1, 100, 3), *range(2, 100, 3)]

@@ -1,4 +1,4 @@
-"""Pictures as tiles and back, and the order in which the steps of tiles are counted."""
+"""Images as tiles and back, and the order in which the steps of tiles are counted."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ shapes = st.tuples(sides, sides)
 costs = st.lists(st.integers(1, 80), min_size=1, max_size=12).map(tuple)
 
 
-def picture_of(channels: int, size: tuple[int, int]) -> np.ndarray:
+def image_of(channels: int, size: tuple[int, int]) -> np.ndarray:
     return np.random.default_rng(channels * 1000 + size[0]).integers(0, 256, (channels, *size), dtype=np.uint8)
 
 
-# ---- pictures -------------------------------------------------------------------------------------------------------
+# ---- images -------------------------------------------------------------------------------------------------------
 
 
 @given(st.sampled_from([1, 3]), shapes, shapes)
-def test_joined_tiles_are_the_picture_they_were_cut_from(channels: int, size: tuple[int, int], tile: tuple[int, int]):
-    picture = picture_of(channels, size)
-    tiles = cut(picture, tile)
+def test_joined_tiles_are_the_image_they_were_cut_from(channels: int, size: tuple[int, int], tile: tuple[int, int]):
+    image = image_of(channels, size)
+    tiles = cut(image, tile)
     rows, columns = grid(size, tile)
     assert tiles.shape == (rows * columns, channels, *tile)
     assert tiles.flags.c_contiguous
     back = joined(torch.from_numpy(tiles), size).numpy()
-    assert back.shape == picture.shape
-    assert (back == picture).all()
+    assert back.shape == image.shape
+    assert (back == image).all()
 
 
 @settings(max_examples=40)
 @given(st.tuples(st.integers(1, 12), st.integers(1, 12)), st.tuples(st.integers(1, 7), st.integers(1, 7)))
 def test_tiles_lie_row_by_row_and_repeat_the_last_pixels(size: tuple[int, int], tile: tuple[int, int]):
-    picture = picture_of(2, size)
-    tiles, columns = cut(picture, tile), grid(size, tile)[1]
+    image = image_of(2, size)
+    tiles, columns = cut(image, tile), grid(size, tile)[1]
     for (number, channel, row, column), value in np.ndenumerate(tiles):
         above, left = number // columns * tile[0], number % columns * tile[1]
-        assert value == picture[channel, min(above + row, size[0] - 1), min(left + column, size[1] - 1)]
+        assert value == image[channel, min(above + row, size[0] - 1), min(left + column, size[1] - 1)]
 
 
 @given(shapes, shapes)

@@ -95,7 +95,7 @@ def test_both_ways_to_sum_all_strings_agree():
     assert all(fast[string] == pytest.approx(worth(string, table)) for string in range(0, 2**13, 97))
 
 
-@pytest.mark.parametrize(("bits", "dimensions"), [(13, 40), (14, 64)])
+@pytest.mark.parametrize(("bits", "dimensions"), [(13, 40), pytest.param(14, 64, marks=pytest.mark.slow)])
 def test_every_state_tried_as_end_is_the_best_of_all_strings(
     bits: int, dimensions: int, monkeypatch: pytest.MonkeyPatch
 ):
@@ -106,7 +106,10 @@ def test_every_state_tried_as_end_is_the_best_of_all_strings(
     assert reached == pytest.approx(every.max(), abs=1e-4)
 
 
-@pytest.mark.parametrize(("bits", "dimensions"), [(13, 40), (14, 60), (15, 100), (16, 64)])
+@pytest.mark.parametrize(
+    ("bits", "dimensions"),
+    [(13, 40), *(pytest.param(*one, marks=pytest.mark.slow) for one in ((14, 60), (15, 100))), (16, 64)],
+)
 def test_few_states_tried_as_ends_are_mostly_the_best_of_all_strings(bits: int, dimensions: int):
     """The most promising ends are those of endless paths, of which a circle this short is none. Over 60 draws each, 60
     to 73 % were the best and the mean score was 0.96 to 0.98 of it, the worst 0.68."""

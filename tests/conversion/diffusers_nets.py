@@ -10,6 +10,7 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from torch import Tensor, nn
 
+from ddpm.base.progress import Progress
 from ddpm.conversion import convert
 from ddpm.model.checkpoint import load_model
 from ddpm.model.model import Model
@@ -78,6 +79,16 @@ def exact(network: UNet2DModel) -> UNet2DModel:
     """The same network in float64 throughout."""
     network.time_proj = Float64Times(network.config.block_out_channels[0])
     return network.double()
+
+
+class Heard(Progress):
+    """Keeps what was said."""
+
+    def __init__(self) -> None:
+        self.sentences: list[str] = []
+
+    def say(self, sentence: str) -> None:
+        self.sentences.append(sentence)
 
 
 def saved(network: UNet2DModel, folder: Path, **scheduler: Any) -> Path:

@@ -1,4 +1,4 @@
-"""Small sources to read: pictures with noise in them, folders and zips of them."""
+"""Small sources to read: images with noise in them, folders and zips of them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def encoded_fixture() -> Callable[..., bytes]:
 def folder(tmp_path: Path) -> Callable[[Mapping[str, Image.Image | bytes]], str]:
     """Write files below a fresh folder, {relative path: image or bytes}; returns the folder as a source."""
 
-    def write(files: Mapping[str, Image.Image | bytes], name: str = "pictures") -> str:
+    def write(files: Mapping[str, Image.Image | bytes], name: str = "images") -> str:
         root = tmp_path / name
         for path, content in files.items():
             (root / path).parent.mkdir(parents=True, exist_ok=True)

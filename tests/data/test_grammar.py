@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import zipfile
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def test_a_slice_means_what_it_means_in_python(bounds, split_array):
 
 @pytest.mark.parametrize("bounds", ["[5:5]", "[10:]", "[7:3]"])
 def test_an_empty_slice_is_refused(bounds, split_array):
-    with pytest.raises(InputError, match=r"leaves none of the 10 images"):
+    with pytest.raises(InputError, match=re.escape(bounds)):
         open_images(split_array + bounds)
 
 
@@ -44,15 +45,15 @@ def test_a_split_left_out_is_the_default_one_or_an_error(split_array):
     assert len(open_images(split_array)) == 10
     assert len(open_images(split_array, default_split="test")) == 4
     assert len(open_images(split_array + ":test", default_split=None)) == 4
-    with pytest.raises(InputError, match=r"the splits train and test, .*set.npz:train or .*set.npz:test would fit"):
+    with pytest.raises(InputError, match=r"set\.npz:train or .*set\.npz:test"):
         open_images(split_array, default_split=None)
-    with pytest.raises(InputError, match=r"no split 'val'.*:train or .*:test would fit"):
+    with pytest.raises(InputError, match=r"'val'.*:train or .*:test"):
         open_images(split_array + ":val")
 
 
 def test_a_split_asked_of_a_source_without_splits_is_an_error(folder, noise):
     source = folder({"a.png": noise()})
-    with pytest.raises(InputError, match="has no splits"):
+    with pytest.raises(InputError, match=":train"):
         open_images(source + ":train")
     assert len(open_images(source, default_split=None)) == 1
 
@@ -83,14 +84,14 @@ def test_a_drive_letter_is_no_source_with_a_split(text, path, monkeypatch):
 @pytest.mark.parametrize("source", ["nowhere", "nowhere:train[0:5]", "hf:cifar10", "", " ", "no\0where", "x" * 5000])
 @pytest.mark.parametrize("verb", [open_images, inspect_source])
 def test_what_does_not_exist_is_named_with_what_would_fit(source, verb):
-    with pytest.raises(InputError, match=r"a source is a folder of images, a \.zip") as caught:
+    with pytest.raises(InputError, match=r"a folder of images, a \.zip") as caught:
         verb(source)
     assert source.split(":train")[0] in str(caught.value)
 
 
 def test_a_file_of_another_kind_is_no_source(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(InputError, match=r"notes\.txt' is not a source; a source is"):
+    with pytest.raises(InputError, match=r"notes\.txt.*a folder of images"):
         open_images(str(tmp_path / "notes.txt"))
 
 
@@ -98,7 +99,7 @@ def test_a_file_of_another_kind_is_no_source(tmp_path):
 @pytest.mark.parametrize("verb", [open_images, inspect_source])
 def test_a_folder_without_images_is_named(files, verb, folder):
     source = folder(files)
-    with pytest.raises(InputError, match=r"holds no images \(\.png, ") as caught:
+    with pytest.raises(InputError, match=r"\.png, ") as caught:
         verb(source)
     assert source in str(caught.value)
 
@@ -131,6 +132,6 @@ def test_a_source_cut_short_is_named(name, part, tmp_path, noise, encoded):
     path.write_bytes(data)
     assert len(open_images(source)) >= 1
     path.write_bytes(data[: int(len(data) * part)])
-    with pytest.raises(InputError, match="is cut short or damaged") as caught:
+    with pytest.raises(InputError, match="damaged") as caught:
         open_images(source)
     assert name in str(caught.value)

@@ -39,6 +39,14 @@ def test_duplicates_are_grouped_by_their_pixels_and_named(report):
     assert found.examples == (("train/cat/1.png", "train/cat/same.png", "test/cat/leak.png"),)
 
 
+def test_a_source_without_duplicates_or_bad_images_says_none():
+    lines = inspect_source("digits:test[0:10]").lines()
+    assert [" ".join(line.split()) for line in lines if line.startswith(("dupl", "unre"))] == [
+        "duplicates none",
+        "unreadable 0",
+    ]
+
+
 def test_equal_bytes_of_another_shape_are_no_duplicates(folder):
     files = {"a.png": Image.new("L", (4, 2)), "b.png": Image.new("L", (2, 4)), "c.bmp": Image.new("L", (2, 4))}
     assert inspect_source(folder(files)).duplicates.examples == (("b.png", "c.bmp"),)
@@ -57,7 +65,7 @@ def test_suggestions_say_what_to_do(report):
 
 
 def test_the_report_is_json_and_lines(report):
-    assert json.loads(json.dumps(report.as_dict()))["duplicates"]["images"] == 3
+    assert json.loads(json.dumps(report.table()))["duplicates"]["images"] == 3
     lines = report.lines()
     assert all(isinstance(line, str) and "\n" not in line for line in lines)
     text = "\n".join(lines)
@@ -69,6 +77,7 @@ def test_the_report_is_json_and_lines(report):
         "cat 4, dog 2",
         "cut.png",
         "leak.png",
+        "3 images in 1 groups, 1 of test also in train",
         POLICY,
     ):
         assert part in text

@@ -83,7 +83,7 @@ def test_folders_called_train_and_test_are_splits_with_the_same_classes(folder, 
     train, test = open_images(source), open_images(source + ":test")
     assert train.class_names == test.class_names == ("a", "b", "c")
     assert (train.labels.tolist(), test.labels.tolist()) == ([0, 1], [1, 2])
-    with pytest.raises(InputError, match="no split 'val'"):
+    with pytest.raises(InputError, match="'val'"):
         open_images(source + ":val")
 
 
@@ -125,7 +125,7 @@ def test_mixed_sizes_name_two_files_and_the_option(folder, noise):
     source = folder(
         {"a.png": noise(0, size=(20, 30)), "b.png": noise(1, size=(20, 30)), "c.png": noise(2, size=(17, 40))}
     )
-    with pytest.raises(InputError, match=r"a\.png is 20x30 and c\.png is 17x40 .*--size 16"):
+    with pytest.raises(InputError, match=r"a\.png .*20x30 .*c\.png .*17x40 .*--size 16"):
         open_images(source)
     for fit in FITS:
         assert open_images(source, size=(16, 24), fit=fit).array().shape == (3, 3, 16, 24)
@@ -165,19 +165,21 @@ def test_channels_may_be_dropped_only_where_nothing_is_lost(channels, folder, no
         assert open_images(source, channels=4).geometry.channels == 4
     else:
         lost = "colour" if channels < 3 else "transparency"
-        with pytest.raises(InputError, match=rf"would lose the {lost} of wild\.png .*channels = 4 loses nothing"):
+        with pytest.raises(InputError, match=rf"{lost} of wild\.png .*: choose 4"):
             open_images(source, channels=channels)
 
 
 def test_colour_of_an_array_is_not_dropped_either(tmp_path):
     np.save(tmp_path / "set.npy", PIXELS)
-    with pytest.raises(InputError, match="would lose the colour"):
+    with pytest.raises(InputError, match=r"colour of .*set\.npy"):
         open_images(str(tmp_path / "set.npy"), channels=1)
 
 
 @pytest.mark.parametrize("wrong", [{"size": (0, 8)}, {"fit": "stretch"}, {"channels": 5}, {"on_bad_image": "ignore"}])
 def test_an_unknown_choice_is_refused_with_those_there_are(wrong):
-    with pytest.raises(InputError, match="would fit"):
+    (name,) = wrong
+    offered = {"size": "0x8", "fit": "crop.*resize", "channels": "3 RGB", "on_bad_image": "stop.*skip"}
+    with pytest.raises(InputError, match=offered[name]):
         open_images("digits", **wrong)
 
 
@@ -190,7 +192,7 @@ def broken(noise, encoded) -> dict[str, object]:
     bad = {
         "b_empty.png": b"",
         "c_cut.png": good[:1000],
-        "d_text.jpg": b"not a picture",
+        "d_text.jpg": b"not an image",
         "e_cut.jpg": encoded(noise(1), "jpeg")[:-90],
     }
     return {"a.png": good, **bad, "z.png": noise(2, size=(40, 40))}
@@ -218,13 +220,13 @@ def test_bad_images_are_named_and_stop_or_are_left_out(on_bad_image, kind, broke
 
 
 def test_labels_stay_with_their_images_when_bad_ones_are_left_out(folder, noise):
-    with pytest.warns(UserWarning, match="left out 1 of 3"):
+    with pytest.warns(UserWarning, match="1 of 3"):
         images = open_images(folder({"a/1.png": b"", "a/2.png": noise(0), "b/1.png": noise(1)}), on_bad_image="skip")
     assert images.labels.tolist() == [0, 1]
 
 
 def test_a_set_of_bad_images_only_is_refused_even_when_they_are_skipped(folder):
-    with pytest.raises(InputError, match="none is left"):
+    with pytest.raises(InputError, match="2 of 2"):
         open_images(folder({"a.png": b"", "b.png": b"x"}), on_bad_image="skip")
 
 

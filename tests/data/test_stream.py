@@ -35,7 +35,7 @@ def taken(images, count: int, **options) -> list[Batch]:
 
 
 def stream_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "ddpm-batches"]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("ddpm-batches")]
 
 
 @settings(max_examples=25)
@@ -109,8 +109,8 @@ def test_a_set_too_large_to_keep_gives_the_same_stream(small, monkeypatch):
 def test_a_small_set_is_decoded_once(folder, noise, monkeypatch):
     images = open_images(folder({f"{k}.png": noise(k) for k in range(5)}))
     decoded = []
-    picture = type(images.items).picture
-    monkeypatch.setattr(type(images.items), "picture", lambda *args: decoded.append(args[1]) or picture(*args))
+    image = type(images.items).image
+    monkeypatch.setattr(type(images.items), "image", lambda *args: decoded.append(args[1]) or image(*args))
     taken(images, 20, seed=0, position=0, batch_size=4, flip=True)
     assert sorted(decoded) == [0, 1, 2, 3, 4]
 
@@ -151,7 +151,7 @@ def test_a_file_that_vanishes_later_reaches_the_consumer_by_name(folder, noise):
     for k in range(4):
         (images.items.folder / f"{k}.png").unlink()
     stream = batches(images, seed=0, position=0, batch_size=1, flip=False)
-    with pytest.raises(InputError, match=r"\d\.png in .* but no longer: no such file"):
+    with pytest.raises(InputError, match=r"\d\.png in .*no such file"):
         next(stream)
     assert stream_threads() == []
 
@@ -167,7 +167,7 @@ def test_any_exception_on_the_thread_reaches_the_consumer(small, monkeypatch):
 
 @pytest.mark.parametrize(("position", "batch_size"), [(0, 0), (-1, 4)])
 def test_impossible_batches_are_refused_at_once(small, position, batch_size):
-    with pytest.raises(InputError, match="not possible"):
+    with pytest.raises(InputError, match=f"{batch_size} at position {position}"):
         batches(small, seed=0, position=position, batch_size=batch_size, flip=False)
 
 
@@ -200,8 +200,8 @@ def test_what_a_reader_hands_out_is_the_callers_to_change(small):
 def test_a_reader_of_rows_decodes_only_those_and_each_once(folder, noise, monkeypatch):
     images = open_images(folder({f"{k}.png": noise(k) for k in range(6)}))
     decoded = []
-    picture = type(images.items).picture
-    monkeypatch.setattr(type(images.items), "picture", lambda *args: decoded.append(args[1]) or picture(*args))
+    image = type(images.items).image
+    monkeypatch.setattr(type(images.items), "image", lambda *args: decoded.append(args[1]) or image(*args))
     reader = Reader(images, np.array([4, 1, 5]))
     for indices in ([0], [2, 0, 2], [1, 1], [0, 1, 2]):
         reader.read(np.array(indices))

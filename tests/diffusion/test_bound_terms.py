@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from ddpm.base.gaussians import Gaussian
-from ddpm.diffusion.bound import StepTerm, closed_form_nats, prior_nats, step_term, term_nats
+from ddpm.diffusion.bound import StepTerm, prior_nats, step_term, term_nats
 from ddpm.diffusion.decoder import log_probability
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.optimal_variance import Measured
 from ddpm.diffusion.process import PREDICTIONS, Process
 from ddpm.diffusion.schedule import VARIANCES, Schedule, make_schedule
+from scorings import closed_form_nats
 
 THRESHOLD = {False: "none", True: "static"}
 T = 1000
@@ -230,7 +231,7 @@ def test_a_gaussian_error_costs_what_the_closed_form_says(variance: str, levels:
 @pytest.mark.parametrize(
     ("level", "bits"), [(128, 1.3053776566), (0, 0.5098541832), (255, 0.5098541832), (1, 1.3054063136)]
 )
-def test_a_network_that_knows_the_one_picture_pays_for_the_decoder_alone(variance: str, level: int, bits: float):
+def test_a_network_that_knows_the_one_image_pays_for_the_decoder_alone(variance: str, level: int, bits: float):
     """Check 9, corrected: prior, 999 divergences and decoder; ten decimals in the sheet."""
     x0 = np.full(T, level / 127.5 - 1)
     terms = each(oracle(lambda x, a: column(x0), variance), x0, STEPS, normal(16, (T,)).numpy())
@@ -399,11 +400,11 @@ def grey_mean(x: Tensor, a: Tensor) -> Tensor:
     return (grey_weights(x, a) @ GREY).reshape(x.shape)
 
 
-def expected_grey(t: int, denoiser: Denoiser) -> tuple[float, float]:
-    """Expected nats and squared error at t >= 2, integrated over x_t.
+def grey_nodes(t: int) -> tuple[np.ndarray, ...]:
+    """At t >= 2: x_0, noise and weight of the nodes of an integral over x_t, and E[x_0 | x_t] there.
 
-    Both are of degree two in x_0, so that p(x_0 | x_t) may be replaced by its mean plus and minus its deviation; each
-    pair (x_0, x_t) belongs to one noise. The rest is a trapezium rule of an eighth of the noise's deviation.
+    Nats and squared error are of degree two in x_0, so that p(x_0 | x_t) may be replaced by its mean plus and minus its
+    deviation; each pair (x_0, x_t) belongs to one noise. The rest is a trapezium rule of an eighth of its deviation.
     """
     a, sigma = A[t - 1], math.sqrt(1 - A[t - 1])
     x = np.arange(-math.sqrt(a) - 9 * sigma, math.sqrt(a) + 9 * sigma, sigma / 8)
@@ -414,8 +415,7 @@ def expected_grey(t: int, denoiser: Denoiser) -> tuple[float, float]:
     deviation = (p * (GREY - mean[:, None]) ** 2).sum(1).sqrt()
     x0 = torch.cat([mean - deviation, mean + deviation]).numpy()
     noise = (np.tile(x, 2) - math.sqrt(a) * x0) / sigma
-    found = each(denoiser, x0, np.full(len(x0), t), noise)
-    return tuple(float(v.numpy() @ np.tile(weight, 2) / 2) for v in found)
+    return x0, noise, np.tile(weight, 2) / 2, np.tile(mean.numpy(), 2)
 
 
 def first_grey(denoiser: Denoiser) -> tuple[float, float, float]:
@@ -440,12 +440,23 @@ def test_the_bound_of_uniform_grey_levels():
     assert first_error == pytest.approx(9.9086299e-5, rel=1e-7)
     assert (first_nats - clamped) / LN2 == pytest.approx(5.44e-8, abs=2e-10)
     square = float((GREY**2).mean())
-    small, error = np.array([expected_grey(t, oracle(grey_mean, "small")) for t in STEPS[1:]]).T
+    nodes = [grey_nodes(t) for t in STEPS[1:]]
+    x0, noise, weight, mean = (np.concatenate(columns) for columns in zip(*nodes, strict=True))
+    counts = [len(one[0]) for one in nodes]
+
+    def expected(variance: str, measured: Measured | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Nats and squared errors at t = 2..T; the network says what grey_mean would."""
+        found = each(
+            oracle(lambda x, a: column(mean), variance, measured=measured), x0, np.repeat(STEPS[1:], counts), noise
+        )
+        nats, errors = (np.add.reduceat(v.numpy() * weight, np.cumsum([0, *counts[:-1]])) for v in found)
+        return nats, errors
+
+    small, error = expected("small")
     measured = knowing(np.concatenate([[first_error], error]), FIRST_LOG_VARIANCE)
     totals = {"small": total_bits(np.append(small, clamped), square)}
     for variance in ("large", "optimal"):
-        denoiser = oracle(grey_mean, variance, measured=measured)
-        terms = np.array([expected_grey(t, denoiser)[0] for t in STEPS[1:]])
+        terms, _ = expected(variance, measured)
         totals[variance] = total_bits(np.append(terms, clamped), square)
         log_variance = measured.log_variance(SCHEDULE) if variance == "optimal" else SCHEDULE.log_variance(variance)
         closed = closed_form_nats(SCHEDULE, measured.squared_error, log_variance)
@@ -461,7 +472,8 @@ def test_a_term_compares_with_the_posterior_of_the_true_image():
     steps = torch.tensor([2, 3, 500, 1000])
     x0, noise = pixels(17, (4, 1, 2, 3)), normal(18, (4, 1, 2, 3))
     xt = PROCESS.q_sample(x0, steps, noise=noise)
-    posterior = PROCESS.posterior(x0, xt, steps)
+    log_variance = column(np.log(SCHEDULE.posterior_variance[steps]))
+    posterior = Gaussian(PROCESS.posterior_mean(x0, xt, steps), log_variance)
     assert term_nats(posterior, x0, xt, steps, chain=SCHEDULE).abs().max() < 1e-15
     moved = Gaussian(posterior.mean + 2 * (posterior.log_variance / 2).exp(), posterior.log_variance)
     assert term_nats(moved, x0, xt, steps, chain=SCHEDULE).tolist() == pytest.approx([6 * 2.0] * 4, rel=1e-9)

@@ -65,7 +65,7 @@ def test_the_loss_of_each_image_is_the_mean_of_its_squared_errors(prediction: st
 
 
 @EVERY_PREDICTION
-def test_a_network_that_knows_the_picture_loses_nothing(prediction: str):
+def test_a_network_that_knows_the_image_loses_nothing(prediction: str):
     """It solves for its target from x_t, amplifying rounding by at most 1 / sqrt(1 - A_1) = 100: (1e-14)^2."""
     x0, noise = drawn(1), drawn(2)
 

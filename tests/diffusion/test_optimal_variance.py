@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from ddpm.diffusion.bound import closed_form_nats
 from ddpm.diffusion.optimal_variance import Measured
 from ddpm.diffusion.schedule import VARIANCES, Schedule, make_schedule
 from ddpm.samplers.spacing import spaced
+from scorings import closed_form_nats
 
 T = 1000
 SCHEDULE = make_schedule()

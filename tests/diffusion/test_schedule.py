@@ -181,9 +181,10 @@ def test_first_log_variance_is_the_second_posterior_variance_under_both_kinds():
 @EVERY_SCHEDULE
 def test_later_log_variances_are_those_of_beta_or_of_the_posterior(name: str):
     for chain in chains(name):
+        large, small = chain.log_variance("large"), chain.log_variance("small")
         for i in range(2, chain.steps + 1):
-            assert math.exp(chain.log_variance("large")[i]) == near(1 - chain.alpha_bar[i] / chain.alpha_bar[i - 1])
-            assert math.exp(chain.log_variance("small")[i]) == near(chain.posterior_variance[i])
+            assert math.exp(large[i]) == near(1 - chain.alpha_bar[i] / chain.alpha_bar[i - 1])
+            assert math.exp(small[i]) == near(chain.posterior_variance[i])
 
 
 @pytest.mark.parametrize("kind", VARIANCES)
@@ -212,14 +213,47 @@ def test_a_subset_of_a_subset_is_the_subset_of_the_whole():
     assert PAPER.subset([2, 4, 8, 16]).subset([16, 2]).levels.tolist() == [0, 2, 16]
 
 
-# ---- what makes no sense --------------------------------------------------------------------------------------------
+# ---- real levels ----------------------------------------------------------------------------------------------------
+
+
+@EVERY_SCHEDULE
+def test_levels_and_their_log_snr_are_inverse_and_pass_through_the_tables(name: str):
+    """Whole levels are met to the bit, so that no rounding leads out of the range; others to float64 rounding."""
+    schedule = make_schedule(name, steps=100)
+    whole = [schedule.level_at(value) for value in schedule.log_snr[1:]]
+    assert whole == list(range(1, 101))
+    assert [schedule.log_snr_at(level) for level in whole] == schedule.log_snr[1:].tolist()
+    assert [schedule.alpha_bar_at(level) for level in whole] == pytest.approx(schedule.alpha_bar[1:], rel=1e-12)
+    for level in np.linspace(1, 100, 777):
+        alpha_bar = schedule.alpha_bar_at(level)
+        assert schedule.log_snr_at(level) == near(math.log(alpha_bar / (1 - alpha_bar)))
+        assert schedule.level_at(schedule.log_snr_at(level)) == near(level)
+    assert schedule.log_snr_at(7.25) == near(0.75 * schedule.log_snr[7] + 0.25 * schedule.log_snr[8], rel=1e-14)
+    assert (schedule.level_at(math.inf), schedule.level_at(-math.inf)) == (1, 100), "outside the process: its ends"
+
+
+@pytest.mark.parametrize("level", [0, 0.999, 1000.001, math.nan])
+def test_there_is_nothing_outside_the_process(level: float):
+    for attempt in (PAPER.log_snr_at, PAPER.alpha_bar_at):
+        with pytest.raises(AssertionError):
+            attempt(level)
+
+
+def test_a_chain_of_some_levels_has_no_levels_between_them():
+    chain = spaced(PAPER, "uniform", 10)
+    for attempt in (chain.log_snr_at, chain.alpha_bar_at, chain.level_at):
+        with pytest.raises(AssertionError, match="leaves out"):
+            attempt(5)
+
+
+# ---- what is refused ------------------------------------------------------------------------------------------------
 
 
 def by_table(alpha_bar: list[float]) -> Schedule:
     return Schedule(np.array(alpha_bar), np.arange(len(alpha_bar)))
 
 
-SENSELESS = {
+REFUSED = {
     "more levels than entries": lambda: Schedule(np.array([1.0, 0.5]), np.arange(3)),
     "unknown schedule": lambda: make_schedule("linaer"),
     "no steps": lambda: make_schedule(steps=0),
@@ -242,9 +276,9 @@ SENSELESS = {
 }
 
 
-@pytest.mark.parametrize("case", SENSELESS)
-def test_senseless_schedules_are_refused_in_one_sentence(case: str):
+@pytest.mark.parametrize("case", REFUSED)
+def test_schedules_that_cannot_be_are_refused_in_one_sentence(case: str):
     with pytest.raises(InputError) as caught:
-        SENSELESS[case]()
+        REFUSED[case]()
     assert str(caught.value).endswith(".")
     assert "\n" not in str(caught.value)

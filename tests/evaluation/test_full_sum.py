@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from ddpm.base.files import only_process
+from ddpm.base.progress import Advance, Progress
 from ddpm.base.seeding import generator
 from ddpm.base.units import bits, images_to_x
 from ddpm.data import Reader
@@ -21,13 +26,13 @@ from ddpm.diffusion.bound import prior_nats, step_term
 from ddpm.diffusion.optimal_variance import Measured
 from ddpm.diffusion.schedule import make_schedule
 from ddpm.errors import DamagedFile, InputError
-from ddpm.evaluation import full as full_module
+from ddpm.evaluation import full_sum as full_module
 from ddpm.evaluation.full_sum import FullSum, full_sum
 from ddpm.likelihood.estimate import VariationalBound, estimate_bound
 from ddpm.likelihood.monte_carlo import Calls, Scoring, Terms
 from ddpm.likelihood.rate_distortion import RateDistortion, estimate_rate_distortion
-from ddpm.model.scoring import ScoringOptions, scoring_for
-from scorings import image_set, pixels, scoring_of, stored_model
+from ddpm.model.scoring import scoring_for
+from scorings import Counting, image_set, pixels, scoring_of, stored_model
 
 SHORT = make_schedule(steps=20, beta_start=5e-3, beta_end=0.5)
 IMAGES = 11
@@ -74,7 +79,7 @@ def test_it_is_the_sum_of_all_terms(chain, tmp_path: Path):
             nats[n, i - 1], errors[n, i - 1] = float(term.nats), float(term.squared_error)
     prior = prior_nats(x0, chain).numpy()
     scale = bits(1.0) / 8
-    bound, profile = whole.bound(), whole.profile()
+    bound, profile = whole.bound(), whole.rate_distortion()
     columns = {"prior": prior, "decoder": nats[:, 0], "steps": nats[:, 1:].sum(1), "total": prior + nats.sum(1)}
     for name, column in columns.items():
         assert getattr(bound, name).value == pytest.approx(scale * column.mean(), rel=1e-10)
@@ -84,6 +89,7 @@ def test_it_is_the_sum_of_all_terms(chain, tmp_path: Path):
     np.testing.assert_allclose(profile.squared_error[1:], errors.mean(0), rtol=1e-10)
     np.testing.assert_allclose(profile.bits_error[1:], scale * nats.std(0, ddof=1) / IMAGES**0.5, rtol=1e-6)
     assert profile.rate[0] == pytest.approx(bound.total.value, rel=1e-12)
+    np.testing.assert_allclose(whole.totals(), columns["total"], rtol=1e-10)
 
 
 def test_it_agrees_with_the_estimate_and_its_profile(tmp_path: Path):
@@ -94,7 +100,7 @@ def test_it_agrees_with_the_estimate_and_its_profile(tmp_path: Path):
         full, estimate = getattr(whole.bound(), name), getattr(estimate_bound(whole.scoring, 4096), name)
         assert full.value == pytest.approx(estimate.value, abs=5 * np.hypot(full.error, estimate.error))
     assert whole.bound().prior.value == pytest.approx(estimate_bound(whole.scoring, 4096).prior.value, rel=0.02)
-    profile, measured = whole.profile(), estimate_rate_distortion(whole.scoring, 2000)
+    profile, measured = whole.rate_distortion(), estimate_rate_distortion(whole.scoring, 2000)
     apart = np.abs(profile.bits - measured.bits) / np.hypot(profile.bits_error, measured.bits_error)
     assert apart.max() < 5
 
@@ -104,50 +110,63 @@ def test_it_agrees_with_the_estimate_and_its_profile(tmp_path: Path):
 
 def test_shards_are_written_one_by_one_and_the_calls_are_told_beforehand(tmp_path: Path):
     there: list[int] = []
-    whole = summed(tmp_path / "sum", on_calls=lambda calls: there.append(len(list(tmp_path.glob("sum/shard-*.npz")))))
+
+    class Watching(Counting):
+        @contextmanager
+        def stage(self, title: str, total: int, done: int = 0) -> Iterator[Advance]:
+            with super().stage(title, total, done) as advance:
+
+                def watching(more: int, note: str = "") -> None:
+                    there.append(len(list(tmp_path.glob("sum/shard-*.npz"))))
+                    advance(more, note)
+
+                yield watching
+
+    whole, progress = summed(tmp_path / "sum"), Watching()
     assert whole.shards == 6
-    assert whole.calls() == IMAGES * SHORT.steps
-    whole.compute()
+    whole.compute(progress=progress)
     assert there == [0, 1, 2, 3, 4, 5]
-    assert whole.calls() == 0
+    assert progress.stages == {"Full sum": [IMAGES * SHORT.steps] * 2}
     assert whole.missing() == []
 
 
 def test_finished_shards_are_never_computed_again(tmp_path: Path):
-    told: list[int] = []
-    whole = summed(tmp_path, on_calls=told.append)
+    whole, progress = summed(tmp_path), Counting()
     whole.compute()
     first = whole.bound()
     (tmp_path / "shard-000002.npz").unlink()
-    told.clear()
-    assert whole.calls() == 2 * SHORT.steps
-    whole.compute()
-    assert sum(told) == 2 * SHORT.steps
+    assert whole.missing() == [2]
+    whole.compute(progress=progress)
+    assert progress.stages == {"Full sum": [2 * SHORT.steps] * 2}
     assert same(whole.bound(), first)
+    again = Counting()
+    whole.compute(progress=again)
+    assert again.stages == {}
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-sys.path[:0] = [{tests!r}, {here!r}]
-from ddpm.evaluation import full
-import test_full
-full.SHARD_CALLS = 2 * test_full.SHORT.steps
-seen = []
-def count(calls):
-    seen.append(calls)
-    if len(seen) == 6:
-        os.kill(os.getpid(), signal.SIGKILL)
-test_full.summed(Path({folder!r}), on_calls=count, batch_size=20).compute()
-"""
+def sum_until_killed(folder: Path) -> None:
+    class Killing(Progress):
+        @contextmanager
+        def stage(self, title: str, total: int, done: int = 0) -> Iterator[Advance]:
+            seen: list[int] = []
+
+            def advance(more: int, note: str = "") -> None:
+                seen.append(more)
+                if len(seen) == 6:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            yield advance
+
+    summed(folder, batch_size=20).compute(progress=Killing())
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no such signal here")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_killed_half_way_and_started_again_it_equals_one_never_killed(tmp_path: Path):
     """Batches of 20 calls are half a shard: the kill comes in the third shard, at its last batch."""
-    here = Path(__file__).parent
-    script = KILLED.format(tests=str(here.parent), here=str(here), folder=str(tmp_path / "killed"))
-    assert subprocess.run([sys.executable, "-c", script], env=dict(os.environ)).returncode == -signal.SIGKILL
+    process = multiprocessing.get_context("fork").Process(target=sum_until_killed, args=(tmp_path / "killed",))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     killed = summed(tmp_path / "killed", batch_size=20)
     assert killed.missing() == [2, 3, 4, 5]
     killed.compute()
@@ -155,14 +174,16 @@ def test_killed_half_way_and_started_again_it_equals_one_never_killed(tmp_path: 
     once.compute()
     assert shards(tmp_path / "killed") == shards(tmp_path / "once")
     assert same(killed.bound(), once.bound())
-    assert same(killed.profile(), once.profile())
+    assert same(killed.rate_distortion(), once.rate_distortion())
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 9])
 def test_processes_share_the_work_and_their_sum_is_that_of_one(count: int, tmp_path: Path):
     told: list[int] = []
     for index in range(count, 0, -1):
-        summed(tmp_path / "shared", on_calls=told.append).compute((index, count))
+        progress = Counting()
+        summed(tmp_path / "shared").compute((index, count), progress)
+        told += [done for done, _ in progress.stages.values()]
     assert sum(told) == IMAGES * SHORT.steps
     alone = summed(tmp_path / "alone")
     alone.compute()
@@ -170,10 +191,13 @@ def test_processes_share_the_work_and_their_sum_is_that_of_one(count: int, tmp_p
     assert same(summed(tmp_path / "shared").bound(), alone.bound())
 
 
-@pytest.mark.parametrize("part", [(0, 4), (5, 4), (-1, 2), (1, 0)])
-def test_a_share_that_makes_no_sense_is_refused(part: tuple[int, int], tmp_path: Path):
-    with pytest.raises(InputError, match="makes no sense"):
-        summed(tmp_path).compute(part)
+def test_one_share_is_computed_by_one_process_at_a_time(tmp_path: Path):
+    whole = summed(tmp_path)
+    with only_process(tmp_path, ".lock-1-2"):
+        with pytest.raises(InputError, match="another process"):
+            whole.compute((1, 2))
+        whole.compute((2, 2))
+    assert whole.missing() == [0, 2, 4]
 
 
 class Fast(Scoring):
@@ -192,7 +216,7 @@ def test_memory_holds_one_shard_at_a_time(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(full_module, "SHARD_CALLS", 8192)
     whole = FullSum(Fast(**vars(scoring_of(make_schedule(), pixels(400, (1, 1, 1))))), tmp_path)
     tracemalloc.start()
-    for work in (whole.compute, whole.bound, whole.profile):
+    for work in (whole.compute, whole.bound, whole.rate_distortion):
         tracemalloc.reset_peak()
         work()
         peak = tracemalloc.get_traced_memory()[1]
@@ -209,8 +233,8 @@ def test_a_shard_cut_short_is_refused_by_name(keep: int, tmp_path: Path):
     whole.compute()
     file = tmp_path / "shard-000003.npz"
     file.write_bytes(file.read_bytes()[:keep])
-    for read in (whole.bound, whole.profile):
-        with pytest.raises(DamagedFile, match=r"shard-000003\.npz' is cut short or damaged") as raised:
+    for read in (whole.bound, whole.rate_distortion):
+        with pytest.raises(DamagedFile, match=r"shard-000003\.npz") as raised:
             read()
         assert raised.value.exit_code == 4
     file.unlink()
@@ -218,7 +242,18 @@ def test_a_shard_cut_short_is_refused_by_name(keep: int, tmp_path: Path):
     assert whole.bound().total.value > 0
 
 
-def test_a_flipped_bit_anywhere_is_refused_by_name_or_changes_nothing(tmp_path: Path):
+def test_a_shard_of_another_sum_is_refused_by_name(tmp_path: Path):
+    whole, other = summed(tmp_path / "whole"), summed(tmp_path / "other", chain=SHORT.subset([1, 20]))
+    whole.compute()
+    other.compute()
+    file = tmp_path / "whole" / "shard-000000.npz"
+    file.write_bytes((tmp_path / "other" / "shard-000000.npz").read_bytes())
+    with pytest.raises(DamagedFile, match=r"shard-000000\.npz"):
+        whole.bound()
+
+
+@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_flipped_bit_anywhere_is_refused_by_name_or_changes_nothing(every: int, tmp_path: Path):
     """Some bits say nothing (the time of writing); all others are either refused or lead to the same numbers.
 
     Two images of two steps leave a file that is mostly headers, where a bit can do most; two bits of every byte: one
@@ -226,15 +261,15 @@ def test_a_flipped_bit_anywhere_is_refused_by_name_or_changes_nothing(tmp_path: 
     """
     whole = FullSum(scoring_of(SHORT, pixels(2), chain=SHORT.subset([1, 20])), tmp_path)
     whole.compute()
-    bound, profile = whole.bound(), whole.profile()
+    bound, profile = whole.bound(), whole.rate_distortion()
     file = tmp_path / "shard-000000.npz"
     content = file.read_bytes()
     wrong: list[tuple[int, int, str]] = []
-    for place in range(len(content)):
+    for place in range(0, len(content), every):
         for bit in {1, place % 8}:
             file.write_bytes(content[:place] + bytes([content[place] ^ (1 << bit)]) + content[place + 1 :])
             try:
-                same(whole.profile(), profile)
+                same(whole.rate_distortion(), profile)
                 same(whole.bound(), bound)
             except DamagedFile as error:
                 wrong += [] if "shard-000000.npz" in str(error) else [(place, bit, str(error))]
@@ -251,7 +286,7 @@ def test_whatever_changes_the_numbers_changes_the_folder(tmp_path: Path):
     images = image_set(pixels(9, (1, 4, 4)))
 
     def named(model=model, images=images, variance="small", **options) -> Path:
-        scoring = scoring_for(model, images, ScoringOptions(variance), **options)
+        scoring = scoring_for(model, images, variance=variance, **options)
         return full_sum(model, scoring, tmp_path).folder
 
     base = named()
@@ -268,6 +303,19 @@ def test_whatever_changes_the_numbers_changes_the_folder(tmp_path: Path):
         named(model=dataclasses.replace(model, weights="raw")),
     ]
     assert len({base, *others}) == len(others) + 1
+
+
+def test_folders_of_earlier_versions_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """They are named by what the weights are called on disk, and by keys in alphabetical order."""
+    sha = hashlib.sha256(b'{"a": "x", "b": [1, 2.5]}').hexdigest()
+    assert full_module._digest({"b": [1, 2.5], "a": "x"}) == sha
+    named: list[dict[str, Any]] = []
+    model = stored_model(tmp_path / "model")
+    scoring = scoring_for(model, image_set(pixels(9, (1, 4, 4))))
+    monkeypatch.setattr(full_module, "_digest", lambda table: named.append(table) or "0" * 64)
+    for weights, stored in (("ema", "averaged"), ("raw", "raw")):
+        full_sum(dataclasses.replace(model, weights=weights), scoring, tmp_path)
+        assert named[-1]["weights"] == [model.weights_sha256, stored]
 
 
 def with_levels(scoring: Scoring, levels: list[int], scale: float) -> Scoring:

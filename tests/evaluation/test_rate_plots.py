@@ -26,8 +26,8 @@ def profile(request) -> RateDistortion:
 def test_json_and_csv_hold_every_step(profile: RateDistortion, tmp_path: Path):
     files = write_rate_distortion(profile, tmp_path / "new" / "folder", {"images": 4, "seed": 0})
     assert [file.name for file in files] == ["rate.png", "rate.json", "rate.csv"]
-    with Image.open(files[0]) as picture:
-        assert min(picture.size) > 100
+    with Image.open(files[0]) as image:
+        assert min(image.size) > 100
 
     def strict(constant: str) -> None:
         raise AssertionError(f"{constant} is no JSON")
@@ -60,5 +60,5 @@ def test_numbers_that_are_none_become_null_at_any_depth():
 @pytest.mark.parametrize("count", [1, 5, 100])
 def test_a_curve_of_any_number_of_levels_is_drawn(count: int, tmp_path: Path):
     plot_levels([3.0] * count, tmp_path / "levels.png")
-    with Image.open(tmp_path / "levels.png") as picture:
-        assert min(picture.size) > 100
+    with Image.open(tmp_path / "levels.png") as image:
+        assert min(image.size) > 100

@@ -1,4 +1,4 @@
-"""The one place that asks the network: terms as the bound defines them, noise by number, images dealt out evenly."""
+"""The one place that calls the network: terms as the bound defines them, noise by number, images dealt out evenly."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from ddpm.base.seeding import generator
 from ddpm.base.units import images_to_x
 from ddpm.diffusion.bound import prior_nats, step_term
 from ddpm.diffusion.schedule import make_schedule
+from ddpm.errors import InputError
 from ddpm.likelihood.monte_carlo import Calls, balanced
-from scorings import Network, pixels, scoring_of
+from scorings import Counting, Network, pixels, scoring_of
 
 SHORT = make_schedule(steps=40, beta_start=2e-3, beta_end=0.4)
 RANDOM = np.random.default_rng(0)
@@ -47,7 +48,7 @@ def test_noise_depends_on_purpose_seed_and_number_alone():
 @pytest.mark.parametrize("batch_size", [1, 7, 30, 1000])
 def test_batches_have_the_size_asked_for_and_change_nothing(batch_size: int):
     network, told = Network(SHORT, wobble=0.2), []
-    scoring = scoring_of(SHORT, pixels(6), denoiser={"network": network}, batch_size=batch_size, on_calls=told.append)
+    scoring = scoring_of(SHORT, pixels(6), denoiser={"network": network}, batch_size=batch_size, advance=told.append)
     found = scoring.terms(PLAN, "a test")
     assert told == [min(batch_size, 30 - start) for start in range(0, 30, batch_size)]
     assert network.calls == 30
@@ -66,6 +67,29 @@ def test_nothing_is_kept_for_gradients():
     scoring = scoring_of(SHORT, pixels(6), denoiser={"network": lambda x, t, labels=None: weight * x})
     assert scoring.terms(PLAN, "a test").nats.dtype == np.float64
     assert weight.grad is None
+
+
+def test_a_stage_shows_the_calls_of_its_scoring_and_of_no_other():
+    scoring, progress = scoring_of(SHORT, pixels(6), batch_size=7), Counting()
+    with scoring.shown(progress, "Some calls", 30) as counted:
+        assert progress.stages == {"Some calls": [0, 30]}
+        assert counted.terms(PLAN, "a test").nats.tolist() == scoring.terms(PLAN, "a test").nats.tolist()
+    assert progress.stages == {"Some calls": [30, 30]}
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_a_network_whose_output_is_not_numbers_is_named(wrong: float):
+    broken = scoring_of(SHORT, pixels(6), denoiser={"network": lambda x, t, labels=None: x * wrong}, name="'a model'")
+    with pytest.raises(InputError, match="'a model'"):
+        broken.terms(PLAN, "a test")
+
+
+def test_too_little_memory_is_said_with_the_batch_size():
+    def full(x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(InputError, match=r"37 images.*cpu.*smaller batch size"):
+        scoring_of(SHORT, pixels(6), denoiser={"network": full}, batch_size=37).terms(PLAN, "a test")
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 100])

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.process import PREDICTIONS, Process
-from ddpm.diffusion.schedule import BETAS, make_schedule
+from ddpm.diffusion.schedule import make_schedule
 from ddpm.errors import InputError
 from ddpm.likelihood.ode import (
     EXACT_DIMENSIONS,
@@ -27,7 +27,6 @@ from ddpm.likelihood.ode import (
     standard_normal_log_density,
 )
 from ddpm.networks.unet import UNet
-from ddpm.samplers.spacing import spaced
 
 T = 1000
 SCHEDULE = make_schedule()
@@ -117,40 +116,7 @@ def density(denoiser: Denoiser, data: Mixture, x: Tensor, **arguments) -> Tensor
     return log_density(denoiser, x, terminal=lambda x: data.log_density(x, LEVEL_T), **arguments)
 
 
-# ---- real levels ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", BETAS)
-def test_levels_and_their_log_snr_are_inverse_and_pass_through_the_tables(name: str):
-    """Whole levels are met to the bit, so that no rounding leads out of the range; others to float64 rounding."""
-    schedule = make_schedule(name, steps=100)
-    whole = [schedule.level_at(value) for value in schedule.log_snr[1:]]
-    assert whole == list(range(1, 101))
-    assert [schedule.alpha_bar_at(level) for level in whole] == pytest.approx(schedule.alpha_bar[1:], rel=1e-12)
-    for level in np.linspace(1, 100, 777):
-        alpha_bar = schedule.alpha_bar_at(level)
-        if 1 < level < 100:
-            assert schedule.level_at(math.log(alpha_bar / (1 - alpha_bar))) == pytest.approx(level, rel=1e-9)
-    between = [schedule.alpha_bar_at(level) for level in (7, 7.25, 8)]
-    low, middle, high = (math.log(a / (1 - a)) for a in between)
-    assert middle == pytest.approx(0.75 * low + 0.25 * high, rel=1e-11)
-
-
-@pytest.mark.parametrize("level", [0.999, T + 0.001, math.nan])
-def test_levels_out_of_range_are_refused(level: float):
-    with pytest.raises(AssertionError):
-        SCHEDULE.alpha_bar_at(level)
-
-
-@pytest.mark.parametrize("log_snr", [LOG_SNR[0] + 0.001, LOG_SNR[-1] - 0.001, math.inf, math.nan])
-def test_log_snrs_out_of_range_are_refused(log_snr: float):
-    with pytest.raises(AssertionError):
-        SCHEDULE.level_at(log_snr)
-
-
-def test_a_chain_of_some_levels_has_no_levels_between_them():
-    with pytest.raises(AssertionError, match="leaves out"):
-        spaced(SCHEDULE, "uniform", 10).alpha_bar_at(5)
+# ---- the network ---------------------------------------------------------------------------------------------------
 
 
 def test_the_network_hears_real_levels_less_one_in_float64():
@@ -176,9 +142,9 @@ def test_every_prediction_is_read_as_the_noise_it_means_and_never_clipped(predic
 
 def test_a_prediction_of_the_mean_has_no_ode_and_a_sentence_says_so():
     denoiser = Denoiser(lambda x, time, labels=None: x, PROCESS, "mean", dtype=torch.float64)
-    with pytest.raises(InputError, match="whole levels only; a network of eps, x0 or v would fit"):
+    with pytest.raises(InputError, match="eps, x0 or v"):
         denoiser.eps_at(X4, 7.0)
-    with pytest.raises(InputError, match="whole levels only"):
+    with pytest.raises(InputError, match="whole levels"):
         ode_term(denoiser, X4, noise=X4, steps=1)
 
 
@@ -196,7 +162,7 @@ def test_the_density_of_optimal_networks_is_the_datas_own(case: str, level: int,
     assert found.tolist() == pytest.approx(exact.tolist(), rel=1e-6, abs=1e-6)
 
 
-@pytest.mark.parametrize("case", CASES)
+@EVERY_CASE
 def test_the_error_falls_with_the_fourth_power_of_the_steps(case: str):
     """A factor of 16 for each halving of the step. The order comes out at 3.87 and 3.93 and rises: higher powers."""
     data, x = CASES[case]
@@ -347,13 +313,13 @@ def test_what_does_not_fit_is_said():
     large = torch.zeros(1, 1, 1, EXACT_DIMENSIONS + 1).double()
     fits = log_density(optimal(LUMPS), X2, steps=1)
     assert fits.shape == (5,)
-    with pytest.raises(InputError, match=f"at most {EXACT_DIMENSIONS} dimensions, not {EXACT_DIMENSIONS + 1}; probes"):
+    with pytest.raises(InputError, match=f"{EXACT_DIMENSIONS} dimensions, not {EXACT_DIMENSIONS + 1}: give probes"):
         log_density(optimal(LUMPS), large, steps=1)
     for shape in [(2, 4, 2, 1, 1), (5, 2, 1, 1), (0, 5, 2, 1, 1)]:
-        with pytest.raises(InputError, match=r"probes of shape .* would"):
+        with pytest.raises(InputError, match="probes must have the shape"):
             log_density(optimal(LUMPS), X2, steps=1, probes=torch.ones(shape).double())
     for level, steps in [(0, 1), (T + 1, 1), (1, 0)]:
-        with pytest.raises(InputError, match="no ODE runs"):
+        with pytest.raises(InputError, match=f"level 1 to {T}"):
             log_density(optimal(LUMPS), X2, steps=steps, level=level)
 
 

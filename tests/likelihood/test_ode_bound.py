@@ -24,10 +24,10 @@ def test_an_image_takes_four_calls_a_step_and_one_for_the_decoder(calls: int, st
 
 
 def test_a_budget_for_less_than_two_images_is_refused_with_one_that_fits():
-    with pytest.raises(InputError, match=r"^321 network calls are too few for two images; 322 would fit\.$"):
+    with pytest.raises(InputError, match="calls must be at least 322"):
         images_within(321, 40)
     assert images_within(322, 40) == 2
-    with pytest.raises(InputError, match="0 solver steps lead nowhere"):
+    with pytest.raises(InputError, match="solver steps"):
         images_within(4096, 0)
 
 
@@ -36,7 +36,7 @@ def test_a_budget_for_less_than_two_images_is_refused_with_one_that_fits():
 def test_the_calls_are_those_made_and_large_images_take_probes(shape: tuple[int, int, int], trace: str, seed: int):
     network, told = Network(PAPER), []
     scoring = scoring_of(
-        PAPER, pixels(9, shape), denoiser={"network": network}, on_calls=told.append, batch_size=2, seed=seed
+        PAPER, pixels(9, shape), denoiser={"network": network}, advance=told.append, batch_size=2, seed=seed
     )
     found = ode_bound(scoring, calls=100, steps=4)
     made = 5 * (4 * 4 + 1)  # four calls a step, and the decoder's

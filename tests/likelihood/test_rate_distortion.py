@@ -126,12 +126,12 @@ def test_a_single_row_has_no_error():
 @pytest.mark.parametrize("calls", [40, 79, 80, 500])
 def test_every_step_is_called_equally_often_within_the_budget(calls: int):
     network, told = Network(SHORT), []
-    estimate_rate_distortion(scoring_of(SHORT, pixels(3), denoiser={"network": network}, on_calls=told.append), calls)
+    estimate_rate_distortion(scoring_of(SHORT, pixels(3), denoiser={"network": network}, advance=told.append), calls)
     assert network.calls == sum(told) == calls // 40 * 40
 
 
 def test_too_few_calls_to_reach_every_step_are_refused():
-    with pytest.raises(InputError, match=r"^39 network calls do not reach all 40 steps; 40 would fit\.$"):
+    with pytest.raises(InputError, match="calls must be at least 40"):
         estimate_rate_distortion(scoring_of(SHORT, pixels(3)), 39)
 
 

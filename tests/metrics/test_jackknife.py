@@ -7,13 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ddpm.metrics import Estimate
+from ddpm.metrics import Distance
 from ddpm.metrics.jackknife import block_numbers, jackknife
 
 NUMBERS = np.random.default_rng(0).gamma(2, size=24)
 
 
-def estimate(statistic: Callable[[np.ndarray], float], numbers: np.ndarray, blocks: np.ndarray) -> Estimate:
+def estimate(statistic: Callable[[np.ndarray], float], numbers: np.ndarray, blocks: np.ndarray) -> Distance:
     without = np.array([statistic(numbers[blocks != block]) for block in np.unique(blocks)])
     return jackknife(statistic(numbers), without, np.bincount(blocks))
 
@@ -53,6 +53,8 @@ def test_images_are_dealt_like_cards():
 
 
 def test_the_interval_is_two_errors_wide_each_way_around_the_value():
-    low, high = Estimate(10, 2, 1).interval
+    low, high = Distance(10, 2, 1).interval
     assert (low, high) == (pytest.approx(6.08), pytest.approx(13.92))
-    assert Estimate(10, 2, 1).corrected == 9
+    assert Distance(10, 2, 1).corrected == 9
+    table = Distance(10, 2, 1).table()
+    assert table == {"value": 10, "error": 2, "bias": 1, "interval": [low, high], "corrected": 9}

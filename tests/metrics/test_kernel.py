@@ -8,7 +8,7 @@ import torch
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from ddpm.errors import InputError
-from ddpm.metrics import kernel_difference, kernel_estimate
+from ddpm.metrics import kernel_estimate
 
 # Two distributions on 30 points of four dimensions, so that the true distance is a finite sum.
 RNG = np.random.default_rng(0)
@@ -62,8 +62,6 @@ def test_the_size_of_the_tiles_does_not_matter(tile: int):
     x, y = rng.standard_normal((100, 6)), rng.standard_normal((90, 6)) * 1.3
     whole, found = kernel_estimate(x, y, blocks=8, tile=100), kernel_estimate(x, y, blocks=8, tile=tile)
     assert (found.value, found.error) == (pytest.approx(whole.value, rel=1e-11), pytest.approx(whole.error, rel=1e-11))
-    whole, found = (kernel_difference(x, x**2, y, blocks=8, tile=size) for size in (100, tile))
-    assert (found.value, found.error) == (pytest.approx(whole.value, rel=1e-11), pytest.approx(whole.error, rel=1e-11))
 
 
 def test_value_is_that_of_torchmetrics_on_all_images():
@@ -107,41 +105,14 @@ def test_the_error_errs_on_the_safe_side_where_both_sets_are_alike():
     assert 0.95 * scatter < error < 1.7 * scatter
 
 
-def test_difference_of_pairs_is_surer_than_of_strangers_and_its_interval_is_right():
-    """Pairs: the second sampler differs from the first on a tenth of the seeds. 200 trials know 0.95 to 0.015."""
-    rng, inside, pairs, strangers = np.random.default_rng(7), 0, [], []
-    kernel = (POINTS @ POINTS.T / 4 + 1) ** 3
-    mixed = 0.9 * OTHER + 0.1 * ONE
-    truth = TRUTH - float((mixed - ONE) @ kernel @ (mixed - ONE))
-    for _ in range(200):
-        one, reference = draws(rng, OTHER, 160), draws(rng, ONE, 160)
-        like = np.where(rng.random((160, 1)) < 0.1, draws(rng, ONE, 160), one)
-        found = kernel_difference(one, like, reference, blocks=16)
-        inside += found.interval[0] < truth < found.interval[1]
-        pairs.append(found.error)
-        strangers.append(kernel_difference(one, np.roll(like, 1, 0), reference, blocks=16).error)
-    assert 0.90 < inside / 200 < 0.99
-    assert np.mean(pairs) < 0.7 * np.mean(strangers)
-
-
-def test_difference_is_of_the_two_distances_and_of_a_set_from_itself_is_zero():
-    rng = np.random.default_rng(8)
-    one, other, reference = draws(rng, ONE, 60), draws(rng, OTHER, 60), draws(rng, ONE, 70)
-    apart = kernel_estimate(one, reference, blocks=8).value - kernel_estimate(other, reference, blocks=8).value
-    assert kernel_difference(one, other, reference, blocks=8).value == pytest.approx(apart, rel=1e-10)
-    same = kernel_difference(one, one, reference, blocks=8)
-    assert (same.value, same.error, same.bias) == (0, 0, 0)
-
-
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda f: kernel_estimate(f[:63], f), "63 images are too few for an error from 32 blocks; 64"),
-        (lambda f: kernel_estimate(f, f[:63]), "63 images are too few"),
-        (lambda f: kernel_estimate(f, f[:, :3]), "features of 4 and 3 dimensions do not compare"),
-        (lambda f: kernel_estimate(f, f / 0), "not finite"),
+        (lambda f: kernel_estimate(f[:63], f), "^63 images .* 32 blocks.* 64"),
+        (lambda f: kernel_estimate(f, f[:63]), "^63 images"),
+        (lambda f: kernel_estimate(f, f[:, :3]), "4 and 3 dimensions"),
+        (lambda f: kernel_estimate(f, f / 0), "NaN or infinity"),
         (lambda f: kernel_estimate(f.astype(int), f), r"int64 of shape \(100, 4\)"),
-        (lambda f: kernel_difference(f, f[1:], f), "100 and 99 images make no pairs"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")

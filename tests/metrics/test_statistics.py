@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,13 @@ from hypothesis import strategies as st
 
 from ddpm.errors import DamagedFile, DdpmError, InputError
 from ddpm.metrics import (
+    Moments,
     Statistics,
     check_statistics_file,
     frechet_distance,
     is_statistics,
     load_statistics,
     moments,
-    moments_of,
     save_statistics,
     statistics_of,
 )
@@ -38,7 +39,7 @@ def test_moments_of_any_split_are_those_of_numpy(sizes: list[int], offset: float
     count = sum(sizes) + 2
     rows = np.random.default_rng(count).standard_normal((count, 3)) * [1, 10, 0.1] + offset
     parts = np.split(rows, np.cumsum(sizes))
-    found = moments_of(parts)
+    found = reduce(Moments.__add__, map(moments, parts))
     assert found.count == count
     np.testing.assert_allclose(found.mean, rows.mean(0), rtol=1e-14, atol=1e-14)
     expected = np.cov(rows - offset, rowvar=False)
@@ -74,9 +75,9 @@ def test_only_known_extractors_that_differ_do_not_compare():
     KNOWN.check_features(5, "ab" * 32)
     KNOWN.check_features(5)
     statistics_of(FEATURES).check_features(5, "ab" * 32)
-    with pytest.raises(InputError, match=r"'digits:test\[:40\]' are of the extractor abababababab, not of pixels"):
+    with pytest.raises(InputError, match=r"'digits:test\[:40\]' .*abababababab, .*pixels"):
         KNOWN.check_features(5, "pixels")
-    with pytest.raises(InputError, match="features of 6 dimensions do not compare"):
+    with pytest.raises(InputError, match="6 dimensions"):
         KNOWN.check_features(6)
 
 
@@ -88,7 +89,7 @@ def as_tuple(statistics: Statistics) -> tuple[object, ...]:
     return (*notes, statistics.mean.tobytes(), statistics.covariance.tobytes())
 
 
-@pytest.mark.parametrize("known", [KNOWN, Statistics(None, KNOWN.mean, KNOWN.covariance)], ids=["ours", "unknown"])
+@pytest.mark.parametrize("known", [KNOWN, Statistics(None, KNOWN.mean, KNOWN.covariance)], ids=["own", "unknown"])
 def test_statistics_come_back_bit_for_bit(known: Statistics, tmp_path: Path):
     path = save_statistics(tmp_path / "new folder" / "test.npz", known)
     assert as_tuple(load_statistics(path)) == as_tuple(known)
@@ -127,7 +128,7 @@ def test_an_archive_of_images_and_other_files_are_no_statistics(tmp_path: Path):
     (tmp_path / "text.npz").write_text("mu.npy sigma.npy")
     for name in ("images.npz", "half.npz", "text.npz", "missing.npz", "."):
         assert not is_statistics(tmp_path / name)
-        with pytest.raises(InputError, match=r"mu and sigma would fit|could not be read"):
+        with pytest.raises(InputError, match=name):
             load_statistics(tmp_path / name)
 
 
@@ -165,12 +166,24 @@ NOTES = {
 
 
 @pytest.mark.parametrize("case", NO_NUMBERS)
-@pytest.mark.parametrize("ours", [False, True])
-def test_numbers_that_are_no_mean_and_covariance_are_refused(case: str, ours: bool, tmp_path: Path):
+@pytest.mark.parametrize("own", [False, True])
+def test_numbers_that_are_no_mean_and_covariance_are_refused(case: str, own: bool, tmp_path: Path):
     table, words = NO_NUMBERS[case]
-    np.savez(tmp_path / "test.npz", **table, **(NOTES if ours else {}))
-    with pytest.raises(DamagedFile if ours else InputError, match=words):
+    np.savez(tmp_path / "test.npz", **table, **(NOTES if own else {}))
+    with pytest.raises(DamagedFile if own else InputError, match=words):
         load_statistics(tmp_path / "test.npz")
+
+
+@pytest.mark.parametrize("size", [1e-4, 1e4])
+def test_symmetric_and_positive_is_meant_up_to_rounding_whatever_the_unit(size: float, tmp_path: Path):
+    for wrong, words in ((ASYMMETRIC, "not symmetric"), (np.diag([1.0, 1, 1, 1, -1e-3]), "negative eigenvalue")):
+        np.savez(tmp_path / "test.npz", **changed(sigma=size * wrong))
+        with pytest.raises(InputError, match=words):
+            load_statistics(tmp_path / "test.npz")
+    right = KNOWN.covariance.copy()
+    right[0, 1] *= 1 + 1e-7
+    np.savez(tmp_path / "test.npz", **changed(sigma=size * right))
+    assert load_statistics(tmp_path / "test.npz").dimensions == 5
 
 
 def test_python_objects_are_not_unpickled(tmp_path: Path):
@@ -179,10 +192,10 @@ def test_python_objects_are_not_unpickled(tmp_path: Path):
             return (pytest.fail, ("it was unpickled",))
 
     np.savez(tmp_path / "test.npz", mu=np.array([Loud()], object), sigma=KNOWN.covariance)
-    with pytest.raises(InputError, match="holds Python objects"):
+    with pytest.raises(InputError, match=r"test\.npz.*Python objects"):
         load_statistics(tmp_path / "test.npz")
     (tmp_path / "raw.npz").write_bytes(pickle.dumps({"mu": 1}))
-    with pytest.raises(InputError, match=r"is no \.npz file"):
+    with pytest.raises(InputError, match=r"raw\.npz"):
         load_statistics(tmp_path / "raw.npz")
     with zipfile.ZipFile(tmp_path / "other.npz", "w") as archive:
         archive.writestr("mu.npy", "text")
@@ -193,7 +206,7 @@ def test_python_objects_are_not_unpickled(tmp_path: Path):
 
 def test_a_newer_format_is_refused(tmp_path: Path):
     np.savez(tmp_path / "test.npz", **changed(), **(NOTES | {"format_version": 2}))
-    with pytest.raises(InputError, match="a newer ddpm would fit"):
+    with pytest.raises(InputError, match="newer ddpm"):
         load_statistics(tmp_path / "test.npz")
 
 
@@ -201,7 +214,7 @@ def test_a_file_cut_short_anywhere_is_damaged(tmp_path: Path):
     whole = save_statistics(tmp_path / "test.npz", KNOWN).read_bytes()
     for length in range(2, len(whole), 37):
         (tmp_path / "cut.npz").write_bytes(whole[:length])
-        with pytest.raises(DamagedFile, match=r"cut\.npz' is cut short or damaged"):
+        with pytest.raises(DamagedFile, match=r"cut\.npz"):
             load_statistics(tmp_path / "cut.npz")
 
 
@@ -209,7 +222,7 @@ def test_a_flipped_bit_anywhere_is_noticed_or_harmless(tmp_path: Path):
     """The zip has a checksum for each array; what lies outside of those are dates, names and the like."""
     whole = save_statistics(tmp_path / "test.npz", KNOWN).read_bytes()
     noticed = 0
-    for place in range(0, len(whole), 3):
+    for place in range(0, len(whole), 7):
         damaged = bytearray(whole)
         damaged[place] ^= 1 << place % 8
         (tmp_path / "bit.npz").write_bytes(damaged)
@@ -219,12 +232,12 @@ def test_a_flipped_bit_anywhere_is_noticed_or_harmless(tmp_path: Path):
             noticed += 1
         else:
             assert found.mean.tobytes() + found.covariance.tobytes() == as_tuple(KNOWN)[4] + as_tuple(KNOWN)[5]
-    assert noticed > 0.2 * len(whole)
+    assert noticed > 0.6 * len(whole) / 7
 
 
 def test_a_path_that_cannot_hold_statistics_is_refused_before_any_work(tmp_path: Path):
     assert check_statistics_file(tmp_path / "test.npz") == tmp_path / "test.npz"
-    for path, words in ((tmp_path / "test.json", r"'test\.npz' would fit"), (tmp_path, "a folder, not a file")):
+    for path, words in ((tmp_path / "test.json", r"'test\.npz'"), (tmp_path, "a folder, not a file")):
         with pytest.raises(InputError, match=words):
             check_statistics_file(path)
         with pytest.raises(InputError, match=words):

@@ -12,25 +12,33 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 import ddpm
 from ddpm import cli
+from ddpm.base.files import signed
 from ddpm.errors import DamagedFile, DdpmError, InputError
 from ddpm.model.checkpoint import (
     CONFIG_FILE,
     FORMAT_VERSION,
     MODEL_FILE,
+    PACKAGED,
     TRAINING_FILE,
     WEIGHTS,
     Config,
     checkpoints,
+    describe,
     find_checkpoint,
+    is_run,
     prune,
     read_config,
     read_training,
     read_weights,
+    resolved,
+    results_folder,
     write_checkpoint,
 )
 from ddpm.model.model import build_network
@@ -109,7 +117,7 @@ def flipped(content: bytes, place: int, mask: int = 1) -> bytes:
 
 
 def command_line(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    """The exit code of `ddpm ARGUMENTS` in this process; what is not ours to catch comes through."""
+    """The exit code of `ddpm ARGUMENTS` in this process; other exceptions come through."""
     monkeypatch.setattr(sys, "argv", ["ddpm", *map(str, arguments)])
     with pytest.raises(SystemExit) as left:
         cli.main()
@@ -143,22 +151,28 @@ def test_its_files_carry_the_hashes_that_any_tool_computes(checkpoint: Path):
 
 @pytest.mark.parametrize("kind", WEIGHTS)
 def test_load_gives_the_weights_that_were_asked_for(kind: str, checkpoint: Path):
-    model = ddpm.load(checkpoint, weights=kind)
+    model, expected = ddpm.load(checkpoint, weights=kind), weights()[kind]
     assert model.weights == kind
-    assert all(tensor.equal(weights()[kind][name]) for name, tensor in model.network.state_dict().items())
+    assert all(tensor.equal(expected[name]) for name, tensor in model.network.state_dict().items())
     assert not any(p.requires_grad for p in model.network.parameters())
     assert (model.class_names, model.images_seen) == (CLASSES, 640)
 
 
-def test_load_takes_averaged_weights_by_default(checkpoint: Path):
-    assert ddpm.load(checkpoint).weights == "averaged"
+def test_load_takes_the_ema_by_default(checkpoint: Path):
+    assert ddpm.load(checkpoint).weights == "ema"
+
+
+def test_on_disk_the_ema_is_called_averaged(checkpoint: Path):
+    names = {name.split("/")[0] for name in safetensors.torch.load_file(checkpoint / MODEL_FILE)}
+    assert names == {"averaged", "raw"}
 
 
 def test_unknown_and_absent_weights_are_named(tmp_path: Path):
-    folder = write(tmp_path / "averaged", weights={"averaged": weights()["averaged"]})
-    with pytest.raises(InputError, match=r"'best' .*averaged, raw"):
-        ddpm.load(folder, weights="best")
-    with pytest.raises(InputError, match=r"no raw weights, only averaged"):
+    folder = write(tmp_path / "ema", weights={"ema": weights()["ema"]})
+    for wrong in ("best", "averaged"):
+        with pytest.raises(InputError, match=f"ema or raw, not '{wrong}'"):
+            ddpm.load(folder, weights=wrong)
+    with pytest.raises(InputError, match=rf"{MODEL_FILE}' holds no raw weights"):
         ddpm.load(folder, weights="raw")
 
 
@@ -234,6 +248,30 @@ def test_a_file_among_the_checkpoints_is_not_one(tmp_path: Path):
     assert ddpm.load(tmp_path).images_seen == 640
 
 
+def test_a_description_says_what_is_there_without_reading_the_weights(tmp_path: Path):
+    for images in (9, 10):
+        folder = write(tmp_path / "checkpoints" / str(images), images_seen=images)
+    (folder / MODEL_FILE).write_bytes(b"")
+    for name in ("variance-averaged.json", "levels-raw.json", "codec-averaged.json", "another-averaged.json"):
+        (folder / name).touch()
+    found, config = describe(tmp_path), read_config(folder)
+    assert found == describe(tmp_path / "checkpoints" / "10") | {"checkpoints": found["checkpoints"]}
+    assert found["checkpoint"] == str(folder)
+    assert found["checkpoints"] == [str(tmp_path / "checkpoints" / name) for name in ("9", "10")]
+    assert (found["images_seen"], found["class_names"], found["data_fingerprint"]) == (10, list(CLASSES), "f" * 64)
+    assert found["parameters"] == sum(p.numel() for p in build_network(RECIPE).parameters())
+    assert found["sha256"] == dict(config.sha256)
+    assert {Path(file).name for file in found["side_files"]} == {
+        "variance-averaged.json",
+        "levels-raw.json",
+        "codec-averaged.json",
+    }
+    schedule = RECIPE.process.make_schedule()
+    assert found["schedule"] == {"steps": 2, "alpha_bar_end": schedule.alpha_bar[-1]}
+    assert make_recipe(found["recipe"]) == RECIPE
+    assert json.loads(json.dumps(found)) == found
+
+
 # ---- damaged --------------------------------------------------------------------------------------------------------
 
 
@@ -276,13 +314,14 @@ def config_or_refusal(folder: Path) -> Config | str:
         return str(error)
 
 
-def test_any_flipped_bit_of_the_configuration_is_refused_or_means_the_same(checkpoint: Path):
-    """A digit of beta_end or of the class count that reads as another one would sample wrong pictures in silence."""
+@pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.slow)])
+def test_any_flipped_bit_of_the_configuration_is_refused_or_means_the_same(every: int, checkpoint: Path):
+    """A digit of beta_end or of the class count that reads as another one would sample wrong images in silence."""
     path, whole = checkpoint / CONFIG_FILE, read_all(checkpoint)
     content = path.read_bytes()
     lines = content.decode().splitlines()
     silent = set()
-    for place in range(len(content)):
+    for place in range(0, len(content), every):
         path.write_bytes(flipped(content, place))
         found = config_or_refusal(checkpoint)
         # A hash that is not the file's is told when that file is read.
@@ -295,7 +334,7 @@ def test_any_flipped_bit_of_the_configuration_is_refused_or_means_the_same(check
 def test_a_configuration_cut_short_anywhere_is_refused_by_name(checkpoint: Path):
     path = checkpoint / CONFIG_FILE
     content = path.read_bytes()
-    for keep in {*range(0, len(content) - 1, 7), len(content) - 2}:  # the last byte is only the line's end
+    for keep in {*range(0, len(content) - 1, 29), len(content) - 2}:  # the last byte is only the line's end
         path.write_bytes(content[:keep])
         with pytest.raises(DamagedFile, match=CONFIG_FILE):
             read_config(checkpoint)
@@ -326,7 +365,7 @@ def test_a_configuration_that_lacks_a_key_or_holds_a_wrong_kind_of_value_is_refu
 
 def test_weights_of_another_network_under_the_right_hash_are_refused_by_name(tmp_path: Path):
     wider = changed(RECIPE, {"network": {"channels": 8}})
-    with pytest.raises(DamagedFile, match=f"{MODEL_FILE}' do not fit"):
+    with pytest.raises(DamagedFile, match=MODEL_FILE):
         ddpm.load(write(tmp_path / "wider", recipe=wider))
 
 
@@ -346,7 +385,7 @@ def test_the_command_line_says_which_file_is_damaged_and_leaves_with_4(
     assert not out.exists()
 
 
-# ---- not ours -------------------------------------------------------------------------------------------------------
+# ---- not of ddpm -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 99])
@@ -394,7 +433,7 @@ class Malicious:
 def test_a_training_state_that_would_run_code_is_refused_and_does_not_run(
     form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Its hash is right: whoever writes such a file writes the hash as well."""
+    """Its hash is right: who writes such a file writes the hash as well."""
     marker = tmp_path / "it ran"
     if form == "a bare pickle":
         monkeypatch.setattr(torch, "save", lambda state, file: file.write(pickle.dumps(state)))
@@ -402,7 +441,7 @@ def test_a_training_state_that_would_run_code_is_refused_and_does_not_run(
     with pytest.raises(Exception) as refusal:  # noqa: PT011  that nothing runs comes before how it is said
         read_all(folder)
     assert not marker.exists()
-    assert isinstance(refusal.value, DdpmError), f"not a sentence of ours: {refusal.value!r:.200}"
+    assert isinstance(refusal.value, DdpmError), f"not a sentence: {refusal.value!r:.200}"
     assert TRAINING_FILE in str(refusal.value)
 
 
@@ -410,3 +449,118 @@ def test_the_malicious_file_of_the_test_above_would_run(checkpoint: Path):
     marker = checkpoint.parent / "it ran"
     pickle.loads(pickle.dumps(Malicious(marker)))
     assert marker.exists()
+
+
+# ---- checkpoints of earlier versions --------------------------------------------------------------------------------
+
+PUBLISHED = Path(__file__).resolve().parents[2] / "models" / "fashion-mnist"
+
+
+@pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published model is not here")
+def test_the_published_model_is_read():
+    """Its recipe has the keys average_decay and average_ramp; its hashes are of the file with them."""
+    text = (PUBLISHED / CONFIG_FILE).read_text(encoding="utf-8")
+    assert '"average_decay"' in text
+    training = json.loads(text)["recipe"]["training"]
+    found = read_config(PUBLISHED).recipe.training
+    assert (found.ema_decay, found.ema_ramp) == (training["average_decay"], training["average_ramp"])
+    assert ddpm.load(PUBLISHED, device="cpu").weights == "ema"
+
+
+def with_old_keys(path: Path) -> None:
+    """As an earlier version wrote it."""
+    table = json.loads(path.read_text(encoding="utf-8"))
+    del table["own_sha256"]
+    training = table["recipe"]["training"]
+    training |= {"average_decay": training.pop("ema_decay"), "average_ramp": training.pop("ema_ramp")}
+    path.write_text(json.dumps(signed(table)), encoding="utf-8")
+
+
+def test_a_run_of_an_earlier_version_goes_on_as_if_it_were_of_this_one(tmp_path: Path):
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8), np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    changes: dict[str, Any] = {
+        "data": str(tmp_path / "images.npy"),
+        "train_images": 32,
+        "batch_size": 8,
+        "network": {"classes": 0},
+        "training": {"warmup_images": 0, "log_images": 8, "ema_decay": 0.5},
+    }
+    recipe = changed(RECIPE, changes)
+    for name in ("old", "new"):
+        ddpm.train(recipe, out=tmp_path / name, progress=False)
+    with_old_keys(tmp_path / "old" / "recipe.json")
+    with_old_keys(checkpoints(tmp_path / "old")[-1] / CONFIG_FILE)
+    ends = [
+        ddpm.train(changed(recipe, {"train_images": 64}), out=tmp_path / name, progress=False)
+        for name in ("old", "new")
+    ]
+    one, other = (ddpm.load(end, device="cpu") for end in ends)
+    assert one.images_seen == other.images_seen == 64
+    assert one.recipe == other.recipe
+    for mine, theirs in zip(one.network.parameters(), other.network.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    with pytest.raises(InputError, match=r"training\.ema_decay"):
+        ddpm.train(
+            changed(recipe, {"train_images": 64, "training": {"ema_decay": 0.6}}), out=tmp_path / "old", progress=False
+        )
+
+
+# ---- the model that comes with the package --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_linear_is_the_model_of_the_package_unless_a_folder_here_has_that_name(here: Path):
+    assert is_run("linear")
+    assert resolved("linear") == find_checkpoint("linear") == PACKAGED
+    assert Path(ddpm.load("linear", device="cpu").source) == PACKAGED
+    assert resolved("other") == Path("other")
+    write(here / "linear")
+    assert resolved("linear") == Path("linear")
+    assert find_checkpoint("linear") == Path("linear")
+    assert ddpm.load("linear", device="cpu").images_seen == 640
+    assert ddpm.show("linear")["images_seen"] == 640
+
+
+def test_an_empty_folder_named_linear_is_no_run(here: Path):
+    (here / "linear").mkdir()
+    assert not is_run("linear")
+    with pytest.raises(InputError, match="'linear' holds no checkpoint"):
+        find_checkpoint("linear")
+
+
+@pytest.mark.parametrize("path", ["linear", PACKAGED])
+def test_nothing_is_tuned_beside_the_model_of_the_package(path: str | Path, here: Path):
+    before, model = contents(PACKAGED), ddpm.load(path, device="cpu")
+    images = np.zeros((70, *model.geometry.shape), np.uint8)
+    for tune in (
+        lambda: ddpm.tune_variance(model, images, progress=False),
+        lambda: ddpm.tune_timesteps(model, images, steps=[4], progress=False),
+        lambda: ddpm.tune_codec(model, images, progress=False),
+        lambda: ddpm.tune_codec(model, images, force=True, progress=False),
+    ):
+        with pytest.raises(InputError, match="'linear'"):
+            tune()
+    assert contents(PACKAGED) == before
+    assert not list(here.iterdir())
+
+
+def test_results_about_the_model_of_the_package_need_a_folder(here: Path):
+    model = ddpm.load("linear", device="cpu")
+    for name in (model.source, PACKAGED):
+        with pytest.raises(InputError, match="--out"):
+            results_folder(name, None)
+        assert results_folder(name, "out") == Path("out")
+    assert results_folder("run/checkpoints/0000000640", None) == Path("run/evaluation")
+    assert results_folder("published", None) == Path("published/evaluation")
+    assert not list(here.iterdir())

@@ -1,18 +1,23 @@
-"""A model away from the CPU: nothing it computes there may be float64, which Apple's GPUs lack."""
+"""A model: its network by recipe, its device, and that nothing away from the CPU is float64 (Apple's GPUs lack it)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ddpm.base.units import images_to_x
 from ddpm.data import Batch
 from ddpm.diffusion.objectives import simple_loss
-from ddpm.model.model import build_denoiser, build_network
-from ddpm.model.recipe import load_recipe, resolve
+from ddpm.errors import InputError
+from ddpm.model.model import build_denoiser, build_network, checked_model, resolve_device, some_weight
+from ddpm.model.recipe import load_recipe, make_recipe, resolve
+from ddpm.networks import LinearDenoiser, UNet
+from scorings import RECIPE, merged, stored_model
 
 
 class NoFloat64(TorchDispatchMode):
@@ -39,3 +44,63 @@ def test_no_float64_leaves_the_cpu_in_a_training_step_and_a_reverse_step() -> No
         loss.backward()
         step = denoiser.reverse(x0, 500, chain=denoiser.process.schedule)
         assert step.gaussian.sample(torch.empty_like(x0)).dtype == torch.float32
+
+
+# ---- networks by recipe ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("linear", ["none", "corrected", "alone"])
+def test_a_network_is_a_unet_or_the_linear_denoiser_with_or_without_one(linear: str):
+    recipe = make_recipe(merged(RECIPE, {"network": {"linear": linear}}))
+    network = build_network(recipe)
+    if linear == "none":
+        assert isinstance(network, UNet)
+        return
+    assert isinstance(network, LinearDenoiser)
+    assert isinstance(network.correction, UNet) == (linear == "corrected")
+    schedule = recipe.process.make_schedule()
+    assert network.log_snr.tolist() == schedule.log_snr[1:].tolist()
+    assert network(torch.zeros(2, 1, 4, 4), torch.tensor([0, 11])).shape == (2, 1, 4, 4)
+
+
+def test_weights_at_the_start_depend_on_the_recipes_seed_alone():
+    def weight(seed: int) -> torch.Tensor:
+        return some_weight(build_network(make_recipe(merged(RECIPE, {"seed": seed}))))
+
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = weight(5)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    assert torch.equal(weight(5), first)
+    assert not torch.equal(weight(6), first)
+
+
+def test_a_denoiser_has_the_recipes_process_prediction_and_variance():
+    recipe = make_recipe(merged(RECIPE, {"objective": {"prediction": "v"}, "process": {"variance": "large"}}))
+    denoiser = build_denoiser(recipe, build_network(recipe).double())
+    assert (denoiser.prediction, denoiser.variance, denoiser.dtype) == ("v", "large", torch.float64)
+    assert denoiser.process.schedule.steps == 12
+    assert denoiser.threshold == "static"
+
+
+# ---- a model --------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_knows_its_geometry_and_its_device(tmp_path: Path):
+    model = stored_model(tmp_path / "model")
+    assert model.geometry.shape == (1, 4, 4)
+    assert model.device == torch.device("cpu")
+    assert model.denoiser.network is model.network
+    assert checked_model(model) is model
+    for wrong in (str(tmp_path / "model"), tmp_path, None, model.network):
+        with pytest.raises(InputError, match=r"ddpm\.load"):
+            checked_model(wrong)
+
+
+def test_a_device_is_one_that_is_there():
+    assert resolve_device("cpu") == torch.device("cpu")
+    assert isinstance(resolve_device("auto"), torch.device)
+    for name in ("abacus", "cuda:99", ""):
+        with pytest.raises(InputError, match=f"'{name}'.*auto or cpu"):
+            resolve_device(name)

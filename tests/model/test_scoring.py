@@ -16,12 +16,14 @@ from ddpm.diffusion.optimal_variance import Measured
 from ddpm.errors import InputError
 from ddpm.likelihood.estimate import estimate_bound
 from ddpm.model.model import Model
-from ddpm.model.scoring import ScoringOptions, best_chains, scoring_for
+from ddpm.model.scoring import best_chains, scoring_for
 from ddpm.model.variances import Variances, write_variances
 from scorings import image_set, pixels, stored_model
 
 SHAPE = (1, 4, 4)
-OPTIMAL = ScoringOptions("optimal")
+OPTIMAL: dict[str, Any] = {"variance": "optimal"}
+SEEN, UNSEEN = pixels(60, SHAPE, seed=1), pixels(60, SHAPE, seed=2)
+BEST: dict[str, Any] = {"levels": 3}
 
 
 def tuned(model: Model, on: ImageSet) -> Model:
@@ -30,10 +32,7 @@ def tuned(model: Model, on: ImageSet) -> Model:
     nats = np.concatenate([[np.nan], 1.0 + np.arange(steps)])
     measured = Measured(np.linspace(0, 0.3, steps + 1), np.full(steps + 1, -8.0), nats, 0.1)
     everything = tuple(hashes(on.array()))
-    write_variances(
-        Path(model.source),
-        Variances(measured, "averaged", model.weights_sha256, on.name, on.fingerprint, everything, 0, 1),
-    )
+    write_variances(model, Variances(measured, on.name, on.fingerprint, everything, 0, 1))
     return model
 
 
@@ -52,7 +51,7 @@ def cats(tmp_path: Path) -> Model:
 
 @pytest.mark.parametrize("shape", [(1, 4, 8), (1, 8, 4), (3, 4, 4), (2, 4, 4)])
 def test_images_of_another_size_or_depth_are_refused(shape: tuple[int, int, int], model: Model):
-    with pytest.raises(InputError, match=r"^the images in .here. are .*, those of the model .*") as raised:
+    with pytest.raises(InputError, match="'here'") as raised:
         scoring_for(model, image_set(pixels(3, shape)))
     assert str(image_set(pixels(1, shape)).geometry) in str(raised.value)
     assert str(model.geometry) in str(raised.value)
@@ -62,7 +61,7 @@ def test_no_images_and_a_limit_of_none_are_refused(model: Model):
     with pytest.raises(InputError, match="no images in 'here'"):
         scoring_for(model, image_set(pixels(0, SHAPE)))
     for limit in (0, -3):
-        with pytest.raises(InputError, match=f"limit of {limit} images"):
+        with pytest.raises(InputError, match=f"limit .* not {limit}"):
             scoring_for(model, image_set(pixels(3, SHAPE)), limit=limit)
 
 
@@ -91,12 +90,12 @@ def test_a_limit_scores_the_rows_drawn_with_their_labels(cats: Model):
 
 
 def test_a_model_with_classes_wants_them(cats: Model):
-    with pytest.raises(InputError, match=r"wants a class with each image \(cat, dog, owl\), and 'here' has none\.$"):
+    with pytest.raises(InputError, match=r"class .*\(cat, dog, owl\).*'here'"):
         scoring_for(cats, image_set(pixels(3, SHAPE)))
 
 
 def test_classes_it_does_not_know_are_named(cats: Model):
-    with pytest.raises(InputError, match=r"does not know: bat, eel; it knows cat, dog, owl\.$"):
+    with pytest.raises(InputError, match=r"bat, eel; .*cat, dog, owl"):
         scoring_for(cats, image_set(pixels(3, SHAPE), [0, 1, 2], ("bat", "cat", "eel")))
 
 
@@ -120,50 +119,52 @@ def test_a_model_without_classes_overlooks_them(model: Model):
 
 @pytest.mark.parametrize("variance", LEARNED)
 def test_a_variance_the_model_never_learned_is_refused(variance: str, model: Model):
-    with pytest.raises(InputError, match=f"was not trained with variance '{variance}'; small, large, optimal"):
-        scoring_for(model, image_set(pixels(3, SHAPE)), ScoringOptions(variance))
+    with pytest.raises(InputError, match=f"'{variance}'; choose one of small, large, optimal"):
+        scoring_for(model, image_set(pixels(3, SHAPE)), variance=variance)
+
+
+def test_a_variance_that_does_not_exist_is_refused_with_all_that_do(model: Model):
+    with pytest.raises(InputError, match=f"'medium'.*{', '.join(REVERSE_VARIANCES)}"):
+        scoring_for(model, image_set(pixels(3, SHAPE)), variance="medium")
 
 
 @pytest.mark.parametrize("variance", LEARNED)
 def test_a_learned_variance_is_scored_by_a_model_that_has_it(variance: str, tmp_path: Path):
     model = stored_model(tmp_path / "model", process={"variance": variance}, objective={"loss": "hybrid"})
-    for manner in (ScoringOptions(), ScoringOptions(variance)):
-        scoring = scoring_for(model, image_set(pixels(3, SHAPE)), manner)
+    for asked in (None, variance):
+        scoring = scoring_for(model, image_set(pixels(3, SHAPE)), variance=asked)
         assert scoring.denoiser.variance == variance
         assert np.isfinite(estimate_bound(scoring, 256).total.value)
-    assert scoring_for(model, image_set(pixels(3, SHAPE)), ScoringOptions("large")).denoiser.variance == "large"
+    assert scoring_for(model, image_set(pixels(3, SHAPE)), variance="large").denoiser.variance == "large"
 
 
 @pytest.mark.parametrize("variance", [v for v in REVERSE_VARIANCES if v != "optimal"])
-def test_best_levels_go_with_optimal_variances_only(variance: str):
-    with pytest.raises(InputError, match=f"chosen for variance 'optimal', not '{variance}'"):
-        ScoringOptions(variance, levels=4)
-    assert ScoringOptions(None, 4).tuned
-    assert ScoringOptions("optimal", 4).tuned
-    assert not ScoringOptions("small").tuned
+def test_best_levels_go_with_optimal_variances_only(variance: str, model: Model):
+    tuned(model, image_set(SEEN))
+    with pytest.raises(InputError, match=f"'optimal', not '{variance}'"):
+        scoring_for(model, image_set(UNSEEN), variance=variance, levels=4)
+    for asked in (None, "optimal"):
+        assert scoring_for(model, image_set(UNSEEN), variance=asked, levels=4).denoiser.variance == "optimal"
 
 
 def test_best_levels_are_the_chain_that_is_scored(model: Model):
     tuned(model, image_set(pixels(50, SHAPE, seed=1)))
-    scoring = scoring_for(model, image_set(pixels(20, SHAPE)), ScoringOptions(levels=3))
+    scoring = scoring_for(model, image_set(pixels(20, SHAPE)), levels=3)
     assert scoring.chain.steps == 3
     assert tuple(scoring.chain.levels[1:]) == best_chains(model, 3).chains[-1]
     assert scoring.denoiser.variance == "optimal"
     for most in (0, 13):
-        with pytest.raises(InputError, match="do not fit a process of 12"):
-            scoring_for(model, image_set(pixels(20, SHAPE)), ScoringOptions(levels=most))
+        with pytest.raises(InputError, match="1 to 12"):
+            scoring_for(model, image_set(pixels(20, SHAPE)), levels=most)
 
 
 def test_an_untuned_model_names_the_command(model: Model):
-    for manner in (OPTIMAL, ScoringOptions(levels=3)):
-        with pytest.raises(InputError, match="`ddpm tune"):
-            scoring_for(model, image_set(pixels(3, SHAPE)), manner)
+    for options in (OPTIMAL, BEST):
+        with pytest.raises(InputError, match=f"`ddpm tune variance {model.source}`"):
+            scoring_for(model, image_set(pixels(3, SHAPE)), **options)
 
 
 # ---- held out -------------------------------------------------------------------------------------------------------
-
-
-SEEN, UNSEEN = pixels(60, SHAPE, seed=1), pixels(60, SHAPE, seed=2)
 
 
 @pytest.mark.parametrize(
@@ -171,48 +172,48 @@ SEEN, UNSEEN = pixels(60, SHAPE, seed=1), pixels(60, SHAPE, seed=2)
     [SEEN, SEEN[10:20], SEEN[::-1], SEEN[:1], np.concatenate([SEEN, UNSEEN]), np.concatenate([UNSEEN, SEEN[:5]])],
     ids=["the same", "a slice", "reversed", "one of them", "with as many others", "others with a few of them"],
 )
-@pytest.mark.parametrize("manner", [OPTIMAL, ScoringOptions(levels=3)], ids=["optimal", "levels"])
+@pytest.mark.parametrize("options", [OPTIMAL, BEST], ids=["optimal", "levels"])
 def test_images_that_variances_were_measured_on_are_not_scored(
-    images: np.ndarray, manner: ScoringOptions, model: Model
+    images: np.ndarray, options: dict[str, Any], model: Model
 ):
     tuned(model, image_set(SEEN))
-    with pytest.raises(InputError, match="were measured on images of 'here' itself") as raised:
-        scoring_for(model, image_set(images), manner)
-    assert "`ddpm tune" in str(raised.value)
+    with pytest.raises(InputError, match="'here' itself") as raised:
+        scoring_for(model, image_set(images), **options)
+    assert f"`ddpm tune variance {model.source}`" in str(raised.value)
 
 
 def test_a_limit_does_not_get_around_it(model: Model):
     """Tuned on some of a set, then scored on some of the same set that were not drawn: still the same source."""
     tuned(model, image_set(SEEN))
     with pytest.raises(InputError, match="itself"):
-        scoring_for(model, image_set(SEEN), OPTIMAL, limit=1)
+        scoring_for(model, image_set(SEEN), **OPTIMAL, limit=1)
 
 
 def test_all_that_was_measured_on_hidden_in_many_others_is_refused(model: Model):
     """Five images measured on among 1,000 scored are only one in 200, but they are all there was to fit."""
     tuned(model, image_set(SEEN[:5]))
     with pytest.raises(InputError, match="itself"):
-        scoring_for(model, image_set(np.concatenate([pixels(995, SHAPE, seed=3), SEEN[:5]])), OPTIMAL)
+        scoring_for(model, image_set(np.concatenate([pixels(995, SHAPE, seed=3), SEEN[:5]])), **OPTIMAL)
 
 
 def test_held_out_images_are_scored_with_a_few_duplicates_too(model: Model):
     """One in 200 is the kind of overlap that public training and test sets have."""
     tuned(model, image_set(pixels(300, SHAPE, seed=1)))
-    assert scoring_for(model, image_set(UNSEEN), OPTIMAL).denoiser.measured is not None
+    assert scoring_for(model, image_set(UNSEEN), **OPTIMAL).denoiser.measured is not None
     mixed = np.concatenate([pixels(199, SHAPE, seed=4), pixels(300, SHAPE, seed=1)[:1]])
-    assert len(scoring_for(model, image_set(mixed), OPTIMAL).images) == 200
+    assert len(scoring_for(model, image_set(mixed), **OPTIMAL).images) == 200
 
 
 def test_without_anything_fitted_the_training_images_may_be_scored(model: Model):
     tuned(model, image_set(SEEN))
     for variance in (None, "small", "large"):
-        assert len(scoring_for(model, image_set(SEEN), ScoringOptions(variance)).images) == 60
+        assert len(scoring_for(model, image_set(SEEN), variance=variance).images) == 60
 
 
 def test_settings_are_handed_on(model: Model):
     told: list[Any] = []
-    scoring = scoring_for(model, image_set(UNSEEN), seed=7, batch_size=5, on_calls=told.append)
+    scoring = scoring_for(model, image_set(UNSEEN), seed=7, batch_size=5, advance=told.append)
     assert (scoring.seed, scoring.batch_size, scoring.device) == (7, 5, torch.device("cpu"))
-    scoring.on_calls(3)
+    scoring.advance(3)
     assert told == [3]
     assert scoring.chain is model.denoiser.process.schedule or scoring.chain.steps == 12

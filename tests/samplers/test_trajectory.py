@@ -1,7 +1,8 @@
-"""From seeds to pictures: one seed an image, the same picture in any batch, and noise that is normal."""
+"""From seeds to images: one seed an image, the same image in any batch, and noise that is normal."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -14,10 +15,12 @@ from ddpm.base.units import x_to_images
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.process import PREDICTIONS, Process
 from ddpm.diffusion.schedule import VARIANCES, make_schedule
+from ddpm.generation.draw import draw_progressively, labels_for, plan_for
 from ddpm.model.model import Model
 from ddpm.model.recipe import make_recipe, resolve
 from ddpm.networks import UNet
-from ddpm.samplers import SAMPLERS, Sampling, State, plan, run_chain
+from ddpm.samplers import SAMPLERS, Sampling, State, plan, trajectory
+from scorings import drawn
 
 CPU = torch.device("cpu")
 GEOMETRY = Geometry(2, 4, 6)
@@ -26,7 +29,7 @@ EVERY_SAMPLER = pytest.mark.parametrize("sampler", SAMPLERS)
 
 def walk(seeds, sampling: Sampling, network=lambda x, time, labels: 0.3 * x, geometry=GEOMETRY, **options):
     denoiser = Denoiser(network, Process(make_schedule()), **options)
-    return list(run_chain(denoiser, geometry, seeds, plan(sampling, make_schedule()), device=CPU))
+    return list(trajectory(denoiser, geometry, seeds, plan(sampling, make_schedule()), device=CPU))
 
 
 def redrawn(network: UNet) -> UNet:
@@ -59,20 +62,33 @@ def learned(prediction: str, steps: int) -> Callable[..., Tensor]:
     return mean
 
 
+# A few of all ways to walk, each sampler and prediction once; the others are slow.
+WAYS = [
+    ("ancestral", "mean", "all"),
+    ("ddim", "v", "strided"),
+    ("heun", "eps", "strided"),
+    ("dpm++", "x0", "all"),
+    ("dpm++sde", "eps", "all"),
+    ("unipc", "v", "strided"),
+]
+EVERY_WAY = [
+    way if way in WAYS else pytest.param(*way, marks=pytest.mark.slow)
+    for way in itertools.product(SAMPLERS, PREDICTIONS, ("all", "strided"))
+]
+
+
 # ---- one seed an image ----------------------------------------------------------------------------------------------
 
 
-@EVERY_SAMPLER
-@pytest.mark.parametrize("prediction", PREDICTIONS)
-@pytest.mark.parametrize("levels", ["all", "strided"])
-def test_a_seed_is_the_same_picture_alone_or_among_sixty_four(sampler: str, prediction: str, levels: str):
+@pytest.mark.parametrize(("sampler", "prediction", "levels"), EVERY_WAY)
+def test_a_seed_is_the_same_image_alone_or_among_sixty_four(sampler: str, prediction: str, levels: str):
     """float32 sums differ with the batch: states within 1e-4, at most one grey level in at most 0.5 % of the pixels."""
     steps, geometry = (25 if levels == "all" else 1000), Geometry(2, 8, 12)
     denoiser = Denoiser(learned(prediction, steps), Process(make_schedule(steps=steps)), prediction)
 
     def states(seeds: list[int]) -> list[State]:
         found = plan(Sampling(sampler, 25), denoiser.process.schedule)
-        return list(run_chain(denoiser, geometry, seeds, found, device=CPU))
+        return list(trajectory(denoiser, geometry, seeds, found, device=CPU))
 
     together = states(list(range(100, 164)))
     shown = x_to_images(together[-1].x)
@@ -89,14 +105,14 @@ def test_a_seed_is_the_same_picture_alone_or_among_sixty_four(sampler: str, pred
 
 
 @EVERY_SAMPLER
-def test_pictures_follow_their_seeds_when_the_batch_is_reordered(sampler: str):
-    """With a network that treats pixels alike in any batch this is exact; repeated seeds repeat the picture."""
+def test_images_follow_their_seeds_when_the_batch_is_reordered(sampler: str):
+    """With a network that treats pixels alike in any batch this is exact; repeated seeds repeat the image."""
     sampling = Sampling(sampler, 10)
     last = {n: walk(seeds, sampling)[-1].x for n, seeds in enumerate(([5, 6, 7], [7, 5, 6], [6, 6]))}
     assert torch.equal(last[0][[2, 0, 1]], last[1])
     assert torch.equal(last[2][0], last[2][1])
     assert torch.equal(last[2][0], last[0][1])
-    assert len({tuple(picture.flatten().tolist()) for picture in last[0]}) == 3
+    assert len({tuple(image.flatten().tolist()) for image in last[0]}) == 3
 
 
 @EVERY_SAMPLER
@@ -174,13 +190,13 @@ def test_noise_of_a_whole_chain_is_standard_normal_and_uncorrelated():
 @pytest.mark.parametrize("own", VARIANCES)
 @pytest.mark.parametrize("asked", [None, *VARIANCES])
 def test_the_variance_asked_for_replaces_the_models_own(own: str, asked: str | None):
-    found = model(own).draw([1], Sampling("ancestral", 5, variance=asked))
-    assert torch.equal(found, model(asked or own).draw([1], Sampling("ancestral", 5)))
+    found = drawn(model(own), [1], Sampling("ancestral", 5, variance=asked))
+    assert torch.equal(found, drawn(model(asked or own), [1], Sampling("ancestral", 5)))
     other = next(kind for kind in VARIANCES if kind != (asked or own))
-    assert not torch.equal(found, model(other).draw([1], Sampling("ancestral", 5)))
+    assert not torch.equal(found, drawn(model(other), [1], Sampling("ancestral", 5)))
 
 
-# ---- a model's pictures ---------------------------------------------------------------------------------------------
+# ---- a model's images ---------------------------------------------------------------------------------------------
 
 
 def model(variance: str = "large", classes: int = 0) -> Model:
@@ -192,12 +208,12 @@ def model(variance: str = "large", classes: int = 0) -> Model:
     recipe = resolve(make_recipe(table), Geometry(2, 8, 12), classes)
     network = redrawn(UNet(2, 2, channels=16, multipliers=(1, 2), blocks=1, attention_levels=(0,), groups=8,
                            classes=classes or None))  # fmt: skip
-    return Model(recipe, network, tuple("abc"[:classes]), 0, "averaged", "here")
+    return Model(recipe, network, tuple("abc"[:classes]), 0, "ema", "here")
 
 
-def test_a_model_draws_the_same_pictures_in_batches_of_any_size():
+def test_a_model_draws_the_same_images_in_batches_of_any_size():
     seeds, sampling = list(range(7)), Sampling(steps=20)
-    at_once, in_pieces = (model().draw(seeds, sampling, batch_size=size) for size in (7, 3))
+    at_once, in_pieces = (drawn(model(), seeds, sampling, batch_size=size) for size in (7, 3))
     assert at_once.dtype == torch.uint8
     assert at_once.shape == (7, 2, 8, 12)
     difference = (at_once.int() - in_pieces.int()).abs()
@@ -205,21 +221,22 @@ def test_a_model_draws_the_same_pictures_in_batches_of_any_size():
     assert difference.sum() <= 0.005 * difference.numel()
 
 
-def test_the_class_of_a_picture_is_drawn_from_its_seed_and_changes_it():
+def test_the_class_of_a_image_is_drawn_from_its_seed_and_changes_it():
     conditional, sampling = model(classes=3), Sampling(steps=10)
-    labels = conditional.labels(range(300))
-    assert torch.equal(labels, torch.cat([conditional.labels([seed]) for seed in range(300)]))
+    labels = labels_for(conditional, range(300))
+    assert torch.equal(labels, torch.cat([labels_for(conditional, [seed]) for seed in range(300)]))
     assert torch.bincount(labels, minlength=3).min() > 60  # 100 expected, standard deviation 8.2
-    drawn = conditional.draw([0, 1, 2], sampling)
+    found = drawn(conditional, [0, 1, 2], sampling)
     for row in range(3):
         own = "abc"[labels[row]]
-        named = conditional.draw([0, 1, 2], Sampling(steps=10, class_name=own))
-        assert (named[row].int() - drawn[row].int()).abs().max() <= 1
-        other = conditional.draw([row], Sampling(steps=10, class_name="abc"[(labels[row] + 1) % 3]))
-        assert (other[0].int() - drawn[row].int()).abs().max() > 1
+        named = drawn(conditional, [0, 1, 2], Sampling(steps=10, class_name=own))
+        assert (named[row].int() - found[row].int()).abs().max() <= 1
+        other = drawn(conditional, [row], Sampling(steps=10, class_name="abc"[(labels[row] + 1) % 3]))
+        assert (other[0].int() - found[row].int()).abs().max() > 1
 
 
-def test_drawing_progressively_ends_with_the_picture_itself():
-    slots = model().draw_progressively([3, 4], Sampling("ancestral", 100), slots=10)
+def test_drawing_progressively_ends_with_the_image_itself():
+    sampling = Sampling("ancestral", 100)
+    slots = draw_progressively(model(), [3, 4], plan_for(model(), sampling), slots=10)
     assert slots.shape == (2, 10, 2, 8, 12)
-    assert torch.equal(slots[:, -1], model().draw([3, 4], Sampling("ancestral", 100)))
+    assert torch.equal(slots[:, -1], drawn(model(), [3, 4], sampling))

@@ -38,13 +38,13 @@ RECIPE: dict[str, Any] = {
     "seed": 5,
     "batch_size": 12,
     "learning_rate": 1e-3,
-    "network": {"channels": 8, "multipliers": [1, 2], "blocks": 1, "groups": 4, "dropout": 0.1},
+    "network": {"channels": 4, "multipliers": [1], "blocks": 1, "groups": 2, "dropout": 0.1},
     "process": {"steps": 8},
     "training": {
         "warmup_images": 100,
         "flip": True,
         "log_images": 30,
-        "sample_images": 100,
+        "sample_images": 130,
         "checkpoint_images": 64,
     },
 }
@@ -433,7 +433,7 @@ def _serve() -> None:
     from ddpm.model.model import build_network, resolve_device
     from ddpm.model.recipe import make_recipe
     from ddpm.training.learner import Learner
-    from ddpm.training.plot import plot_loss
+    from ddpm.training.run_folder import RunFolder
 
     # What a run imports late is imported now. No network is computed: a fork keeps no other thread.
     torch.set_num_threads(1)
@@ -442,7 +442,7 @@ def _serve() -> None:
     build_network(recipe)
     Learner(recipe, resolve_device("cpu"))
     with tempfile.TemporaryDirectory() as folder:  # the first text that matplotlib draws takes half a second
-        plot_loss([{"images": 10, "loss": 1.0}, {"images": 90, "loss": 0.5}], Path(folder) / "loss.png")
+        RunFolder(Path(folder)).plot_loss([{"images": 10, "loss": 1.0}, {"images": 90, "loss": 0.5}])
     del images
     gc.collect()
     gc.freeze()  # the collector would touch, and so copy, every page in every child

@@ -8,7 +8,8 @@ import random
 import shutil
 import signal
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -38,25 +39,12 @@ BATCH = 12
 # Checkpoints at 12, 24 and 36; the third one prunes the first. The last grid is drawn before the last checkpoint.
 SHORT = {
     "train_images": 36,
-    "network": {"channels": 4, "groups": 2, "multipliers": [1]},
     "process": {"steps": 2},
     "training": {"log_images": 12, "checkpoint_images": 12, "sample_images": 36, "warmup_images": 30},
 }
 FIRST, OLD, NEW = 12, 24, 36
-# When to die, by whether the event changed anything and whether it can be caught half way.
-PHASES = {(True, True): (BEFORE, HALF, AFTER), (True, False): (BEFORE, AFTER), (False, True): (), (False, False): ()}
-
-
-@dataclass
-class Crash:
-    """One place to die, and what was wrong afterwards."""
-
-    what: str
-    phase: str
-    problems: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        return f"killed {self.phase} '{self.what}': {'; '.join(self.problems)}"
+# Removals inside a folder name the file only, so what belongs to a checkpoint is told by its files' names too.
+CHECKPOINT = ("checkpoints", "model.safetensors", "training.pt", "config.json")
 
 
 @dataclass(frozen=True)
@@ -70,6 +58,55 @@ class Event:
     what: str
     half: bool
     done: bool
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """When to die, so that the disk is left in every state that it can be left in."""
+        return ((BEFORE, HALF, AFTER) if self.half else (BEFORE, AFTER)) if self.done else ()
+
+    @property
+    def telling(self) -> tuple[str, ...]:
+        """Those of them that leave most to repair."""
+        if not self.done or (self.what.startswith("fsync") and not self.of_checkpoint):
+            return ()
+        return (HALF,) if self.half else (BEFORE, AFTER) if self.what.startswith(("rename", "replace")) else (AFTER,)
+
+    @property
+    def of_checkpoint(self) -> bool:
+        return any(part in self.what for part in CHECKPOINT)
+
+    def kind(self, phase: str) -> tuple[str, ...]:
+        """What deaths have in common that leave the same kind of mess; every renaming is one of its own."""
+        name = self.what if "rename" in self.what else self.what.split()[0]
+        return name, phase, str(self.of_checkpoint)
+
+
+def one_of_each_kind(events: list[Event]) -> list[tuple[int, str]]:
+    """Numbers of events and phases: the first event of each kind, in the phases that leave most to repair."""
+    chosen: dict[tuple[str, ...], tuple[int, str]] = {}
+    for k, event in enumerate(events):
+        for phase in event.telling:
+            chosen.setdefault(event.kind(phase), (k, phase))
+    return list(chosen.values())
+
+
+def every_one(events: list[Event]) -> list[tuple[int, str]]:
+    return [(k, phase) for k, event in enumerate(events) for phase in event.phases]
+
+
+@dataclass(frozen=True)
+class Crash:
+    """One place to die, and what was wrong afterwards."""
+
+    event: Event
+    phase: str
+    problems: list[str]
+
+    def __str__(self) -> str:
+        return f"killed {self.phase} '{self.event.what}': {'; '.join(self.problems)}"
+
+
+Choice = Callable[[list[Event]], list[tuple[int, str]]]
 
 
 def events_of(run: Path, cwd: Path, **changes: object) -> list[Event]:
@@ -122,8 +159,8 @@ def problems_of_resuming(run: Path, reference: Path, changes: dict[str, object])
     return found
 
 
-def kill_at_every_event(base: Path | None, folder: Path, reference: Path, *, end: str | None = None) -> list[Crash]:
-    """Continue a copy of `base` (or start anew) again and again, and die at each event in turn, up to the event `end`.
+def kill_at(choose: Choice, base: Path | None, folder: Path, reference: Path, *, end: str | None = None) -> list[Crash]:
+    """Continue a copy of `base` (or start anew) again and again, and die at chosen events in turn, up to `end`.
 
     A place that leaves the same files as an earlier one is not resumed a second time: the next process could not tell.
     """
@@ -140,17 +177,26 @@ def kill_at_every_event(base: Path | None, folder: Path, reference: Path, *, end
         events = events[: 1 + next(k for k, event in enumerate(events) if event.what.startswith(end))]
     crashes: list[Crash] = []
     known: dict[str, list[str]] = {}
-    for k, event in enumerate(events):
-        for phase in PHASES[event.done, event.half]:
-            begin()
-            killed = nursery().run(train_command(run.name, **SHORT), cwd=folder, die=(k, phase))
-            assert killed.code == -signal.SIGKILL, f"{phase} {event}: {killed}"
-            state = json.dumps(snapshot(run) if run.exists() else {})
-            if state not in known:
-                allowed = {OLD, NEW} if base is not None else {0, FIRST}
-                known[state] = problems_on_disk(run, allowed) + problems_of_resuming(run, reference, SHORT)
-            crashes.append(Crash(event.what, phase, known[state]))
+    for k, phase in choose(events):
+        begin()
+        killed = nursery().run(train_command(run.name, **SHORT), cwd=folder, die=(k, phase))
+        assert killed.code == -signal.SIGKILL, f"{phase} {events[k]}: {killed}"
+        state = json.dumps(snapshot(run) if run.exists() else {})
+        if state not in known:
+            allowed = {OLD, NEW} if base is not None else {0, FIRST}
+            known[state] = problems_on_disk(run, allowed) + problems_of_resuming(run, reference, SHORT)
+        crashes.append(Crash(events[k], phase, known[state]))
     return crashes
+
+
+@pytest.fixture(
+    scope="module",
+    params=[one_of_each_kind, pytest.param(every_one, marks=pytest.mark.slow)],
+    ids=["one of each kind", "every one"],
+)
+def choose(request: pytest.FixtureRequest) -> Choice:
+    """At which events to die."""
+    return request.param  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="module")
@@ -171,47 +217,55 @@ def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def third_checkpoint(two_checkpoints: Path, reference: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Crash]:
-    """Every place to die in a process that resumes, writes its third checkpoint, removes the first, and ends."""
-    return kill_at_every_event(two_checkpoints, tmp_path_factory.mktemp("third"), reference)
+def third_checkpoint(
+    choose: Choice, two_checkpoints: Path, reference: Path, tmp_path_factory: pytest.TempPathFactory
+) -> list[Crash]:
+    """Places to die in a process that resumes, writes its third checkpoint, removes the first, and ends."""
+    return kill_at(choose, two_checkpoints, tmp_path_factory.mktemp("third"), reference)
 
 
 @pytest.fixture(scope="module")
-def first_checkpoint(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Crash]:
-    """Every place to die between an empty folder and the first log line."""
-    return kill_at_every_event(None, tmp_path_factory.mktemp("first"), reference, end="append")
+def first_checkpoint(choose: Choice, reference: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Crash]:
+    """Places to die between an empty folder and the first log line."""
+    return kill_at(choose, None, tmp_path_factory.mktemp("first"), reference, end="append")
 
 
-def told(crashes: list[Crash], *parts: str, other: bool = False) -> list[str]:
-    """The crashes with problems whose event names one of these parts, or none of them."""
-    chosen = [crash for crash in crashes if any(part in crash.what for part in parts) != other]
+def told(crashes: list[Crash], *parts: str) -> list[str]:
+    """The crashes with problems whose event names one of these parts."""
+    chosen = [crash for crash in crashes if any(part in crash.event.what for part in parts)]
     assert chosen, "nothing of this kind was met"
     return [str(crash) for crash in chosen if crash.problems]
 
 
-# Removals inside a folder name the file only, so what belongs to a checkpoint is told by its files' names too.
-CHECKPOINT = ("checkpoints", "model.safetensors", "training.pt", "config.json")
-
-
-def test_death_at_every_write_sync_and_rename_of_a_checkpoint_leaves_the_old_or_the_new_one_and_resumes_exactly(
+def test_death_while_a_checkpoint_is_written_leaves_the_old_or_the_new_one_and_resumes_exactly(
     third_checkpoint: list[Crash],
 ):
     assert told(third_checkpoint, *CHECKPOINT) == []
 
 
-def test_the_enumeration_meets_every_kind_of_event_in_a_checkpoint(third_checkpoint: list[Crash]):
+def test_the_enumeration_meets_every_kind_of_event_in_a_checkpoint(third_checkpoint: list[Crash], choose: Choice):
     """Guards the test above against a driver that sees less than there is."""
-    met = {(crash.what.split()[0], crash.phase) for crash in third_checkpoint if told_of_checkpoint(crash)}
-    whole = {"mkdir", "fsync", "rename", "unlink", "rmdir"}
-    assert met == {(name, phase) for name in whole for phase in (BEFORE, AFTER)} | {
-        (name, phase) for name in ("write_bytes", "write_text") for phase in (BEFORE, HALF, AFTER)
+    met = {(crash.event.what.split()[0], crash.phase) for crash in third_checkpoint if crash.event.of_checkpoint}
+    moving, whole, written = {"rename"}, {"mkdir", "fsync", "unlink", "rmdir"}, {"write_bytes", "write_text"}
+    every = choose is every_one
+    phases = {name: (BEFORE, AFTER) for name in moving} | {
+        name: (BEFORE, AFTER) if every else (AFTER,) for name in whole
     }
-    synced = {crash.what for crash in third_checkpoint if crash.what.startswith("fsync run/checkpoints")}
-    assert len(synced) == 5  # three files, their folder, the folder above
+    phases |= {name: (BEFORE, HALF, AFTER) if every else (HALF,) for name in written}
+    assert met == {(name, phase) for name in phases for phase in phases[name]}
 
 
-def told_of_checkpoint(crash: Crash) -> bool:
-    return any(part in crash.what for part in CHECKPOINT)
+def test_everything_in_a_checkpoint_is_on_the_disk_before_it_gets_its_name(two_checkpoints: Path, tmp_path: Path):
+    """Three files and their folder; then the folder above, which holds the name."""
+    shutil.copytree(two_checkpoints, tmp_path / "run")
+    events = [event.what for event in events_of(tmp_path / "run", tmp_path, **SHORT)]
+    folder = f"run/checkpoints/.unfinished-{NEW:010d}"
+    renamed = events.index(f"rename {folder}")
+    names = ("/model.safetensors", "/training.pt", "/config.json", "")
+    assert {f"fsync {folder}{name}" for name in names} == {
+        what for what in events[:renamed] if f"fsync {folder}" in what
+    }
+    assert events[renamed + 1] == "fsync run/checkpoints"
 
 
 def test_death_while_recipe_metrics_or_loss_plot_are_written_is_survived(third_checkpoint: list[Crash]):
@@ -243,7 +297,7 @@ def kill_somewhere(run: Path, dice: random.Random, *, first: int) -> int:
     return int(metrics(run)[-1]["images"])
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))])
 def test_killed_at_a_random_moment_it_loses_at_most_one_interval_and_ends_bit_equal(seed: int, tmp_path: Path):
     run = tmp_path / "run"
     logged = kill_somewhere(run, random.Random(seed), first=84)
@@ -279,6 +333,7 @@ def test_killed_before_its_first_checkpoint_it_starts_again_and_ends_bit_equal(t
     assert differences(run, nursery().reference(**LONG)) == []
 
 
+@pytest.mark.slow
 def test_the_installed_command_killed_and_started_again_ends_bit_equal(tmp_path: Path):
     """Killed is a process that nobody forked; the one after it reads what any process reads."""
     run, command = tmp_path / "run", train_command("run", **LONG)

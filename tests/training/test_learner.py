@@ -1,4 +1,4 @@
-"""The learner's bookkeeping: rates, clipping, averages, randomness, and going on as if never stopped (check 22)."""
+"""The learner's bookkeeping: rates, clipping, the EMA, randomness, and going on as if never stopped (check 22)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ddpm.diffusion.denoiser import LEARNED
 from ddpm.diffusion.objectives import LEVEL_SAMPLING, LOSSES, bound_loss, draw_levels, level_probabilities, remember
 from ddpm.diffusion.schedule import VARIANCES
 from ddpm.model.recipe import Recipe, load_recipe, resolve
-from ddpm.training.learner import Learner, average_decay, follow, learning_rate
+from ddpm.training.learner import Learner, ema_decay, follow, learning_rate
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -167,25 +167,25 @@ def test_the_optimiser_is_adam_with_the_papers_constants():
     assert max((found - p.double()).abs().max().item() for found, p in zip(w, parameters, strict=True)) < 2e-6
 
 
-# ---- averages -------------------------------------------------------------------------------------------------------
+# ---- the EMA --------------------------------------------------------------------------------------------------------
 
 
-def averaged(start: float, target: float, updates: int, *, decay: float = 0.9999, ramp: bool = False) -> list[float]:
-    """The average of one float64 weight: `start` at the first step, which is copied, `target` ever after."""
+def ema_path(start: float, target: float, updates: int, *, decay: float = 0.9999, ramp: bool = False) -> list[float]:
+    """The EMA of one float64 weight: `start` at the first step, which is copied, `target` ever after."""
     weight = nn.Linear(1, 1, bias=False, dtype=torch.float64)
-    average = copy.deepcopy(weight)
-    recipe = small(training={"average_decay": decay, "average_ramp": ramp})
+    ema = copy.deepcopy(weight)
+    recipe = small(training={"ema_decay": decay, "ema_ramp": ramp})
     path = []
     with torch.no_grad():
         for n in range(updates + 1):
             weight.weight.fill_(target if n else start)
-            follow(average, weight, average_decay(recipe, n))
-            path.append(average.weight.item())
+            follow(ema, weight, ema_decay(recipe, n))
+            path.append(ema.weight.item())
     return path
 
 
-def test_average_of_a_constant_target_forgets_its_start_at_the_decay():
-    path = averaged(-3.0, 2.0, 5000)
+def test_the_ema_of_a_constant_target_forgets_its_start_at_the_decay():
+    path = ema_path(-3.0, 2.0, 5000)
     expected = [2 + (-3 - 2) * 0.9999**n for n in range(5001)]
     assert path == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
@@ -193,32 +193,32 @@ def test_average_of_a_constant_target_forgets_its_start_at_the_decay():
 @pytest.mark.parametrize("decay", [0.9999, 0.5])
 def test_the_ramp_averages_short_runs_over_less(decay: float):
     """d_n = min(decay, (1 + n) / (10 + n)) at update n = 1, 2, ...; the start's share is their product."""
-    path, share = averaged(1.0, 0.0, 300, decay=decay, ramp=True), 1.0
+    path, share = ema_path(1.0, 0.0, 300, decay=decay, ramp=True), 1.0
     for n in range(1, 301):
         share *= min(decay, (1 + n) / (10 + n))
         assert path[n] == pytest.approx(share, rel=1e-9)
 
 
-def test_after_the_first_step_averages_equal_weights_exactly():
+def test_after_the_first_step_the_ema_equals_the_weights_exactly():
     learner = speaking(Learner(small(training={"warmup_images": 0}), CPU))
     learner.step(batch(0))
     weights = learner.weights()
-    assert equal(weights["averaged"], weights["raw"])
+    assert equal(weights["ema"], weights["raw"])
     learner.step(batch(1))
-    assert not equal(weights["averaged"], weights["raw"])
+    assert not equal(weights["ema"], weights["raw"])
 
 
 @pytest.mark.parametrize("ramp", [False, True])
-def test_averages_follow_the_weights_of_every_step(ramp: bool):
+def test_the_ema_follows_the_weights_of_every_step(ramp: bool):
     """The recursion in float64 over the weights as they were; the learner's own runs in float32."""
-    recipe = small(training={"average_ramp": ramp, "average_decay": 0.9, "warmup_images": 0}, learning_rate=1e-2)
+    recipe = small(training={"ema_ramp": ramp, "ema_decay": 0.9, "warmup_images": 0}, learning_rate=1e-2)
     learner, expected = Learner(recipe, CPU), {}
     for n in range(8):
         learner.step(batch(n))
         d = 0.0 if n == 0 else min(0.9, (1 + n) / (10 + n)) if ramp else 0.9
         for name, value in learner.network.state_dict().items():
             expected[name] = d * expected.get(name, 0) + (1 - d) * value.double()
-    found = learner.weights()["averaged"]
+    found = learner.weights()["ema"]
     assert max((expected[name] - found[name]).abs().max().item() for name in found) < 1e-6
 
 
@@ -281,26 +281,34 @@ def test_losses_are_averaged_over_images_until_they_are_taken():
 # ---- going on -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("classes", [0, 3])
-@pytest.mark.parametrize("stop", [0, 1, 3])
-def test_a_learner_restored_midway_ends_bit_equal_to_one_that_never_stopped(stop: int, classes: int):
-    """Weights, averages, optimiser, loss and count, through torch.save and weights_only=True."""
-    recipe = small(network={"classes": classes}, training={"average_ramp": True})
-    whole, first = (Learner(recipe, CPU) for _ in range(2))
-    for number in range(stop):
-        first.step(batch(number, classes=classes))
+def saved(learner: Learner) -> dict:
+    """Through torch.save and weights_only=True, as a checkpoint does."""
     file = io.BytesIO()
-    torch.save({"weights": first.weights(), "state": first.state()}, file)
+    torch.save({"weights": learner.weights(), "state": learner.state()}, file)
     file.seek(0)
-    found = torch.load(file, weights_only=True)
-    second = speaking(Learner(recipe, CPU))  # must forget all it was
+    return torch.load(file, weights_only=True)
+
+
+def restored(learner: Learner) -> Learner:
+    """Another learner, which must forget all it was, from what was saved of this one."""
+    found, second = saved(learner), speaking(Learner(learner.recipe, CPU))
+    second.history[:] = 7.0
     second.restore(found["weights"], found["state"])
+    return second
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_a_learner_restored_again_and_again_ends_bit_equal_to_one_that_never_stopped(classes: int):
+    """Weights, EMA, optimiser, loss and count."""
+    recipe = small(network={"classes": classes}, training={"ema_ramp": True})
+    whole, pieces = (Learner(recipe, CPU) for _ in range(2))
     for number in range(6):
         whole.step(batch(number, classes=classes))
-        if number >= stop:
-            second.step(batch(number, classes=classes))
-    assert equal(weights_of(whole), weights_of(second))
-    assert_same_state(whole, second)
+        if number in (0, 1, 3):
+            pieces = restored(pieces)
+        pieces.step(batch(number, classes=classes))
+    assert equal(weights_of(whole), weights_of(pieces))
+    assert_same_state(whole, pieces)
 
 
 def assert_same_state(one: Learner, other: Learner) -> None:
@@ -328,27 +336,26 @@ def few_levels(loss: str = "bound", variance: str = "range", levels: str = "impo
     return small(process=process, objective={"loss": loss, "levels": levels}, training=training, **changes)
 
 
-def saved(learner: Learner) -> dict:
-    """Through torch.save and weights_only=True, as a checkpoint does."""
-    file = io.BytesIO()
-    torch.save({"weights": learner.weights(), "state": learner.state()}, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
+EVERY = list(itertools.product(TRAINABLE, LEVEL_SAMPLING))
+# Every two of the three.
+PAIRS = [(pair, LEVEL_SAMPLING[(k + (pair[0] == "bound")) % 2]) for k, pair in enumerate(TRAINABLE)]
 
 
-@pytest.mark.parametrize("levels", LEVEL_SAMPLING)
-@pytest.mark.parametrize(("loss", "variance"), TRAINABLE)
-def test_every_trainable_choice_takes_steps_and_goes_on_bit_equal(loss: str, variance: str, levels: str):
-    recipe = few_levels(loss, variance, levels)
-    whole = Learner(recipe, CPU)
-    assert whole.network.conv_out.out_channels == (2 if variance in LEARNED else 1)
+@pytest.mark.parametrize(
+    ("pair", "levels"),
+    [
+        pytest.param(*one, marks=() if one in PAIRS else pytest.mark.slow, id="-".join((*one[0], one[1])))
+        for one in EVERY
+    ],
+)
+def test_every_trainable_choice_takes_steps_and_goes_on_bit_equal(pair: tuple[str, str], levels: str):
+    whole = Learner(few_levels(*pair, levels), CPU)
+    assert whole.network.conv_out.out_channels == (2 if pair[1] in LEARNED else 1)
     before = weights_of(whole)
     for number in range(2):
         whole.step(batch(number))
     assert not equal(before, weights_of(whole))
-    found = saved(whole)
-    second = speaking(Learner(recipe, CPU))
-    second.restore(found["weights"], found["state"])
+    second = restored(whole)
     for learner in (whole, second):
         learner.step(batch(2))
     assert learner.finite(weights=True)
@@ -356,23 +363,18 @@ def test_every_trainable_choice_takes_steps_and_goes_on_bit_equal(loss: str, var
     assert_same_state(whole, second)
 
 
-@pytest.mark.parametrize("stop", [3, 11, 30])
-def test_importance_sampling_goes_on_bit_equal_before_and_after_its_history_is_full(stop: int):
+def test_importance_sampling_goes_on_bit_equal_before_and_after_its_history_is_full():
+    """Restored before the history is full, just after that, and when it has long been."""
     recipe = few_levels()
-    whole, first = (Learner(recipe, CPU) for _ in range(2))
-    for number in range(stop):
-        first.step(batch(number))
-    assert np.isnan(first.history).any() == (stop <= 3)
-    found = saved(first)
-    second = speaking(Learner(recipe, CPU))
-    second.history[:] = 7.0  # must forget all it was
-    second.restore(found["weights"], found["state"])
+    whole, pieces = (Learner(recipe, CPU) for _ in range(2))
     for number in range(34):
         whole.step(batch(number))
-        if number >= stop:
-            second.step(batch(number))
-    assert equal(weights_of(whole), weights_of(second))
-    assert_same_state(whole, second)
+        if number in (3, 11, 30):
+            assert np.isnan(pieces.history).any() == (number == 3)
+            pieces = restored(pieces)
+        pieces.step(batch(number))
+    assert equal(weights_of(whole), weights_of(pieces))
+    assert_same_state(whole, pieces)
     assert not np.isnan(whole.history).any()
     assert len(set(np.round(level_probabilities(whole.history), 6))) == 3  # it did sample unevenly
 

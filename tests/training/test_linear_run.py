@@ -45,7 +45,7 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path: Path):
     held = []
     for name in ("whole", "halves"):
         folder = find_checkpoint(tmp_path / name)
-        held.append({kind: read_weights(folder, read_config(folder), kind) for kind in ("averaged", "raw")})
+        held.append({kind: read_weights(folder, read_config(folder), kind) for kind in ("ema", "raw")})
     for kind, weights in held[0].items():
         assert set(weights) == set(held[1][kind])
         assert all(torch.equal(value, held[1][kind][name]) for name, value in weights.items())
@@ -71,5 +71,5 @@ def test_model_without_a_network_samples_and_scores_and_has_nothing_to_train(tmp
 
 
 def test_linear_denoiser_guesses_noise_and_nothing_else():
-    with pytest.raises(InputError, match=r"network.linear.*prediction = \"eps\" would fit"):
+    with pytest.raises(InputError, match=r"network.linear.*eps"):
         ddpm.recipe("digits", network={"linear": "corrected"}, objective={"prediction": "v"})

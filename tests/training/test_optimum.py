@@ -53,7 +53,10 @@ def trained(variance: float) -> Denoiser:
     return denoiser
 
 
-@pytest.mark.parametrize(("variance", "least"), [(1.0, 0.27551323339680617), (0.25, 0.17305340608368602)])
+@pytest.mark.parametrize(
+    ("variance", "least"),
+    [pytest.param(1.0, 0.27551323339680617, marks=pytest.mark.slow), (0.25, 0.17305340608368602)],
+)
 def test_a_trained_network_approaches_the_least_loss_and_stays_above_it(variance: float, least: float):
     """mean_t A lam / (A lam + 1 - A), within 2 % and not below by three standard errors.
 

@@ -78,7 +78,7 @@ OTHERS = [
     ("process.schedule", "linear", "cosine"),
     ("objective.prediction", "eps", "v"),
     ("training.flip", True, False),
-    ("training.average_decay", 0.9999, 0.5),
+    ("training.ema_decay", 0.9999, 0.5),
 ]
 
 
@@ -220,7 +220,7 @@ def test_a_checkpoint_without_training_state_is_not_continued(run: Path):
     from ddpm.model.checkpoint import read_config, read_weights, write_checkpoint
 
     config = read_config(newest)
-    held = {kind: read_weights(newest, config, kind) for kind in ("averaged", "raw")}
+    held = {kind: read_weights(newest, config, kind) for kind in ("ema", "raw")}
     shutil.rmtree(newest)
     write_checkpoint(newest, recipe=config.recipe, weights=held, class_names=config.class_names, images_seen=36)
     assert "no training state" in refused(train(run, train_images=60))

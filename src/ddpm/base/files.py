@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import tempfile
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -21,8 +21,11 @@ from numpy.typing import NDArray
 from ddpm.errors import DamagedFile, InputError
 
 UNFINISHED = ".unfinished-"
-ARCHIVE_ERRORS = (OSError, EOFError, ValueError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
-"""What reading a zip, or NumPy's arrays in one, raises where the file is damaged or something else."""
+ARCHIVE_ERRORS = (
+    *(OSError, EOFError, ValueError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error),
+    *(SyntaxError, TypeError, OverflowError, tokenize.TokenError),  # from NumPy's parser of headers
+)
+"""What reading a zip, a gzip or a NumPy array raises where the file is damaged or of another kind."""
 
 
 @contextmanager
@@ -60,14 +63,14 @@ def sync(path: Path) -> None:
 def check_output(path: str | Path, *, folder: bool) -> Path:
     """Refuse a path that cannot become a file (or a folder), before any work is done for it."""
     if not str(path):
-        raise InputError("an empty path names nothing to write to; a path below a folder would fit.")
+        raise InputError("an empty path was given: name the file or folder to write.")
     path = Path(path)
     above = next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None)
     if above is not None:
-        raise InputError(f"'{above}' is a file, so '{path}' cannot be written; a path below a folder would fit.")
+        raise InputError(f"'{above}' is a file, so '{path}' cannot lie in it: choose another path.")
     if path.exists() and path.is_dir() != folder:
-        kinds = ("a folder", "a file") if path.is_dir() else ("a file", "a folder")
-        raise InputError(f"'{path}' is {kinds[0]}, not {kinds[1]}; another path would fit.")
+        kind = "a file, not a folder" if folder else "a folder, not a file"
+        raise InputError(f"'{path}' is {kind}: choose another path.")
     return path
 
 
@@ -94,14 +97,25 @@ def only_process(folder: Path, name: str = ".lock") -> Iterator[None]:
         raise InputError(f"another process writes to '{folder}': wait for it, or choose another output.") from None
 
 
-def read_arrays(path: Path, *names: str) -> list[NDArray[Any]]:
-    """Arrays of an .npz, each read whole so that its checksum is looked at; raises ARCHIVE_ERRORS."""
+def array_names(path: str | Path) -> list[str]:
+    """The names of the arrays in an .npz; raises ARCHIVE_ERRORS."""
     with zipfile.ZipFile(path) as archive:
-        return [np.lib.format.read_array(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False) for name in names]
+        return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+
+
+def read_arrays(path: str | Path, *names: str) -> list[NDArray[Any]]:
+    """Arrays of an .npz; their checksums are verified, nothing is unpickled. Raises ARCHIVE_ERRORS."""
+    arrays = []
+    with zipfile.ZipFile(path) as archive:
+        for name in names:
+            with archive.open(f"{name}.npy") as member:
+                arrays.append(np.lib.format.read_array(member, allow_pickle=False))
+                member.read()  # zipfile compares the checksum at the end of a member only
+    return arrays
 
 
 def read_own_arrays(path: Path, *names: str) -> list[NDArray[Any]]:
-    """Arrays of an .npz that we wrote and can make again; DamagedFile if it is not whole."""
+    """Arrays of an .npz that ddpm wrote and can make again; DamagedFile if it is not whole."""
     try:
         return read_arrays(path, *names)
     except ARCHIVE_ERRORS:

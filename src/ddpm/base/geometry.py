@@ -18,7 +18,7 @@ class Geometry:
 
     def __post_init__(self) -> None:
         if self.channels not in range(1, 5) or self.height < 1 or self.width < 1:
-            raise InputError(f"images of {self} are not possible; 1 to 4 channels and at least one pixel would fit.")
+            raise InputError(f"images of {self} are impossible: choose 1 to 4 channels and at least one pixel.")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -39,5 +39,5 @@ def parse_size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"\s*(\d{1,5})(?:\s*[x×]\s*(\d{1,5}))?\s*", text)
     height, width = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
     if height < 1 or width < 1:
-        raise InputError(f"size '{text}' is not H or HxW in pixels; 64 or 48x64 would fit.")
+        raise InputError(f"size '{text}' is not H or HxW in pixels: write it as 64 or 48x64.")
     return height, width

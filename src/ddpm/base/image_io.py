@@ -1,4 +1,4 @@
-"""Writing uint8 images so that a person can look at them."""
+"""uint8 images as Pillow images and as PNG files."""
 
 from __future__ import annotations
 
@@ -7,34 +7,41 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from ddpm.base.files import whole_file
 from ddpm.base.geometry import Geometry
+from ddpm.base.tensors import Pixels, as_array
 from ddpm.errors import InputError
 
-MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # Pillow's, by channels
 GAP_GREY = 128
 TARGET_SIDE = 640
 MOST_PIXELS = 100_000_000
 
 
-def checked_images(images: ArrayLike, what: str = "images") -> NDArray[np.uint8]:
+def checked_images(images: object, what: str = "images") -> Pixels:
     """Images as a NumPy array; InputError unless they are uint8 (B, C, H, W) with C in 1..4 and B at least 1."""
-    array = np.asarray(images)
+    array = as_array(images, what)
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[1] not in MODES or not array.size:
         raise InputError(f"{what} must be uint8 (B, C, H, W) with 1 to 4 channels, not {array.dtype} {array.shape}.")
     return array
 
 
-def to_pil(image: NDArray[np.uint8]) -> Image.Image:
+def to_pil(image: Pixels) -> Image.Image:
     """One uint8 (C, H, W) image as a Pillow image of mode L, LA, RGB or RGBA."""
     return Image.fromarray(np.ascontiguousarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)))
 
 
+def from_pil(image: Image.Image) -> Pixels:
+    """The inverse: (C, H, W)."""
+    pixels = np.asarray(image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
 def grid(images: ArrayLike, *, columns: int | None = None) -> Image.Image:
-    """Lay out images in rows, enlarged by a whole factor (small ones to about 640 pixels a row), with gaps.
+    """Lay out images in rows with gaps, enlarged by a whole factor: small ones to about 640 pixels a row.
 
     images   uint8 (B, C, H, W), B at least 1
     columns  per row; the square root of B if not given
@@ -47,7 +54,8 @@ def grid(images: ArrayLike, *, columns: int | None = None) -> Image.Image:
     gap = max(1, 2 * scale // 3)
     cell_height, cell_width = height * scale + gap, width * scale + gap
     size = (columns * cell_width + gap, rows * cell_height + gap)
-    paper = Image.new(MODES[channels], size, _gap_colour(channels))
+    colour = (GAP_GREY,) * (1 if channels < 3 else 3) + (255,) * (channels in (2, 4))
+    paper = Image.new(MODES[channels], size, colour)
     for k, image in enumerate(array):
         large = to_pil(image).resize((width * scale, height * scale), Image.Resampling.NEAREST)
         paper.paste(large, (gap + k % columns * cell_width, gap + k // columns * cell_height))
@@ -78,8 +86,3 @@ def save_folder(images: ArrayLike, folder: str | Path, *, names: Sequence[int]) 
 def file_name(seed: int) -> str:
     """What the image of a seed is called in a folder."""
     return f"{seed:06d}.png"
-
-
-def _gap_colour(channels: int) -> tuple[int, ...] | int:
-    alpha = (255,) if channels in (2, 4) else ()
-    return GAP_GREY if channels == 1 else (GAP_GREY,) * (1 if channels == 2 else 3) + alpha

@@ -1,4 +1,4 @@
-"""How far the work is: sentences worth reading, and stages that count up. All verbs report through one `Progress`."""
+"""Progress of a verb: sentences, and stages that count up. All verbs report through one `Progress`."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ LINE_SECONDS = 10.0
 
 
 def unheard(more: int, note: str = "") -> None:
-    """An Advance that nobody listens to."""
+    """An Advance that shows nothing."""
 
 
 class Progress:
-    """Whom a verb reports to; this one is silent. A subclass may put what it hears wherever it likes."""
+    """What a verb reports to; this one is silent. A subclass may show, or keep, what it is told."""
 
     def say(self, sentence: str) -> None:
         """A sentence: what will be done, at what cost, where a file went."""
 
     @contextmanager
     def stage(self, title: str, total: int, done: int = 0) -> Iterator[Advance]:
-        """A stretch of work of `total` units, of which some may be done already; yields an Advance."""
+        """Work of `total` units, some of which may be done already; yields an Advance."""
         yield unheard
 
 
@@ -52,23 +52,23 @@ class Console(Progress):
 
     @contextmanager
     def stage(self, title: str, total: int, done: int = 0) -> Iterator[Advance]:
-        """A bar of its own; a stage within a stage gets the line below."""
-        if not sys.stderr.isatty():
-            yield self._plain(title, total, done) if self.lines else unheard
+        """A bar of its own, below that of a stage around it; no work shows nothing."""
+        if not total or not sys.stderr.isatty():
+            yield self._plain(title, total, done) if self.lines and total else unheard
             return
-        outermost = self.bars is None
-        if outermost:
-            self.bars = _bars()
-            self.bars.start()
-        task = self.bars.add_task(title, total=total, completed=done, note="")
+        outer, bars = self.bars, self.bars or _bars()
+        task = bars.add_task(title, total=total, completed=done, note="")
+        if outer is None:
+            self.bars = bars
+            bars.start()
         try:
-            yield lambda more, note="": self.bars.update(task, advance=more, note=note)
+            yield lambda more, note="": bars.update(task, advance=more, note=note)
         finally:
-            if outermost:
-                self.bars.stop()
+            if outer is None:
+                bars.stop()
                 self.bars = None
             else:
-                self.bars.remove_task(task)
+                bars.remove_task(task)
 
     def _plain(self, title: str, total: int, done: int) -> Advance:
         last = time.monotonic() - LINE_SECONDS

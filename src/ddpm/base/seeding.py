@@ -51,9 +51,8 @@ def normal(purpose: str, seeds: Sequence[int], position: int, shape: Sequence[in
         return torch.from_numpy(rows)
     stream = generator(purpose, seeds[0], position)
     fresh: Any = stream.bit_generator.state
-    for row, seed in zip(
-        rows, seeds, strict=True
-    ):  # one generator, taken to the start of each stream: making one is slow
+    for row, seed in zip(rows, seeds, strict=True):
+        # One generator, taken to the start of each stream: making one is slow.
         key = _key(purpose, seed)
         fresh["state"]["key"] = np.array([key & WORD, key >> 64], np.uint64)
         stream.bit_generator.state = fresh

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ddpm.errors import InputError
+
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Pixels = NDArray[np.uint8]
+
+
+def as_array(data: object, what: str) -> NDArray[Any]:
+    """Arrays, tensors on any device, and lists of numbers as a NumPy array; InputError for anything else."""
+    try:
+        array = np.asarray(data.detach().cpu() if isinstance(data, Tensor) else data)
+    except (TypeError, ValueError, RuntimeError):  # lists of different lengths, among others
+        array = np.empty(0, object)
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{what} must be an array of numbers, not {type(data).__name__}.")
+    return array
 
 
 def gather(table: np.ndarray, index: Tensor, like: Tensor) -> Tensor:

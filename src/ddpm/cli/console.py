@@ -32,7 +32,8 @@ def print_report(report: Report, *, as_json: bool) -> None:
 
 def print_result(table: dict[str, Any], lines: Sequence[str], *, as_json: bool) -> None:
     """The result on stdout: a JSON object, or lines for a person."""
-    print(json.dumps(table, indent=2) if as_json else "\n".join(lines))
+    for line in [json.dumps(table, indent=2)] if as_json else lines:
+        print(line)
 
 
 def load(run: str, weights: str, device: str) -> Model:

@@ -24,7 +24,7 @@ def likelihood(
     full: Annotated[
         bool, typer.Option("--full", help="No estimates: every level of every image; a stop loses nothing.")
     ] = False,
-    shard: Annotated[str | None, typer.Option(help="With --full: this process's share, 1/4 to 4/4.")] = None,
+    shard: Annotated[str | None, typer.Option(help="With --full: this process's share, 1/4 to 4/4 [default: all].")] = None,
     levels: Annotated[
         int | None, typer.Option(help="Only the best K levels for the bound (after ddpm tune variance) [default: all].")
     ] = None,

@@ -89,7 +89,7 @@ def codec(
         bool, typer.Option("--force", help="Replace what is there; files made with it become unreadable.")
     ] = False,
     out: Annotated[
-        str | None, typer.Option(help="For run linear: the folder of a new model of its kind, measured on --data.")
+        str | None, typer.Option(help="With run linear: the folder of a new model of its kind, measured on --data [default: none].")
     ] = None,
     seed: options.Seed = 0,
     weights: options.Weights = "ema",

@@ -8,13 +8,14 @@ that stands for weights and codec data together.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ddpm.base.geometry import Geometry
 from ddpm.codec.pixel_model import CausalModel, Layers
@@ -29,23 +30,22 @@ SIDECAR = Sidecar("codec", "ddpm codec", "codec")
 
 @dataclass(frozen=True, eq=False)
 class CodecData:
-    """A side file's content.
+    """A side file's content, in its order.
 
-    levels, errors, bits  see chain.Chain
-    causal            the pixel model
-    data, data_fingerprint, image_hashes  what it was measured and fitted on
-    seed              of that
-    own_sha256        of the file's content, "" before it is written
+    data, data_fingerprint, seed, image_hashes  what it was measured and fitted on
+    levels, errors, bits                        see progressive.Chain
+    causal      the pixel model
+    own_sha256  of the file's content, "" before it is written
     """
 
+    data: str
+    data_fingerprint: str
+    seed: int
     levels: tuple[int, ...]
     errors: tuple[float, ...]
     bits: tuple[int, ...]
     causal: CausalModel
-    data: str
-    data_fingerprint: str
     image_hashes: tuple[str, ...]
-    seed: int
     own_sha256: str = ""
 
 
@@ -53,8 +53,9 @@ class CodecData:
 class Codec:
     """A model ready to compress: in float64, with its codec data.
 
-    no_class  the label of no class, for models that also learned without; None for others
+    name      the folder of the model
     classes   how many classes there are to choose from, 0 for models without
+    no_class  the label of no class, for models that also learned without; None for others
     """
 
     chain: Chain
@@ -65,19 +66,20 @@ class Codec:
     classes: int = 0
     no_class: int | None = None
 
+    def labels(self, chosen: Sequence[int | None]) -> Tensor | None:
+        """Classes as the network takes them, those of images without one too; None for a model without classes."""
+        if not self.classes:
+            return None
+        return torch.tensor([self.no_class if one is None else one for one in chosen], device=self.chain.device)
+
 
 def write_codec_data(of: Weights, data: CodecData) -> Path:
     """Store codec data beside their checkpoint; returns the file."""
-    table = {
-        "data": data.data,
-        "data_fingerprint": data.data_fingerprint,
-        "seed": data.seed,
-        "levels": list(data.levels),
-        "errors": list(data.errors),
-        "bits": list(data.bits),
-        "causal": [_plain(layers) for layers in data.causal.layers],
-        "image_hashes": list(data.image_hashes),
-    }
+    causal = [
+        {name: value.astype(np.int64).tolist() for name, value in vars(one).items()} for one in data.causal.layers
+    ]
+    table = {**vars(data), "causal": causal}
+    del table["own_sha256"]
     return SIDECAR.write(of, table)
 
 
@@ -89,57 +91,27 @@ def read_codec_data(of: Weights) -> CodecData | None:
     table = SIDECAR.read(of)
     if table is None:
         return None
-    return CodecData(
-        tuple(table["levels"]),
-        tuple(table["errors"]),
-        tuple(table["bits"]),
-        CausalModel(tuple(_layers(entry) for entry in table["causal"])),
-        table["data"],
-        table["data_fingerprint"],
-        tuple(table["image_hashes"]),
-        table["seed"],
-        table["own_sha256"],
-    )
-
-
-def required_codec_data(model: Model) -> CodecData:
-    """What was made for a model; InputError if nothing was, or if no codec can hold its images."""
-    check_codes(model)
-    made = read_codec_data(model)
-    if made is None:
-        raise InputError(f"the codec data of '{model.source}' were not made yet: run {SIDECAR.made_by(model)}.")
-    return made
+    layers = [Layers(**{name: np.array(values, np.float64) for name, values in one.items()}) for one in table["causal"]]
+    found: dict[str, Any] = {one.name: table[one.name] for one in fields(CodecData)}
+    found |= {name: tuple(value) for name, value in found.items() if isinstance(value, list)}
+    return CodecData(**found | {"causal": CausalModel(tuple(layers))})
 
 
 def check_codes(model: Model) -> None:
     """Raise InputError for a model whose images no codec can hold."""
     if model.geometry.channels not in (1, 3):
+        channels = model.geometry.channels
         raise InputError(
-            f"the model in '{model.source}' has {model.geometry.channels} channels; the codec holds grey (1) and RGB "
-            "(3)."
+            f"the model in '{model.source}' has {channels} channels; the codec holds grey (1) and RGB (3)."
         )
 
 
-def make_chain(model: Model, levels: tuple[int, ...], errors: tuple[float, ...], bits: tuple[int, ...]) -> Chain:
-    """A chain over some levels of a model, its network in float64."""
+def make_codec(model: Model, data: CodecData) -> Codec:
+    """Put a model and its codec data together; the network is copied, in float64."""
     device = torch.device("cpu") if model.device.type == "mps" else model.device  # Apple's GPUs have no float64
     network = copy.deepcopy(model.network).to(device).double()
     denoiser = replace(scored_denoiser(model), network=network, dtype=torch.float64, threshold="static")
-    return Chain(denoiser, levels, errors, bits)
-
-
-def make_codec(model: Model, data: CodecData) -> Codec:
-    """Put a model and its codec data together."""
-    check_codes(model)
+    chain = Chain(denoiser, data.levels, data.errors, data.bits)
     classes = model.recipe.network.classes or 0
     no_class = classes if classes and model.recipe.training.label_dropout else None
-    chain = make_chain(model, data.levels, data.errors, data.bits)
     return Codec(chain, data.causal, model.geometry, data.own_sha256, model.source, classes, no_class)
-
-
-def _plain(layers: Layers) -> dict[str, Any]:
-    return {field.name: getattr(layers, field.name).astype(np.int64).tolist() for field in fields(Layers)}
-
-
-def _layers(entry: Mapping[str, Any]) -> Layers:
-    return Layers(**{name: np.array(values, np.float64) for name, values in entry.items()})

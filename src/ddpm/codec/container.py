@@ -1,20 +1,6 @@
-"""Format v1 of a .dpc file: a header, the progressive layer, and perhaps what makes it lossless. See docs/format.md.
+"""Format v1 of a .dpc file, docs/format.md: a header, the progressive layer, and what makes it lossless or a PNG.
 
-    0   3   magic 8F 44 50
-    3   1   version, 1
-    4   1   flags: 1 lossless layer, 2 grey image of a colour model, 4 stored by ordinary means, 8 seeds, 16 class
-    5   4   fingerprint: the first bytes of the SHA-256 of weights and codec data
-    9   v   height and width, each a variable-length integer
-        v   units of the progressive layer, unless it is lossless (then all) or stored (then none)
-        v   class, if flagged
-        v   seeds, if flagged: how many tiles do not have seed 0, and for each its number and its seed
-        2   CRC-16 of all bytes before
-
-    progressive layer   index bits, the first in the highest bit of a byte, no gaps; then its CRC-16
-    lossless layer      length, CRC-32 of the pixels, range coder's bytes
-    stored image      length, CRC-32 of the pixels, a PNG
-
-Reading takes nothing on trust: every number is bounded before anything is allocated for it.
+Every number that is read is checked against its bounds before anything is allocated for it.
 """
 
 from __future__ import annotations
@@ -24,13 +10,15 @@ import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ddpm.base.tensors import Pixels
+from ddpm.codec.trellis import Bits
 from ddpm.errors import DamagedFile
 
 MAGIC = b"\x8fDP"
 VERSION = 1
 LOSSLESS, GREY, STORED, SEEDS, CLASS = 1, 2, 4, 8, 16
+"""Flags: a lossless layer, a grey image of a colour model, stored as PNG, tiles with another seed than 0, a class."""
 FINGERPRINT_BYTES = 4
 MOST_PIXELS = 2**24
 MOST_SIDE = 2**16
@@ -41,7 +29,7 @@ MOST_CLASSES = 100_000
 class Header:
     """What stands before the layers.
 
-    flags        see the module's text
+    flags        LOSSLESS and so on, added
     fingerprint  FINGERPRINT_BYTES bytes
     size         (height, width)
     units        of the progressive layer, None where it is implied
@@ -71,8 +59,15 @@ class Header:
         """Whether the image lies in it as a PNG."""
         return bool(self.flags & STORED)
 
+    def units_of(self, whole: int) -> int:
+        """Units of the progressive layer of an image that has `whole` at most; DamagedFile if more are claimed."""
+        units = 0 if self.stored else whole if self.units is None else self.units
+        if units > whole:
+            raise DamagedFile(f"it claims {units:,} steps of tiles; its image has {whole:,}.")
+        return units
+
     def pack(self) -> bytes:
-        """All bytes, CRC included."""
+        """All bytes, CRC included; a header has no other form."""
         numbers = [*self.size]
         if not self.flags & (LOSSLESS | STORED):
             numbers.append(self.units or 0)
@@ -93,8 +88,8 @@ def varint(number: int) -> bytes:
     return bytes([*out, number])
 
 
-class Cut(Exception):
-    """The bytes end inside what was to be read."""
+class Cut(DamagedFile):
+    """The bytes end inside what was to be read; in a header that is damage, behind it the file is a prefix."""
 
 
 @dataclass
@@ -107,13 +102,12 @@ class Cursor:
     def take(self, count: int) -> bytes:
         """The next bytes; raises Cut."""
         if count > len(self.data) - self.place:
-            raise Cut
+            raise Cut("it is cut short inside its header.")
         self.place += count
         return self.data[self.place - count : self.place]
 
     def varint(self) -> int:
-        """The next variable-length integer; raises Cut, and DamagedFile for one that is too long or not in its shortest
-        form."""
+        """The next variable-length integer; raises Cut, and DamagedFile for one too long or longer than it need be."""
         number = shift = 0
         while True:
             byte = self.take(1)[0]
@@ -122,7 +116,7 @@ class Cursor:
             if byte < 128:
                 break
             if shift >= 35:
-                raise DamagedFile("it holds a number of more than 35 bits, which none may have.")
+                raise DamagedFile("it holds a number of more than 35 bits, the most that are allowed.")
         if byte == 0 and shift > 7:
             raise DamagedFile("it holds a number that is not written in its shortest form.")
         return number
@@ -136,39 +130,31 @@ class Cursor:
 def read_header(cursor: Cursor) -> Header:
     """Take a header apart.
 
-    Errors (DamagedFile): no file of ours, an unknown version or flag, cut short, a wrong CRC, sizes beyond the bounds.
+    Errors (DamagedFile): not a .dpc file, an unknown version or flag, cut short, a wrong CRC, sizes beyond the bounds.
     """
-    try:
-        return _read_header(cursor)
-    except Cut:
-        raise DamagedFile("it is cut short inside its header.") from None
-
-
-def _read_header(cursor: Cursor) -> Header:
     start = cursor.data[: len(MAGIC)]
-    if start != MAGIC and not (start and MAGIC.startswith(start)):
-        raise DamagedFile("it is no .dpc file: it does not begin like one.")
+    if not (start and MAGIC.startswith(start)):
+        raise DamagedFile("it is not a .dpc file: it does not begin like one.")
     cursor.take(len(MAGIC))
     version, flags = cursor.take(2)
     if version != VERSION:
         raise DamagedFile(f"it has format version {version}, this ddpm reads {VERSION}.")
     if flags & ~(LOSSLESS | GREY | STORED | SEEDS | CLASS) or (flags & STORED and flags & (LOSSLESS | SEEDS | CLASS)):
-        raise DamagedFile(f"its flags {flags:#04x} make no sense.")
+        raise DamagedFile(f"its flags {flags:#04x} are unknown or contradict each other.")
     fingerprint = cursor.take(FINGERPRINT_BYTES)
     size = cursor.varint(), cursor.varint()
     if min(size) < 1 or max(size) > MOST_SIDE or size[0] * size[1] > MOST_PIXELS:
-        raise DamagedFile(f"it claims {size[0]} x {size[1]} pixels; at most {MOST_PIXELS:,} can be.")
+        raise DamagedFile(
+            f"it claims {size[0]} x {size[1]} pixels; a file holds 1 to {MOST_PIXELS:,}, a side at most {MOST_SIDE:,}."
+        )
     units = None if flags & (LOSSLESS | STORED) else cursor.varint()
     label = cursor.varint() if flags & CLASS else None
     if label is not None and label >= MOST_CLASSES:
-        raise DamagedFile(f"it claims class number {label}, which cannot be.")
-    count = cursor.varint() if flags & SEEDS else 0
-    if 2 * count > cursor.left:
-        raise Cut
-    seeds = tuple((cursor.varint(), cursor.varint()) for _ in range(count))
+        raise DamagedFile(f"it claims class number {label}; class numbers are below {MOST_CLASSES:,}.")
+    seeds = tuple((cursor.varint(), cursor.varint()) for _ in range(cursor.varint())) if flags & SEEDS else ()
     rising = all(here < following for (here, _), (following, _) in itertools.pairwise(seeds))
     if flags & SEEDS and not (seeds and rising and all(seed for _, seed in seeds)):
-        raise DamagedFile("its list of seeds is not in its only form.")
+        raise DamagedFile("its list of seeds is empty, not in the order of the tiles, or holds a seed 0.")
     end = cursor.place
     if int.from_bytes(cursor.take(2), "little") != crc16(cursor.data[:end]):
         raise DamagedFile("its header is damaged: the checksum is not that of its bytes.")
@@ -184,17 +170,17 @@ def _with_crc16(data: bytes) -> bytes:
     return data + crc16(data).to_bytes(2, "little")
 
 
-def progressive_layer(bits: NDArray[np.uint8]) -> bytes:
+def progressive_layer(bits: Bits) -> bytes:
     """Index bits (n,) of 0 and 1 as bytes with their CRC."""
     return _with_crc16(np.packbits(bits).tobytes())
 
 
-def closed_layer(pixels: NDArray[np.uint8], data: bytes) -> bytes:
+def closed_layer(pixels: Pixels, data: bytes) -> bytes:
     """A layer that knows its length and the CRC-32 of the pixels it leads to."""
     return varint(len(data)) + checksum(pixels) + data
 
 
-def checksum(pixels: NDArray[np.uint8]) -> bytes:
+def checksum(pixels: Pixels) -> bytes:
     """CRC-32 of pixels (C, H, W), row by row, a pixel's channels side by side."""
     return binascii.crc32(np.ascontiguousarray(pixels.transpose(1, 2, 0)).tobytes()).to_bytes(4, "little")
 
@@ -211,7 +197,7 @@ class Packet:
     """
 
     header: Header
-    bits: NDArray[np.uint8] = field(repr=False)
+    bits: Bits = field(repr=False)
     cut: bool
     damaged: bool
     crc: bytes | None
@@ -225,31 +211,20 @@ def read_packet(cursor: Cursor, header: Header, bits: int) -> Packet:
 
     Errors (DamagedFile): bytes after the last one, bits set in the padding, a number out of bounds.
     """
-    body = cursor.data[cursor.place : cursor.place + -(-bits // 8)]
+    size, damaged, crc, data = -(-bits // 8), False, None, None
+    body = cursor.data[cursor.place : cursor.place + size]
     found = np.unpackbits(np.frombuffer(body, np.uint8))
     if found[bits:].any():
-        raise DamagedFile("it has bits where its progressive layer has none.")
-    damaged = False
+        raise DamagedFile("it has bits set in the padding behind its progressive layer.")
     try:
-        damaged = not header.stored and int.from_bytes(_layer_end(cursor, len(body), bits), "little") != crc16(body)
-        if not (header.lossless or header.stored):
-            _check_end(cursor)
-            return Packet(header, found[:bits], False, damaged, None, None)
-        length, crc = cursor.varint(), cursor.take(4)
-        data = cursor.take(length)
+        if not header.stored:
+            cursor.take(size)
+            damaged = int.from_bytes(cursor.take(2), "little") != crc16(body)
+        if header.lossless or header.stored:
+            length, check = cursor.varint(), cursor.take(4)
+            crc, data = check, cursor.take(length)
     except Cut:
         return Packet(header, found[:bits], True, damaged, None, None)
-    _check_end(cursor)
-    return Packet(header, found[:bits], False, damaged, crc, data)
-
-
-def _layer_end(cursor: Cursor, there: int, bits: int) -> bytes:
-    if there < -(-bits // 8):
-        raise Cut
-    cursor.take(there)
-    return cursor.take(2)
-
-
-def _check_end(cursor: Cursor) -> None:
     if cursor.left:
         raise DamagedFile(f"it has {cursor.left:,} {'byte' if cursor.left == 1 else 'bytes'} after its end.")
+    return Packet(header, found[:bits], False, damaged, crc, data)

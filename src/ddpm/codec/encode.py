@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpm.base.image_io import to_pil
 from ddpm.base.progress import Advance, unheard
-from ddpm.base.tensors import Integers, Pixels
+from ddpm.base.tensors import Floats, Integers, Pixels
 from ddpm.base.units import bits, images_to_x
 from ddpm.codec.codec_data import Codec
 from ddpm.codec.container import (
@@ -30,16 +28,19 @@ from ddpm.codec.container import (
     closed_layer,
     progressive_layer,
 )
-from ddpm.codec.labels import choose_label
 from ddpm.codec.mixture import SIXTEENTHS
 from ddpm.codec.progressive import AT_ONCE
-from ddpm.codec.tiles import bits_of, cut, grid, joined, units_done
+from ddpm.codec.randomness import CHOICE, UNIT, normals
+from ddpm.codec.tiles import bits_of, cut, joined, tiles_in, units_done
+from ddpm.codec.trellis import Bits
 from ddpm.errors import InputError
 
 MARGIN = 1e-6
 """Sixteenths of a grey level that a guess must keep from the middle between two. Between machines guesses differ by a
 thousandth of that (results/codec-margin.json); six tiles of 32 x 32 x 3 in a thousand begin again with another seed."""
 MOST_SEEDS = 100
+LABEL_TILES = 4
+"""Tiles looked at to choose the class of an image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +48,7 @@ class Encoded:
     """One file, and what it is made of.
 
     data             the bytes
-    stored           whether the image lies in it by ordinary means
+    stored           whether it holds the image as PNG
     index_bits       of the progressive layer
     divergence       of each step, all tiles together: the theoretical rate of this chain, its own levels and variances,
                      for this image, in bits
@@ -69,40 +70,43 @@ class Encoded:
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """An image on its way: its tiles as the model sees them, how many units it gets, and where its tiles stand."""
+    """An image to encode: its tiles as the model sees them, its header without seeds, and its class for the network."""
 
     image: Pixels
     tiles: Pixels
-    flags: int
-    units: int | None
-    label: int | None = None
+    header: Header
+    label: int | None
+
+    def units(self, codec: Codec) -> int:
+        """Of the progressive layer."""
+        return self.header.units_of(len(self.tiles) * len(codec.chain.steps))
 
 
 @dataclass(eq=False)
 class _Walked:
     """What the chain gave for one tile."""
 
-    bits: list[NDArray[np.uint8]]
+    bits: list[Bits]
     guess: Tensor
     seed: int
-    nats: NDArray[np.float64]
-    delivered: NDArray[np.float64]
+    nats: Floats
+    delivered: Floats
 
 
 def encode(
     codec: Codec,
     images: Sequence[Pixels],
     *,
-    most_bytes: Sequence[int] | None = None,
+    most_bytes: Sequence[int | None] | None = None,
     batch_size: int = AT_ONCE,
     advance: Advance = unheard,
 ) -> list[Encoded]:
     """Compress images, uint8 (C, H, W), grey or RGB, of any sizes.
 
-    most_bytes  of each file: lossy ones that do not exceed them; None is lossless
-    advance     told how many tiles went on by a step
+    most_bytes  of each file: a lossy one that does not exceed them; None is lossless
+    advance     told how many tiles went on by a step; steps that lossy files do without count as done
 
-    Errors (InputError): another mode than the model's, too many pixels, fewer bytes than a header takes.
+    Errors (InputError): see check_image.
     """
     limits = [None] * len(images) if most_bytes is None else list(most_bytes)
     jobs = [_job(codec, image, limit) for image, limit in zip(images, limits, strict=True)]
@@ -116,67 +120,77 @@ def encode(
 
 def tiles_of(codec: Codec, image: Pixels) -> int:
     """How many tiles an image becomes."""
-    return math.prod(grid((image.shape[1], image.shape[2]), codec.geometry.size))
+    return tiles_in((image.shape[1], image.shape[2]), codec.geometry.size)
+
+
+def check_image(codec: Codec, image: Pixels, limit: int | None = None) -> None:
+    """Raise InputError for what no file can hold: another mode than the model's, an empty or a too large image, fewer
+    bytes than a header takes (limit, of a lossy file)."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[0] not in (1, 3):
+        shape = " x ".join(map(str, image.shape))
+        raise InputError(f"an image of {image.dtype} {shape} was given: give uint8 (C, H, W), grey (1) or RGB (3).")
+    if image.shape[0] > codec.geometry.channels:
+        raise InputError(f"the image is in colour and the model of '{codec.name}' is grey: give a grey image.")
+    height, width = image.shape[1:]
+    if not 1 <= height * width <= MOST_PIXELS:
+        raise InputError(f"the image has {height} x {width} pixels; a file holds 1 to {MOST_PIXELS:,}.")
+    if max(height, width) > MOST_SIDE:
+        raise InputError(f"the image has {height} x {width} pixels; a side has at most {MOST_SIDE:,}.")
+    if limit is not None:
+        _lossy_header(codec, image, limit, 0)
 
 
 def _job(codec: Codec, image: Pixels, limit: int | None) -> _Job:
-    channels, height, width = check_image(codec, image)
-    grey = channels < codec.geometry.channels
+    check_image(codec, image)
+    grey = len(image) < codec.geometry.channels
     tiles = cut(np.repeat(image, 3, axis=0) if grey else image, codec.geometry.size)
     label = choose_label(codec, tiles) if codec.classes else None
-    flags = lossy_flags(codec, image)
     if limit is None:
-        return _Job(image, tiles, flags | LOSSLESS, None, label)
-    units = _units_within(codec, len(tiles), plain_header(codec, flags, (height, width), label), limit)
-    return _Job(image, tiles, flags, units, label)
+        return _Job(image, tiles, _header(codec, image, LOSSLESS, label), label)
+    return _Job(image, tiles, _lossy_header(codec, image, limit, label), label)
 
 
-def check_image(codec: Codec, image: Pixels) -> tuple[int, ...]:
-    """Refuse what the codec cannot hold; returns (C, H, W)."""
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[0] not in (1, 3):
-        raise InputError(
-            f"an image of {image.dtype} {'x'.join(map(str, image.shape))} came; uint8 (C, H, W), grey (1) or RGB "
-            "(3), would fit."
-        )
-    if image.shape[0] > codec.geometry.channels:
-        raise InputError(f"the image is in colour and the model of '{codec.name}' is grey; a grey image would fit.")
-    height, width = image.shape[1:]
-    if not 1 <= height * width <= MOST_PIXELS or max(height, width) > MOST_SIDE:
-        raise InputError(f"{height} x {width} pixels do not fit; 1 to {MOST_PIXELS:,} would.")
-    return image.shape
-
-
-def lossy_flags(codec: Codec, image: Pixels) -> int:
-    """The flags that an image's file has whatever its layers: a grey one of a colour model, a class."""
-    grey = len(image) < codec.geometry.channels
-    return GREY * grey | CLASS * (codec.classes > 0 and codec.no_class is None)
-
-
-def check_limit(codec: Codec, image: Pixels, limit: int) -> None:
-    """Refuse fewer bytes than a lossy file of an image takes at least."""
-    size = image.shape[1], image.shape[2]
-    flags = lossy_flags(codec, image)
-    _units_within(codec, tiles_of(codec, image), plain_header(codec, flags, size, 0), limit)
-
-
-def plain_header(codec: Codec, flags: int, size: tuple[int, int], label: int | None) -> Header:
-    """A header without units and seeds."""
+def _header(codec: Codec, image: Pixels, flags: int, label: int | None) -> Header:
+    """A header without units and seeds; flags LOSSLESS, STORED or 0."""
+    flags |= GREY * (len(image) < codec.geometry.channels)
+    if codec.classes and codec.no_class is None and not flags & STORED:
+        flags |= CLASS
     fingerprint = bytes.fromhex(codec.fingerprint)[:FINGERPRINT_BYTES]
-    return Header(flags, fingerprint, size, label=label if flags & CLASS else None)
+    return Header(flags, fingerprint, (image.shape[1], image.shape[2]), label=label if flags & CLASS else None)
 
 
-def _units_within(codec: Codec, tiles: int, header: Header, limit: int) -> int:
-    """The most units whose file, with header and checksum, has at most `limit` bytes."""
+def _lossy_header(codec: Codec, image: Pixels, limit: int, label: int | None) -> Header:
+    """With the most units whose file, header and checksum included, has at most `limit` bytes."""
+    header, costs, tiles = _header(codec, image, 0, label), codec.chain.bits, tiles_of(codec, image)
 
     def size(units: int) -> int:
-        return len(replace(header, units=units).pack()) + -(-bits_of(codec.chain.bits, tiles, units) // 8) + 2
+        return len(replace(header, units=units).pack()) + -(-bits_of(costs, tiles, units) // 8) + 2
 
-    units = units_done(codec.chain.bits, tiles, 8 * limit)
+    units = units_done(costs, tiles, 8 * limit)
     while units and size(units) > limit:
         units -= 1
     if size(units) > limit:
-        raise InputError(f"{limit} bytes are fewer than a header takes; {size(0)} would fit.")
-    return units
+        raise InputError(f"{limit} bytes are fewer than its header takes: allow at least {size(0)}.")
+    return replace(header, units=units)
+
+
+def choose_label(codec: Codec, tiles: Pixels) -> int:
+    """The class whose network sees an image best half way down the chain; "no class" where the model learned that.
+
+    tiles  (M, C, h, w); the first few are looked at
+    """
+    if codec.no_class is not None:
+        return codec.no_class
+    chain, number = codec.chain, len(codec.chain.steps) // 2
+    some = images_to_x(torch.from_numpy(tiles[:LABEL_TILES]), torch.float64)
+    index = len(chain.levels) - number
+    noise = torch.from_numpy(normals(CHOICE, count=some.numel()).astype(np.float64) * UNIT).reshape(some.shape)
+    x = float(chain.schedule.signal[index]) * some + float(chain.schedule.sigma[index]) * noise
+    errors = [
+        float(((chain.x0(x, number, codec.labels([label] * len(x))) - some) ** 2).sum())
+        for label in range(codec.classes)
+    ]
+    return int(np.argmin(errors))
 
 
 def _walk_all(codec: Codec, jobs: Sequence[_Job], batch_size: int, advance: Advance) -> list[_Walked]:
@@ -184,83 +198,59 @@ def _walk_all(codec: Codec, jobs: Sequence[_Job], batch_size: int, advance: Adva
     found: list[_Walked] = []
     for start in range(0, len(every), batch_size):
         part = every[start : start + batch_size]
-        walked = _walk(codec, part, [0] * len(part), advance)
+        walked = _walk(codec, part, 0, advance)
         for seed in range(1, MOST_SEEDS):
             again = [k for k, ((job, _), one) in enumerate(zip(part, walked, strict=True)) if _unsure(job, one)]
             if not again:
                 break
-            fresh = _walk(codec, [part[k] for k in again], [seed] * len(again), unheard)
-            for k, one in zip(again, fresh, strict=True):
+            for k, one in zip(again, _walk(codec, [part[k] for k in again], seed, unheard), strict=True):
                 walked[k] = one
         found += walked
     return found
 
 
-def _walk(codec: Codec, part: Sequence[tuple[_Job, int]], seeds: Sequence[int], advance: Advance) -> list[_Walked]:
+def _walk(codec: Codec, part: Sequence[tuple[_Job, int]], seed: int, advance: Advance) -> list[_Walked]:
     """Take some tiles down the chain as far as any of them has to go."""
     chain = codec.chain
     images = images_to_x(torch.from_numpy(np.stack([job.tiles[number] for job, number in part])), torch.float64)
-    start = chain.start([(seed, number) for (_, number), seed in zip(part, seeds, strict=True)], codec.geometry.shape)
-    labels = None
-    if codec.classes:
-        labels = torch.tensor([job.label for job, _ in part], device=chain.device)
-    deepest = max(len(chain.steps) if job.units is None else -(-job.units // len(job.tiles)) for job, _ in part)
+    start = chain.start([(seed, number) for _, number in part], codec.geometry.shape)
+    labels = codec.labels([job.label for job, _ in part])
+    deepest = max(-(-job.units(codec) // len(job.tiles)) for job, _ in part)
     walk = chain.encode(images, start, labels, steps=deepest, advance=advance)
-    lossless = any(job.units is None for job, _ in part)
-    guess = chain.x0(walk.x, deepest, labels) if lossless else images
+    advance(len(part) * (len(chain.steps) - deepest))
+    lossless = any(job.header.lossless for job, _ in part)
+    guess = ((chain.x0(walk.x, deepest, labels) if lossless else images) + 1) * (127.5 * SIXTEENTHS)
     return [
-        _Walked(
-            [rows[k] for rows in walk.bits],
-            (guess[k] + 1) * (127.5 * SIXTEENTHS),
-            seed,
-            walk.nats[:, k],
-            walk.delivered[:, k],
-        )
-        for k, seed in enumerate(seeds)
+        _Walked([rows[k] for rows in walk.bits], guess[k], seed, walk.nats[:, k], walk.delivered[:, k])
+        for k in range(len(part))
     ]
 
 
 def _unsure(job: _Job, walked: _Walked) -> bool:
     """Whether a guess lies so near the middle between two integers that another machine might round it otherwise."""
-    if job.units is not None:
-        return False
     apart = walked.guess - walked.guess.floor() - 0.5
-    return not bool((apart.abs() >= MARGIN).all())  # nor is what is no number sure
+    return job.header.lossless and not bool((apart.abs() >= MARGIN).all())  # NaN is unsure, too
 
 
 def _finish(codec: Codec, job: _Job, walked: Sequence[_Walked]) -> Encoded:
     """Put one image's file together."""
-    tiles, size = len(walked), (job.image.shape[1], job.image.shape[2])
     seeds = tuple((k, one.seed) for k, one in enumerate(walked) if one.seed)
-    header = replace(plain_header(codec, job.flags, size, job.label), units=job.units, seeds=seeds)
-    header = replace(header, flags=header.flags | (SEEDS if seeds else 0))
-    steps = len(walked[0].bits)
-    units = tiles * len(codec.chain.steps) if job.units is None else job.units
-    ordered = [walked[tile].bits[step] for step in range(steps) for tile in range(tiles)][:units]
+    header = replace(job.header, flags=job.header.flags | (SEEDS if seeds else 0), seeds=seeds)
+    ordered = [one.bits[step] for step in range(len(walked[0].bits)) for one in walked][: job.units(codec)]
     index = np.concatenate([np.empty(0, np.uint8), *ordered])
-    data = header.pack() + progressive_layer(index)
-    layer = Encoded(
-        b"",
-        index_bits=len(index),
-        divergence=tuple(float(bits(value)) for value in np.sum([one.nats for one in walked], axis=0)),
-        delivered=tuple(float(bits(value)) for value in np.sum([one.delivered for one in walked], axis=0)),
-    )
-    if job.units is not None:
-        return replace(layer, data=data)
-    if any(_unsure(job, one) for one in walked):
-        return stored(codec, job.image)
-    residual, ideal = codec.causal.encode(
-        whole_guess(torch.stack([one.guess for one in walked]), size), job.image[None]
-    )
-    found = replace(
-        layer,
-        data=data + closed_layer(job.image, residual[0]),
-        residual_bytes=len(residual[0]),
-        ideal_bytes=float(ideal[0]) / 8,
-        reseeded=len(seeds),
-    )
-    plain = stored(codec, job.image)
-    return found if len(found.data) <= len(plain.data) else plain
+    data, residual, ideal = header.pack() + progressive_layer(index), b"", 0.0
+    if header.lossless:
+        plain = stored(codec, job.image)
+        if any(_unsure(job, one) for one in walked):
+            return plain
+        guess = whole_guess(torch.stack([one.guess for one in walked]), header.size)
+        (residual,), (ideal,) = codec.causal.encode(guess, job.image[None])
+        data += closed_layer(job.image, residual)
+        if len(data) > len(plain.data):
+            return plain
+    divergence = tuple(float(bits(value)) for value in np.sum([one.nats for one in walked], axis=0))
+    delivered = tuple(float(bits(value)) for value in np.sum([one.delivered for one in walked], axis=0))
+    return Encoded(data, False, len(index), divergence, delivered, len(residual), float(ideal) / 8, len(seeds))
 
 
 def whole_guess(tiles: Tensor, size: tuple[int, int]) -> Integers:
@@ -272,6 +262,4 @@ def stored(codec: Codec, image: Pixels) -> Encoded:
     """A file that holds the image as a PNG."""
     png = io.BytesIO()
     to_pil(image).save(png, format="PNG", optimize=True)
-    flags = STORED | GREY * (len(image) < codec.geometry.channels)
-    header = plain_header(codec, flags, (image.shape[1], image.shape[2]), None)
-    return Encoded(header.pack() + closed_layer(image, png.getvalue()), stored=True)
+    return Encoded(_header(codec, image, STORED, None).pack() + closed_layer(image, png.getvalue()), stored=True)

@@ -1,4 +1,4 @@
-"""Many .dpc files to image files: what is wrong with one stops no other."""
+"""Many .dpc files to image files: a file that is damaged does not stop the others."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from ddpm.base.image_io import to_pil
 from ddpm.base.progress import Progress
 from ddpm.codec.codec_data import Codec
 from ddpm.codec.container import Cursor, read_header
-from ddpm.codec.decode import DAMAGED, Decoded, check_reconstruct, decode, open_file
+from ddpm.codec.decode import DAMAGED, Decoded, decode, open_file
 from ddpm.codec.to_files import GROUP, in_groups
 from ddpm.errors import DamagedFile, DdpmError
 
 
 @dataclass(frozen=True)
 class DecompressedFile:
-    """One file: the image it became (None: none could be read), how exact that is, and what is wrong with it.
+    """One file: the image file written (None if nothing could be read), how exact it is, and what is wrong with it.
 
     status     "lossless", "lossy", "partial", "damaged" as of decode.Decoded, or "refused"
     steps, of  steps of the chain that every tile has had, of how many
     stored     whether it holds the image as PNG
-    problem    a sentence, "" if there is none
-    exit_code  of the problem, 0 if it is none
+    problem    a sentence, "" without one
+    exit_code  of the problem, 0 without one
     """
 
     file: str
@@ -38,13 +38,12 @@ class DecompressedFile:
     exit_code: int = 0
 
     def line(self) -> str:
-        """For a person."""
+        """For a person, of a file that was not refused."""
         how = {
             "lossless": "stored as PNG, exact" if self.stored else "exact",
             "lossy": f"lossy, {self.steps} of {self.of} steps",
             "partial": f"the image so far, {self.steps} of {self.of} steps",
             "damaged": "damaged, not exact",
-            "refused": "not decompressed",
         }[self.status]
         return f"{self.out or self.file}: {how}"
 
@@ -80,11 +79,10 @@ def write_decompressed(
     batch_size: int,
     progress: Progress,
 ) -> DecompressionReport:
-    """Decompress files to PNGs; what cannot be opened does not hold up the others.
+    """Decompress files to PNGs; what cannot be opened does not stop the others.
 
-    codec  or why there is none
+    codec  or the error that says why the model has none
     """
-    check_reconstruct(reconstruct)
     rows: dict[int, DecompressedFile] = {}
     opened = {}
     for k, (path, data) in enumerate(zip(paths, contents, strict=True)):
@@ -96,18 +94,13 @@ def write_decompressed(
         except DdpmError as error:
             rows[k] = DecompressedFile(path, None, "refused", problem=str(error), exit_code=error.exit_code)
     if not isinstance(codec, DdpmError):
-        order = list(opened)
-        with progress.stage("Decompressing", sum(file.steps for file in opened.values())) as advance:
-            for group in in_groups([max(opened[k].tiles, 1) for k in order], GROUP * batch_size):
-                some = [order[place] for place in group]
-                found = decode(
-                    codec,
-                    [opened[k] for k in some],
-                    reconstruct=reconstruct,
-                    batch_size=batch_size,
-                    advance=advance,
-                )
-                rows |= {k: _written(paths[k], one, targets[k]) for k, one in zip(some, found, strict=True)}
+        order, files = list(opened), list(opened.values())
+        with progress.stage("Decompressing", sum(file.steps for file in files)) as advance:
+            for group in in_groups([max(len(file.done), 1) for file in files], GROUP * batch_size):
+                some = [files[place] for place in group]
+                found = decode(codec, some, reconstruct=reconstruct, batch_size=batch_size, advance=advance)
+                for k, one in zip(order[group.start : group.stop], found, strict=True):
+                    rows[k] = _written(paths[k], one, targets[k])
     return DecompressionReport(tuple(rows[k] for k in sorted(rows)))
 
 

@@ -13,13 +13,12 @@ Every number is an integer and every product exact: they are carried in float64 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm.base.tensors import Floats, Integers
+from ddpm.base.tensors import Floats, Integers, Pixels
 from ddpm.base.units import LEVELS
 from ddpm.codec.mixture import SIXTEENTHS, Mixture
 from ddpm.codec.range_coder import Decoder, Encoder
@@ -81,11 +80,18 @@ class Canvas:
     size: tuple[int, int]
 
     @staticmethod
-    def of(guess: Integers) -> Canvas:
-        """An empty one for guesses (B, C, H, W) in sixteenths of a grey level."""
+    def of(guess: Integers, pixels: Pixels | None = None) -> Canvas:
+        """One for guesses (B, C, H, W) in sixteenths of a grey level.
+
+        pixels  (B, C, H, W) if all are known already, or (B, 1, H, W) if all channels are equal; None: none is known
+        """
         around = ((0, 0), (0, 0), (REACH, REACH), (REACH, REACH))
         padded = np.pad(guess.astype(np.int32), around, mode="edge")
-        return Canvas(padded, np.zeros_like(padded), (guess.shape[2], guess.shape[3]))
+        off = np.zeros_like(padded)
+        if pixels is not None:
+            inside = np.s_[:, :, REACH:-REACH, REACH:-REACH]
+            off[inside] = pixels * np.int32(SIXTEENTHS) - padded[inside]
+        return Canvas(padded, off, (guess.shape[2], guess.shape[3]))
 
     def put(self, channel: int, images: Integers, rows: Integers, columns: Integers, pixels: Integers) -> None:
         """Note pixels (P,) that became known."""
@@ -147,31 +153,28 @@ class CausalModel:
         )
         return Mixture(logits, means + canvas.centre(channel, images, rows, columns)[:, None], scales)
 
-    def encode(self, guess: Integers, pixels: NDArray[np.uint8]) -> tuple[list[bytes], Floats]:
+    def encode(self, guess: Integers, pixels: Pixels) -> tuple[list[bytes], Floats]:
         """Code images given guesses.
 
         guess    (B, C, H, W) in sixteenths of a grey level, 0 to 4080
-        pixels   (B, c, H, W), the first c <= C channels; the others are taken to equal the first
+        pixels   (B, c, H, W) with c = C, or c = 1 of a grey image
         returns  each image's bytes, and the ideal code length of each in bits (B,)
         """
-        batch, coded, height, across = pixels.shape
-        canvas, known = Canvas.of(guess), pixels.astype(np.int64)
-        ends = np.empty((2, batch, coded, height, across), np.int64)
-        image, row, column = (part.ravel() for part in np.indices((batch, height, across)))
-        for channel in range(guess.shape[1]):
-            canvas.put(channel, image, row, column, known[image, channel % coded, row, column])
-        for channel in range(coded):
-            for part in np.array_split(np.arange(len(image)), -(-len(image) // 8192)):
-                place = image[part], row[part], column[part]
-                level = known[place[0], channel, place[1], place[2]]
-                ends[:, place[0], channel, place[1], place[2]] = (
-                    self.mixture(canvas, channel, *place).cumulative(level[:, None] + np.arange(2)).T
+        batch, coded, *size = pixels.shape
+        canvas, ends = Canvas.of(guess, pixels), np.empty((2, *pixels.shape), np.int64)
+        total = batch * size[0] * size[1]
+        for part in np.array_split(np.arange(total), -(-total // 8192)):
+            image, row, column = np.unravel_index(part, (batch, *size))
+            for channel in range(coded):
+                level = pixels[image, channel, row, column].astype(np.int64)
+                ends[:, image, channel, row, column] = (
+                    self.mixture(canvas, channel, image, row, column).cumulative(level[:, None] + np.arange(2)).T
                 )
         sizes = ends[1] - ends[0]
         ideal = 24 * sizes[0].size - np.log2(sizes).sum(axis=(1, 2, 3))
         return [_write(ends[0, b], sizes[b]) for b in range(batch)], ideal
 
-    def decode(self, guess: Integers, data: list[bytes], coded: int) -> NDArray[np.uint8]:
+    def decode(self, guess: Integers, data: list[bytes], coded: int) -> Pixels:
         """Pixels (B, coded, H, W) from the bytes of each image; any bytes give some."""
         batch, _, height, across = guess.shape
         canvas, coders = Canvas.of(guess), [Decoder(one) for one in data]
@@ -200,10 +203,7 @@ def _write(starts: Integers, sizes: Integers) -> bytes:
     coder = Encoder()
     for rows, columns in lines(*starts.shape[1:]):
         for channel in range(len(starts)):
-            for start, size in _pairs(starts[channel, rows, columns], sizes[channel, rows, columns]):
+            pairs = np.stack([starts[channel, rows, columns], sizes[channel, rows, columns]], axis=1)
+            for start, size in pairs.tolist():
                 coder.encode(start, size)
     return coder.finish()
-
-
-def _pairs(starts: Integers, sizes: Integers) -> Iterator[tuple[int, int]]:
-    return zip(starts.tolist(), sizes.tolist(), strict=True)

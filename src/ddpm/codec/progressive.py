@@ -15,24 +15,27 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpm.base.progress import Advance, unheard
-from ddpm.base.tensors import Floats
+from ddpm.base.tensors import Floats, Integers
 from ddpm.codec.randomness import START, UNIT, normals
 from ddpm.codec.trellis import Bits, noise, simulate
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.schedule import Schedule
+from ddpm.model.model import some_weight
 
 AT_ONCE = 16
-"""Tiles in a network call, if nobody says otherwise."""
+"""Tiles in a network call by default."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """From level t_k to the next: x_next = keep * x + pull * x0 + spread * noise; share is the posterior's part of the
-    variance, bits what the step costs."""
+    """From level t_k to the next: x_next = keep * x + pull * x0 + spread * noise.
+
+    share  of the posterior in the variance
+    bits   that the step costs
+    """
 
     number: int
     keep: float
@@ -41,14 +44,10 @@ class Step:
     share: float
     bits: int
 
-    @property
-    def divergence(self) -> float:
-        """Nats a dimension that the two variances alone cost; see `nats`."""
-        return 0.5 * (self.share - 1 - float(np.log(self.share)))
-
     def nats(self, wanted: Floats) -> Floats:
         """KL(posterior || model) of each image (B,), for the means (B, D) that the encoder wanted."""
-        return np.asarray(wanted.shape[1] * self.divergence + 0.5 * (wanted**2).sum(axis=1))
+        of_variances = 0.5 * (self.share - 1 - float(np.log(self.share)))  # a dimension
+        return np.asarray(wanted.shape[1] * of_variances + 0.5 * (wanted**2).sum(axis=1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,9 +113,8 @@ class Chain:
     @property
     def device(self) -> torch.device:
         """Where the network lies."""
-        network = self.denoiser.network
-        assert isinstance(network, torch.nn.Module)
-        return next(iter([*network.parameters(), *network.buffers()])).device
+        assert isinstance(self.denoiser.network, torch.nn.Module)
+        return some_weight(self.denoiser.network).device
 
     def encode(
         self,
@@ -145,11 +143,11 @@ class Chain:
         self,
         bits: Sequence[Bits],
         x: Tensor,
-        counts: NDArray[np.int64],
+        counts: Integers,
         labels: Tensor | None = None,
         *,
         advance: Advance = unheard,
-        on_x0: Callable[[int, Tensor], None] = lambda steps, x0: None,
+        on_x0: Callable[[Tensor], None] = lambda x0: None,
     ) -> Tensor:
         """The states that index bits lead to from the states x at level T.
 
@@ -164,20 +162,29 @@ class Chain:
                 break
             rows = torch.from_numpy(active)
             x0 = self.x0(x[rows], step.number, None if labels is None else labels[rows])
-            on_x0(step.number, x0)
+            on_x0(x0)
             x[rows] = self._advance(x[rows], x0, step, noise(here, step.number, x[0].numel()))
             advance(len(active))
         return x
 
-    def last_x0(
-        self, x: Tensor, counts: NDArray[np.int64], labels: Tensor | None = None, *, batch_size: int = AT_ONCE
+    def clean(
+        self,
+        x: Tensor,
+        counts: Integers,
+        labels: Tensor | None = None,
+        *,
+        batch_size: int = AT_ONCE,
+        view: Callable[[Tensor, int, Tensor | None], Tensor] | None = None,
     ) -> Tensor:
-        """The clean images seen from states (B, C, H, W) after so many steps each (B,)."""
+        """The clean images seen from states (B, C, H, W) after so many steps each (B,).
+
+        view  of states after a number of steps, with their labels; None is x0
+        """
         out = torch.empty_like(x)
         for count in np.unique(counts):
             every = torch.from_numpy(np.flatnonzero(counts == count))
             for rows in every.split(batch_size):  # type: ignore[no-untyped-call]
-                out[rows] = self.x0(x[rows], int(count), None if labels is None else labels[rows])
+                out[rows] = (view or self.x0)(x[rows], int(count), None if labels is None else labels[rows])
         return out
 
     def _advance(self, x: Tensor, x0: Tensor, step: Step, given: Floats) -> Tensor:

@@ -5,7 +5,7 @@
     word i      of a key: mix(key + (i + 1) * 0x9E3779B97F4A7C15), modulo 2^64
     Gaussian i  of a key: quantile number (word i >> 52) of a table of 4096, in units of 2^-12
 
-The first word of a key says what the numbers are for. docs/format.md repeats all of this for whoever writes a decoder.
+The first word of a key says what the numbers are for. docs/format.md specifies all of this for other decoders.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ddpm.base.tensors import Floats, Integers
 
 Words = NDArray[np.uint64]
 
@@ -59,7 +61,7 @@ def normals(*key: int, count: int) -> NDArray[np.int16]:
 
 
 @functools.lru_cache(maxsize=256)
-def scrambling(step: int, dimensions: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def scrambling(step: int, dimensions: int) -> tuple[Integers, Floats]:
     """How the dimensions of one step are shuffled: their order, a permutation (D,), and signs of -1 and 1 in it (D,).
 
     The order sorts the words of (ORDER, step), ties by index; the sign of place i is bit 63 of word i of (SIGNS, step).

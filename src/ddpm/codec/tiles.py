@@ -8,9 +8,12 @@ coarse.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
+
+from ddpm.base.tensors import Integers, Pixels
 
 
 def grid(size: tuple[int, int], tile: tuple[int, int]) -> tuple[int, int]:
@@ -18,7 +21,12 @@ def grid(size: tuple[int, int], tile: tuple[int, int]) -> tuple[int, int]:
     return -(-size[0] // tile[0]), -(-size[1] // tile[1])
 
 
-def cut(image: NDArray[np.uint8], tile: tuple[int, int]) -> NDArray[np.uint8]:
+def tiles_in(size: tuple[int, int], tile: tuple[int, int]) -> int:
+    """How many tiles cover an image of (height, width)."""
+    return math.prod(grid(size, tile))
+
+
+def cut(image: Pixels, tile: tuple[int, int]) -> Pixels:
     """An image (C, H, W) as tiles (M, C, h, w), row by row."""
     channels, height, width = image.shape
     rows, columns = grid((height, width), tile)
@@ -53,7 +61,7 @@ def bits_of(bits: tuple[int, ...], tiles: int, units: int) -> int:
     return tiles * sum(bits[:steps]) + (rest * bits[steps] if rest else 0)
 
 
-def steps_each(tiles: int, units: int) -> NDArray[np.int64]:
+def steps_each(tiles: int, units: int) -> Integers:
     """How many steps each tile (M,) has had after so many units."""
     steps, rest = divmod(units, tiles)
     return np.where(np.arange(tiles) < rest, steps + 1, steps)

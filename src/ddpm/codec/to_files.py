@@ -11,56 +11,62 @@ from typing import Any
 import numpy as np
 
 from ddpm.base.files import check_output, whole_file, writable_folder
-from ddpm.base.progress import Advance, Progress, unheard
+from ddpm.base.progress import SILENT, Advance, Progress, unheard
 from ddpm.base.tensors import Pixels
 from ddpm.codec.codec_data import Codec
 from ddpm.codec.container import MAGIC
 from ddpm.codec.decode import LOSSLESS, LOSSY, decode, open_file
-from ddpm.codec.encode import Encoded, check_image, check_limit, encode, tiles_of
+from ddpm.codec.encode import Encoded, check_image, encode, tiles_of
 from ddpm.codec.progressive import AT_ONCE
 from ddpm.data.decode import BadImage
 from ddpm.data.decode import decode as decode_image
 from ddpm.errors import InputError, NotVerified
 
 SUFFIX = ".dpc"
-GROUP = 8  # network calls whose tiles are written together, so that a stop loses only those in hand
+GROUP = 8
+"""Batches of tiles that are compressed and written together: what a stop loses."""
 
 
 def compress_all(
     codec: Codec,
     images: Sequence[Pixels],
+    limits: Sequence[int | None],
     *,
-    limits: Sequence[int] | None = None,
     verify: bool = True,
     batch_size: int = AT_ONCE,
     advance: Advance = unheard,
-    advance_verifying: Advance = unheard,
+    progress: Progress = SILENT,
 ) -> list[Encoded]:
     """Compress images together.
 
-    limits   bytes that each file may have, None is lossless
-    verify   decompress the files: lossless ones must be their images, lossy ones whole
-    advance  told how many tiles went on by a step; advance_verifying the same of decompressing
+    limits    bytes that each file may have, None is lossless
+    verify    decompress the files: lossless ones must be their images, lossy ones whole
+    advance   told how many tiles went on by a step when compressing
+    progress  of verifying
     """
     found = encode(codec, images, most_bytes=limits, batch_size=batch_size, advance=advance)
     if verify:
         opened = [open_file(codec, one.data) for one in found]
-        back = decode(codec, opened, batch_size=batch_size, advance=advance_verifying)
-        for image, one in zip(images, back, strict=True):
+        with progress.stage("Verifying", sum(file.steps for file in opened)) as verifying:
+            back = decode(codec, opened, batch_size=batch_size, advance=verifying)
+        for image, limit, one in zip(images, limits, back, strict=True):
             exact = one.status == LOSSLESS and one.image is not None and np.array_equal(one.image, image)
-            if not (exact if limits is None else one.status == LOSSY):
+            if not (exact if limit is None else one.status == LOSSY):
                 raise NotVerified("what was compressed did not decompress to its image; please report this.")
     return found
 
 
 def byte_limit(image: Pixels, rate: float | None, most_bytes: int | None) -> int | None:
-    """How many bytes an image may take: by a rate in bits/dim, or as such; None for lossless."""
+    """How many bytes an image may take: by a rate in bits/dim, or as such; None for lossless.
+
+    Errors (InputError): both given, or one that is not positive.
+    """
     if rate is not None and most_bytes is not None:
         raise InputError("a rate and a number of bytes were given: leave one of them out.")
     if rate is not None and not 0 < rate < math.inf:
         raise InputError(f"a rate must be a positive number of bits/dim, such as 0.5, not {rate}.")
     if most_bytes is not None and (most_bytes != int(most_bytes) or most_bytes < 1):
-        raise InputError(f"a file has a whole number of bytes, at least 1, not {most_bytes}.")
+        raise InputError(f"the bytes of a file must be a whole number of at least 1, not {most_bytes}.")
     if rate is not None:
         return int(rate * image.size / 8)
     return None if most_bytes is None else int(most_bytes)
@@ -104,33 +110,29 @@ class CompressionReport:
 
     def lines(self) -> list[str]:
         """For a person."""
-        lines = [
-            f"{one.file}: {one.bytes:,} bytes, {one.bits_per_dim:.3f} bits/dim{', stored as PNG' if one.stored else ''}"
-            for one in self.files
-        ]
-        kind = "lossless" if self.lossless else "lossy"
-        checked = "decompressed and compared" if self.lossless else "decompressed again"
+        kind, checked = "lossy", "decompressed again"
+        if self.lossless:
+            kind, checked = "lossless", "decompressed and compared"
         table = self.table()
-        count = f"{len(self.files)} {'file' if len(self.files) == 1 else 'files'}"
         return [
-            *lines,
-            f"{count}, {kind}, {checked if self.verified else 'not verified'}: {self.bytes:,} bytes, "
+            *(
+                f"{one.file}: {one.bytes:,} bytes, {one.bits_per_dim:.3f} bits/dim{', stored as PNG' * one.stored}"
+                for one in self.files
+            ),
+            f"{len(self.files)} {'file' if len(self.files) == 1 else 'files'}, {kind}, "
+            f"{checked if self.verified else 'not verified'}: {self.bytes:,} bytes, "
             f"{table['bits_per_dim']:.3f} bits/dim; {table['stored']} stored as PNG",
         ]
 
 
-def read_images(paths: Sequence[str]) -> list[Pixels]:
-    """Grey or RGB image files as uint8 (C, H, W), exactly as they are; anything else is refused."""
-    return [_read_image(path) for path in paths]
-
-
-def _read_image(path: str) -> Pixels:
+def read_image(path: str) -> Pixels:
+    """A grey or RGB image file as uint8 (C, H, W), exactly as it is; InputError for anything else."""
     try:
         image = decode_image(read_file(path))
     except BadImage as error:
         raise InputError(f"'{path}' cannot be read: {error}.") from None
     if image.mode not in ("L", "RGB"):
-        raise InputError(f"'{path}' has mode {image.mode}; the codec holds 8-bit grey (L) and RGB.")
+        raise InputError(f"'{path}' has mode {image.mode}; the codec holds grey (L) and RGB of 8 bits.")
     return np.array(image.pixels)
 
 
@@ -160,21 +162,24 @@ def write_compressed(
     progress: Progress,
 ) -> CompressionReport:
     """Compress images to files; what no file can hold is refused by name before the first is written."""
-    limits = [_checked_limit(codec, *pair, rate, most_bytes) for pair in zip(paths, images, strict=True)]
+    limits = [byte_limit(image, rate, most_bytes) for image in images]
+    for path, image, limit in zip(paths, images, limits, strict=True):
+        try:
+            check_image(codec, image, limit)
+        except InputError as error:
+            raise InputError(f"'{path}': {error}") from None
     tiles = [tiles_of(codec, image) for image in images]
-    steps = sum(tiles) * len(codec.chain.steps)
-    lossless = rate is None and most_bytes is None
     found: list[Encoded] = []
-    with progress.stage("Compressing", steps) as advance, progress.stage("Verifying", steps * verify) as verifying:
+    with progress.stage("Compressing", sum(tiles) * len(codec.chain.steps)) as advance:
         for rows in in_groups(tiles, GROUP * batch_size):
             made = compress_all(
                 codec,
                 [images[k] for k in rows],
-                limits=None if lossless else [limits[k] or 0 for k in rows],
+                [limits[k] for k in rows],
                 verify=verify,
                 batch_size=batch_size,
                 advance=advance,
-                advance_verifying=verifying,
+                progress=progress,
             )
             for k, one in zip(rows, made, strict=True):
                 with whole_file(targets[k]) as temporary:
@@ -186,22 +191,12 @@ def write_compressed(
         CompressedFile(path, str(target), len(one.data), 8 * len(one.data) / image.size, one.stored)
         for path, target, image, one in zip(paths, targets, images, found, strict=True)
     ]
+    lossless = rate is None and most_bytes is None
     return CompressionReport(tuple(files), sum(image.size for image in images), lossless, verify)
 
 
-def _checked_limit(codec: Codec, path: str, image: Pixels, rate: float | None, most_bytes: int | None) -> int | None:
-    limit = byte_limit(image, rate, most_bytes)
-    try:
-        check_image(codec, image)
-        if limit is not None:
-            check_limit(codec, image, limit)
-    except InputError as error:
-        raise InputError(f"'{path}': {error}") from None
-    return limit
-
-
 def in_groups(tiles: Sequence[int], most: int) -> Iterator[range]:
-    """Whole images together, until they have so many tiles."""
+    """Rows of images that are compressed together: as few as have `most` tiles."""
     start, total = 0, 0
     for k, count in enumerate(tiles):
         total += count

@@ -18,6 +18,7 @@ import functools
 import numpy as np
 from numpy.typing import NDArray
 
+from ddpm.base.tensors import Floats, Integers
 from ddpm.codec.randomness import CODEBOOK, UNIT, normals, scrambling
 
 LAST = 12
@@ -29,7 +30,6 @@ WRAPS, SHORT, SHORT_WRAPS = 16, 32, 64
 """Ends of the circle that the encoder tries, the most promising first; more where bits are fewer than SHORT."""
 
 Bits = NDArray[np.uint8]
-Noise = NDArray[np.float64]
 Score = NDArray[np.float32]
 
 
@@ -43,7 +43,7 @@ def codebook() -> NDArray[np.float32]:
 
 
 @functools.lru_cache(maxsize=64)
-def segments(dimensions: int, bits: int) -> NDArray[np.int64]:
+def segments(dimensions: int, bits: int) -> Integers:
     """Which dimension stands where: (bits, V), segment i holds those from floor(i D / n) on; -1 fills up."""
     edges = np.arange(bits + 1) * dimensions // bits
     places = edges[:-1, None] + np.arange(int(np.diff(edges).max()))
@@ -57,7 +57,7 @@ def fewest_bits(dimensions: int) -> int:
     return max(8, -(-dimensions // LONGEST))
 
 
-def noise(bits: Bits, step: int, dimensions: int) -> Noise:
+def noise(bits: Bits, step: int, dimensions: int) -> Floats:
     """The noise that bits stand for.
 
     bits      (B, n) of 0 and 1
@@ -73,7 +73,7 @@ def noise(bits: Bits, step: int, dimensions: int) -> Noise:
     return out
 
 
-def windows(bits: Bits) -> NDArray[np.int64]:
+def windows(bits: Bits) -> Integers:
     """The codeword of each segment, (B, n): the number whose lowest bit is bit i, the next bit i - 1, in a circle.
 
     With fewer than LAST bits in all, there is one bit string and every segment reads all of it, turned.
@@ -84,7 +84,7 @@ def windows(bits: Bits) -> NDArray[np.int64]:
     return number
 
 
-def simulate(wanted: Noise, share: float, bits: int, step: int) -> Bits:
+def simulate(wanted: Floats, share: float, bits: int, step: int) -> Bits:
     """The bits whose noise fits best: the largest density of N(wanted, share) over that of N(0, 1).
 
     wanted  (B, D) the mean d of the noise that the encoder wants

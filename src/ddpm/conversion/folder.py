@@ -1,4 +1,4 @@
-"""Where things lie in a diffusers folder, and reading them without running anything that is in them.
+"""Finding and reading the files of a diffusers folder; no code in them is run.
 
     PIPELINE/  model_index.json  unet/{config.json, weights}  scheduler/scheduler_config.json
     UNET/      config.json  weights  [scheduler_config.json]      the scheduler may also lie in ../scheduler/
@@ -45,7 +45,7 @@ class Folder:
 def find_folder(src: Path) -> Folder:
     """Find a model's files; an InputError says what is missing, or that the pipeline is another kind of model."""
     if not src.is_dir():
-        raise InputError(f"there is no folder '{src}'; a diffusers DDPM folder would fit.")
+        raise InputError(f"there is no folder '{src}': name a diffusers DDPM folder.")
     unet = next((src / name for name in UNET_FOLDERS if (src / name / CONFIG).is_file()), None)
     if unet is None:
         raise InputError(f"'{src}' is not a diffusers DDPM folder: it holds neither unet/{CONFIG} nor {CONFIG}.")
@@ -53,7 +53,7 @@ def find_folder(src: Path) -> Folder:
         _check_pipeline(folder / INDEX)
     weights = next((unet / name for name in WEIGHTS if (unet / name).is_file()), None)
     if weights is None:
-        raise InputError(f"'{unet}' holds no weights; {' or '.join(WEIGHTS)} would fit.")
+        raise InputError(f"'{unet}' holds no weights: {' or '.join(WEIGHTS)} is missing.")
     places = (unet / SCHEDULER, unet / "scheduler" / SCHEDULER, unet.resolve().parent / "scheduler" / SCHEDULER)
     return Folder(unet / CONFIG, weights, next((path for path in places if path.is_file()), None))
 
@@ -79,17 +79,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             raise DamagedFile(f"'{path}' is cut short or damaged: it is not a safetensors file.") from None
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception:  # a damaged pickle fails in every way there is; nothing of ours runs in here
+    except Exception:  # a damaged pickle fails in every way there is
         raise DamagedFile(f"'{path}' is cut short, damaged, or holds more than tensors; only those are read.") from None
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise InputError(f"'{path}' does not hold named tensors; the weights that diffusers wrote would fit.")
+        raise InputError(f"'{path}' does not hold named tensors, as weights that diffusers wrote do.")
     return state
 
 
 def _check_pipeline(index: Path) -> None:
-    """A pipeline of another kind uses its U-Net otherwise, on latents for example."""
+    """Refuse another kind of pipeline: it uses its U-Net in another way, on latents for example."""
     if not index.is_file():
         return
     name = read_json(index).get("_class_name")
     if name not in PIPELINES:
-        raise InputError(f"'{index}' has _class_name = {json.dumps(name)}; {', '.join(PIPELINES)} would fit.")
+        raise InputError(f"'{index}' has _class_name = {json.dumps(name)}: only {', '.join(PIPELINES)} are read.")

@@ -1,7 +1,7 @@
 """The options of a diffusers configuration file: what it says, its class's defaults for the rest, and refusals.
 
-A model that we cannot express is refused by the name and value of the option that makes it different, also where
-that option was left at its default: such a network has tensors of the same shapes and would load without a murmur.
+A model that ddpm cannot express is refused by the name and value of the option that makes it different, also where
+that option is left at its default: such a network has tensors of the same shapes and would load without an error.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ class Options:
     def __getitem__(self, name: str) -> Any:
         return self.given.get(name, self.defaults[name])
 
-    def refusal(self, name: str, fits: str) -> InputError:
-        """The sentence that names an option, its value, where it comes from, and what would fit."""
+    def refusal(self, name: str, takes: str) -> InputError:
+        """The sentence that names an option, its value, where it comes from, and what ddpm takes instead."""
         origin = "" if name in self.given else " (diffusers' default, the file leaves it out)"
         said = _said(name, self[name])
-        return InputError(f"'{self.path}' has {said}{origin}, which our model cannot express; {fits} would fit.")
+        return InputError(f"'{self.path}' has {said}{origin}, which ddpm cannot express: it takes {takes}.")
 
-    def require(self, fitting: Mapping[str, Sequence[Any]]) -> None:
+    def require(self, allowed: Mapping[str, Sequence[Any]]) -> None:
         """Refuse unless every option named has one of the values listed for it."""
-        for name, values in fitting.items():
+        for name, values in allowed.items():
             if self[name] not in values:
                 raise self.refusal(name, " or ".join(json.dumps(value) for value in values))
 
     def chosen(self, name: str, meanings: Mapping[str, str]) -> str:
-        """Our word for the value of an option that is one of a list."""
+        """ddpm's word for the value of an option that is one of a list."""
         value = self[name]
         if not isinstance(value, str) or value not in meanings:
             raise self.refusal(name, " or ".join(json.dumps(key) for key in meanings))

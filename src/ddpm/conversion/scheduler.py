@@ -1,7 +1,7 @@
-"""diffusers' schedulers in terms of our process: the noise schedule, the variance, and what the network predicts.
+"""diffusers' schedulers as settings of a recipe: the noise schedule, the variance, and what the network predicts.
 
-DDPMScheduler is the paper's ancestral sampler. The DDIM and PNDM schedulers hold the same forward process; what they
-say besides is how they sample, which a model of ours leaves to `ddpm sample`.
+DDPMScheduler is the paper's ancestral sampler. The DDIM and PNDM schedulers have the same forward process; how they
+sample is not kept, it is chosen at `ddpm sample`.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ VARIANCES = {"fixed_small": "small", "fixed_small_log": "small", "fixed_large": 
 
 
 def process_tables(options: Options, progress: Progress) -> dict[str, dict[str, Any]]:
-    """The [process] and [objective] tables of the same process; an InputError if it is not one of ours."""
+    """The [process] and [objective] tables of the same process; an InputError if there are none."""
     name = options.given.get("_class_name")
     if name not in CLASSES:
-        raise InputError(f"'{options.path}' has _class_name = {json.dumps(name)}; {', '.join(CLASSES)} would fit.")
+        raise InputError(f"'{options.path}' has _class_name = {json.dumps(name)}: only {', '.join(CLASSES)} are read.")
     options.require(REQUIRED)
     process = {
         "schedule": options.chosen("beta_schedule", SCHEDULES),

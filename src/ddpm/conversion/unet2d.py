@@ -1,7 +1,7 @@
-"""diffusers' UNet2DModel in terms of our U-Net: which options are the same function, and which are not.
+"""diffusers' UNet2DModel as settings of a recipe: which options give the same function, and which do not.
 
-With the right options it is the paper's network exactly. Its class defaults are not the right options: they give a
-network of the same size that computes something else, so an option left out is checked like one that is given.
+With the right options it is the paper's network exactly. Its class defaults give a network of the same size that
+computes something else, so an option left out is checked like one that is given.
 """
 
 from __future__ import annotations
@@ -71,8 +71,11 @@ def network_tables(options: Options, size: str | None) -> dict[str, dict[str, An
     size  "H" or "HxW", for a network whose options leave its images' size open
     """
     options.require(REQUIRED)
-    widths, attention_levels = _widths(options), _attention_levels(options)
-    groups = options.count("norm_num_groups")
+    options.require({"in_channels": (1, 2, 3, 4), "out_channels": (options["in_channels"],)})
+    widths, groups = options.sequence("block_out_channels", int), options.count("norm_num_groups")
+    if any(width < 1 or width % widths[0] for width in widths):
+        raise options.refusal("block_out_channels", "widths that are whole multiples of the first")
+    attention_levels = _attention_levels(options)
     options.require({"attn_norm_num_groups": (None, groups), "time_embedding_dim": (None, 4 * widths[0])})
     if any(options["attention_head_dim"] not in (None, widths[level]) for level in (*attention_levels, -1)):
         raise options.refusal("attention_head_dim", "null (one head)")
@@ -87,15 +90,8 @@ def network_tables(options: Options, size: str | None) -> dict[str, dict[str, An
         "classes": 0 if options["num_class_embeds"] is None else options.count("num_class_embeds"),
     }
     height, width = _size(options, size)
-    return {"image": {"channels": _channels(options), "height": height, "width": width}, "network": network}
-
-
-def _widths(options: Options) -> list[int]:
-    """The levels' widths, multiples of the first."""
-    widths = options.sequence("block_out_channels", int)
-    if any(width < 1 or width % widths[0] for width in widths):
-        raise options.refusal("block_out_channels", "widths that are whole multiples of the first")
-    return widths
+    image = {"channels": options.count("in_channels"), "height": height, "width": width}
+    return {"image": image, "network": network}
 
 
 def _attention_levels(options: Options) -> tuple[int, ...]:
@@ -103,24 +99,18 @@ def _attention_levels(options: Options) -> tuple[int, ...]:
     levels = len(options["block_out_channels"])
     down, up = _blocks(options, "down_block_types", DOWN), _blocks(options, "up_block_types", UP)
     if len(down) != levels:
-        raise options.refusal("down_block_types", f"a list of {levels}, one for each of block_out_channels,")
+        raise options.refusal("down_block_types", f"a list of {levels}, one for each of block_out_channels")
     if up != down[::-1]:
-        raise options.refusal("up_block_types", "the mirror image of down_block_types")
+        raise options.refusal("up_block_types", "down_block_types in reverse")
     return tuple(level for level, attends in enumerate(down) if attends)
 
 
 def _blocks(options: Options, name: str, kinds: Mapping[str, bool]) -> list[bool]:
-    """For each block whether it attends; diffusers reads an old prefix away, and so do we."""
+    """For each block whether it attends; an old prefix of the names is ignored, as diffusers does."""
     types = [kind.removeprefix("UNetRes") for kind in options.sequence(name, str)]
     if not set(types) <= set(kinds):
         raise options.refusal(name, f"a list of {' and '.join(kinds)}")
     return [kinds[kind] for kind in types]
-
-
-def _channels(options: Options) -> int:
-    """Of the images, 1 to 4, as many out as in."""
-    options.require({"in_channels": (1, 2, 3, 4), "out_channels": (options["in_channels"],)})
-    return options.count("in_channels")
 
 
 def _size(options: Options, size: str | None) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Where each tensor of diffusers' UNet2DModel goes in our U-Net.
+"""Which tensor of diffusers' UNet2DModel becomes which of the U-Net here.
 
 The two differ in names, and in attention's projections: dense layers there, 1 x 1 convolutions here.
 """
@@ -33,12 +33,12 @@ OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_o
 
 
 def translated(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Their tensors under our names and in our shapes.
+    """diffusers' tensors under the names and in the shapes of the U-Net here.
 
     An InputError names a tensor that is missing, left over or of another shape.
 
     ours  a state dict with the names and shapes to fill
-    path  of their file, for sentences
+    path  of diffusers' file, for error messages
     """
     modern = {_modern(name): tensor for name, tensor in theirs.items()}
     wanted = {name: _their_name(name) for name in ours}
@@ -62,7 +62,7 @@ def _modern(name: str) -> str:
 
 
 def _fitted(tensor: Tensor, like: Tensor, name: str, path: Path) -> Tensor:
-    """One tensor in our shape; a dense layer's weight becomes a 1 x 1 convolution's where ours is one."""
+    """One tensor in the shape of `like`; a dense layer's weight becomes that of a 1 x 1 convolution."""
     fitted = tensor[:, :, None, None] if tensor.ndim == 2 and like.ndim == 4 else tensor
     if fitted.shape != like.shape or not fitted.is_floating_point():
         raise InputError(

@@ -1,6 +1,6 @@
 """From the bytes of one image file to its grey levels, without loss where the file allows it.
 
-The policy, which `ddpm data` prints as well: EXIF orientation is applied; 1-bit becomes grey; 16-bit grey becomes
+The policy, which `ddpm data` prints too: EXIF orientation is applied; 1-bit becomes grey; 16-bit grey becomes
 8 bit by round(v / 257), 16-bit colour by its upper byte (Pillow's reader does that); a palette becomes RGB, or RGBA
 where the file declares transparency; CMYK and YCbCr become RGB; of an animation the first frame is taken; embedded
 colour profiles are ignored. Floating-point and 32-bit images are refused: their range is not known.
@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import io
 import struct
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ddpm.base.files import ARCHIVE_ERRORS
+from ddpm.base.image_io import from_pil
 from ddpm.base.tensors import Pixels
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
@@ -23,25 +24,12 @@ POLICY = (
     "EXIF orientation is applied; 1-bit and 16-bit grey become 8-bit grey; palette, CMYK and YCbCr become RGB (RGBA if "
     "transparent); of an animation the first frame is taken; floating-point images are refused."
 )
-CHANNEL_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-# Nothing else is handed to Pillow, whatever a file calls itself: some of its readers start other programs.
+# Pillow gets no other formats, whatever a file is called: some of its readers start other programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 PLAIN_MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB", "RGBX": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "HSV": "RGB"}
 ALPHA_MODES = {"LA": "LA", "La": "LA", "PA": "RGBA", "RGBA": "RGBA", "RGBa": "RGBA"}
 WITH_ALPHA = {"L": "LA", "RGB": "RGBA"}
-# What Pillow's readers are known to raise on damaged bytes.
-DECODER_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-)
+DECODER_ERRORS = (*ARCHIVE_ERRORS, IndexError, struct.error)  # what Pillow's readers raise on damaged bytes
 BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
@@ -92,8 +80,7 @@ def _from_eight_bit(image: Image.Image, transparent: bool) -> Pixels:
         raise BadImage(f"mode {image.mode} is not supported")
     if transparent:
         mode = WITH_ALPHA.get(mode, mode)
-    pixels = np.asarray(image if image.mode == mode else image.convert(mode))
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    return from_pil(image if image.mode == mode else image.convert(mode))
 
 
 def _from_wide_grey(image: Image.Image, file_format: str | None) -> Pixels:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from ddpm.base.files import ARCHIVE_ERRORS
 from ddpm.base.tensors import Integers
 from ddpm.data.arrays import SPLITS, class_numbers, number_names
 from ddpm.data.decode import EXTENSIONS
-from ddpm.data.items import ZIP_ERRORS, FolderItems, Part, Source, ZipItems
+from ddpm.data.items import FolderItems, Part, Source, ZipItems
 from ddpm.errors import InputError
 
 KINDS = f"{', '.join(EXTENSIONS[:-1])} or {EXTENSIONS[-1]}"
@@ -38,11 +40,8 @@ def folder_source(folder: Path) -> Source:
     splits = [split for split in SPLITS if split in tops] if tops <= set(SPLITS) else [""]
     members = {split: [path for path in paths if path.startswith(f"{split}/")] if split else paths for split in splits}
     class_names = _class_names(members)
-
-    def part(split: str) -> Callable[[], Part]:
-        return lambda: _folder_part(folder, members[split], class_names, level=1 if split else 0)
-
-    return Source("folder of images", {split: part(split) for split in splits}, class_names)
+    parts = {s: partial(_folder_part, folder, members[s], class_names, level=1 if s else 0) for s in splits}
+    return Source("folder of images", parts, class_names)
 
 
 def _walk(folder: Path) -> Iterator[str]:
@@ -92,7 +91,7 @@ def zip_source(path: Path) -> Source:
         index = json.loads(archive.read("dataset.json")) if "dataset.json" in archive.namelist() else {}
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise InputError(f"dataset.json in '{path}' is not valid JSON.") from None
-    except ZIP_ERRORS:
+    except ARCHIVE_ERRORS:
         raise InputError(f"'{path}' is cut short or damaged, or not a zip file.") from None
     entries = sorted((e for e in archive.infolist() if is_image_path(e.filename)), key=lambda entry: entry.filename)
     if not entries:

@@ -6,6 +6,7 @@ called `cats[2:3]`, `cats:old` or `digits` is found under its own name.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +35,11 @@ class SourceName:
     bounds: slice | None
 
 
-def parse_source(text: str) -> SourceName:
+def parse_source(text: str | os.PathLike[str]) -> SourceName:
     """Take a source apart; that its path exists is checked here, because the grammar depends on it."""
+    text = os.fspath(text) if isinstance(text, os.PathLike) else text
+    if not isinstance(text, str):
+        raise InputError(f"'{text}' is not a source; {GRAMMAR}.")
     if _exists(text):
         return SourceName(text, text, None, None)
     rest, bounds = _peel_slice(text)
@@ -45,8 +49,8 @@ def parse_source(text: str) -> SourceName:
     if _exists(path):
         return SourceName(text, path, split, bounds)
     if not text.strip():
-        raise InputError(f"an empty source was given; {GRAMMAR}.")
-    raise InputError(f"'{text}' names no file or folder that is there; {GRAMMAR}.")
+        raise InputError(f"the source is empty; {GRAMMAR}.")
+    raise InputError(f"'{text}' does not exist; {GRAMMAR}.")
 
 
 def _exists(path: str) -> bool:
@@ -95,12 +99,12 @@ def choose_split(source: Source, name: SourceName, default: str | None) -> str:
     if not names and name.split is None:
         return ""
     if not names:
-        raise InputError(f"'{name.path}' has no splits, so '{name.text}' asks too much; leave out ':{name.split}'.")
+        raise InputError(f"'{name.path}' has no splits: leave out ':{name.split}' in '{name.text}'.")
     if wanted is not None and wanted in names:
         return wanted
     choices = " or ".join(f"{name.path}:{split}" for split in names)
-    came = f"no split '{wanted}'" if wanted else f"the splits {' and '.join(names)}, and one must be chosen"
-    raise InputError(f"'{name.path}' has {came}; {choices} would fit.")
+    found = f"no split '{wanted}'" if wanted else f"the splits {' and '.join(names)}"
+    raise InputError(f"'{name.path}' has {found}: choose {choices}.")
 
 
 def cut(part: Part, name: SourceName) -> Part:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +15,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ddpm.base.files import ARCHIVE_ERRORS
+from ddpm.base.image_io import MODES
 from ddpm.base.tensors import Integers, Pixels
-from ddpm.data.decode import CHANNEL_MODES, BadImage, RawImage, decode
+from ddpm.data.decode import BadImage, RawImage, decode
 
-ZIP_ERRORS = (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error)
 ROWS = 1024  # array rows hashed at a time
 
 
@@ -66,7 +66,7 @@ class ArrayItems:
         return f"{self.origin}[{self.rows[index]}]"
 
     def image(self, index: int) -> RawImage:
-        return RawImage(CHANNEL_MODES[self.images.shape[1]], self.images[self.rows[index]])
+        return RawImage(MODES[self.images.shape[1]], self.images[self.rows[index]])
 
     def select(self, indices: Sequence[int]) -> ArrayItems:
         return replace(self, rows=self.rows[np.asarray(indices, np.int64)])
@@ -124,7 +124,7 @@ class ZipItems:
     def image(self, index: int) -> RawImage:
         try:
             data = self.archive.read(self.entries[index])
-        except ZIP_ERRORS as error:
+        except ARCHIVE_ERRORS as error:
             raise BadImage(f"damaged in the zip ({error})") from None
         return decode(data)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import gzip
-import zlib
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from ddpm.base.files import ARCHIVE_ERRORS
 from ddpm.base.tensors import Integers, Pixels
 from ddpm.data.arrays import class_numbers, number_names
 from ddpm.data.items import Part, Source, array_part
@@ -36,12 +36,8 @@ def idx_source(folder: Path) -> Source:
     """A folder in the layout of MNIST: train-images-idx3-ubyte, t10k-labels-idx1-ubyte, ..., each perhaps .gz."""
     images, label_files = find_idx(folder, "images-idx3"), find_idx(folder, "labels-idx1")
     labels = {split: _read_idx(path, dimensions=1).astype(np.int64) for split, path in label_files.items()}
-
-    def part(split: str) -> Callable[[], Part]:
-        return lambda: _idx_part(images[split], labels.get(split))
-
-    known = [labels.get(split) for split in images]
-    return Source("IDX folder", {split: part(split) for split in images}, number_names(known))
+    parts = {split: partial(_idx_part, path, labels.get(split)) for split, path in images.items()}
+    return Source("IDX folder", parts, number_names([labels.get(split) for split in images]))
 
 
 def _idx_part(path: Path, labels: Integers | None) -> Part:
@@ -61,17 +57,19 @@ def _read_idx(path: Path, dimensions: int) -> Pixels:
     shape = tuple(int(n) for n in header[4:].copy().view(">u4"))
     body = np.frombuffer(data, np.uint8, offset=len(header))
     if body.size != int(np.prod(shape, dtype=object)):
-        raise InputError(f"'{path}' is cut short or damaged: its header promises {shape}, {body.size} bytes follow.")
+        raise InputError(f"'{path}' is cut short or damaged: its header says {shape}, and {body.size} bytes follow.")
     return body.reshape(shape)
 
 
 def _unpacked(path: Path) -> bytes:
     try:
-        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise InputError(f"'{path}' is cut short or damaged.") from None
+        data = path.read_bytes()
     except OSError as error:
         raise InputError(f"'{path}' cannot be read: {error.strerror}.") from None
+    try:
+        return gzip.decompress(data) if path.suffix == ".gz" else data
+    except ARCHIVE_ERRORS:
+        raise InputError(f"'{path}' is cut short or damaged.") from None
 
 
 def is_cifar(folder: Path) -> bool:
@@ -79,21 +77,18 @@ def is_cifar(folder: Path) -> bool:
     if any((folder / name).is_file() for names in CIFAR_FILES.values() for name in names):
         return True
     if (folder / "data_batch_1").is_file():
-        raise InputError(f"'{folder}' is the Python version of CIFAR-10, a pickle; the binary version would fit.")
+        raise InputError(f"'{folder}' is the Python version of CIFAR-10, a pickle: download the binary version.")
     return False
 
 
 def cifar_source(folder: Path) -> Source:
     """CIFAR-10, binary version: records of one label byte and 3 x 32 x 32 uint8; names from batches.meta.txt."""
     present = {s: [folder / n for n in names if (folder / n).is_file()] for s, names in CIFAR_FILES.items()}
-
-    def part(split: str) -> Callable[[], Part]:
-        return lambda: _cifar_part(present[split], split)
-
+    parts = {split: partial(_cifar_part, paths, split) for split, paths in present.items() if paths}
     meta = folder / "batches.meta.txt"
     names = tuple(meta.read_text(encoding="utf-8").split()) if meta.is_file() else ()
     names = names if len(names) == 10 else tuple(str(number) for number in range(10))
-    return Source("CIFAR-10 binary folder", {split: part(split) for split in present if present[split]}, names)
+    return Source("CIFAR-10 binary folder", parts, names)
 
 
 def _cifar_part(paths: list[Path], split: str) -> Part:
@@ -104,7 +99,7 @@ def _cifar_part(paths: list[Path], split: str) -> Part:
 def _cifar_records(path: Path) -> Pixels:
     body = np.frombuffer(_unpacked(path), np.uint8)
     if not body.size or body.size % CIFAR_RECORD or body[::CIFAR_RECORD].max() > 9:
-        raise InputError(f"'{path}' is cut short or damaged: it is no row of {CIFAR_RECORD}-byte CIFAR-10 records.")
+        raise InputError(f"'{path}' is cut short or damaged: CIFAR-10 has records of {CIFAR_RECORD} bytes.")
     return body.reshape(-1, CIFAR_RECORD)
 
 
@@ -121,8 +116,5 @@ def digits_source() -> Source:
     images = np.rint(bunch.images * 255 / 16).astype(np.uint8)[:, None]
     whole = array_part(images, bunch.target.astype(np.int64), "digits")
     rows = {"train": order[:DIGITS_TRAIN].tolist(), "test": order[DIGITS_TRAIN:].tolist()}
-
-    def part(split: str) -> Callable[[], Part]:
-        return lambda: whole.select(rows[split])
-
-    return Source("digits of scikit-learn", {split: part(split) for split in rows}, number_names([whole.labels]))
+    parts = {split: partial(whole.select, chosen) for split, chosen in rows.items()}
+    return Source("digits of scikit-learn", parts, number_names([whole.labels]))

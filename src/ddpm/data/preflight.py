@@ -1,4 +1,4 @@
-"""What is in a source, and what is wrong with it, before a step is taken: the report behind `ddpm data`."""
+"""What is in a source, and what is wrong with it, before a step is taken: the report of `ddpm data`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ddpm.data.decode import CHANNEL_MODES, POLICY
+from ddpm.base.image_io import MODES
+from ddpm.data.decode import POLICY
 from ddpm.data.grammar import choose_split, cut, find_source, parse_source
 from ddpm.data.items import Part
 from ddpm.data.scan import Look, common_channels, scan, some, suggested_size
@@ -35,7 +36,7 @@ class SourceReport:
 
     images    readable and unreadable together; splits: the same by split, {} without
     sizes     {"HxW": count}, most frequent first; modes: {Pillow's mode: count}
-    channels  what a model would see, 0 if nothing is readable
+    channels  what a model sees, 0 if nothing is readable
     classes   {name: count}
     bad       {name: reason}
     """
@@ -64,7 +65,7 @@ class SourceReport:
             ("images", f"{self.images}{_in_brackets(self.splits)}"),
             ("sizes", _counts(self.sizes)),
             ("modes", _counts(self.modes)),
-            ("channels", f"{self.channels} ({CHANNEL_MODES.get(self.channels, 'nothing readable')})"),
+            ("channels", f"{self.channels} ({MODES.get(self.channels, 'nothing readable')})"),
             ("classes", f"{len(self.classes)}{_in_brackets(self.classes)}" if self.classes else "none"),
             ("duplicates", _duplicates_line(self.duplicates)),
             ("unreadable", str(len(self.bad))),
@@ -75,9 +76,8 @@ class SourceReport:
         return [f"{key:<11} {value}" for key, value in rows] + groups + bad + hints + [f"policy: {self.policy}"]
 
 
-def inspect_source(src: str) -> SourceReport:
+def inspect_source(src: str | os.PathLike[str]) -> SourceReport:
     """Look at a source, all of its splits unless one is named; bad images are reported, not raised."""
-    src = os.fspath(src)
     name = parse_source(src)
     source = find_source(name)
     splits = [choose_split(source, name, None)] if name.split else list(source.splits)
@@ -87,22 +87,18 @@ def inspect_source(src: str) -> SourceReport:
     good = [seen for seen in everything if not seen.problem]
     duplicates = _duplicates(looks)
     return SourceReport(
-        source=src,
+        source=name.text,
         kind=source.kind,
         images=len(everything),
         splits={split: len(seen) for split, seen in looks.items() if split},
-        sizes=_histogram([f"{seen.size[0]}x{seen.size[1]}" for seen in good]),
-        modes=_histogram([seen.mode for seen in good]),
+        sizes=dict(Counter(f"{seen.size[0]}x{seen.size[1]}" for seen in good).most_common()),
+        modes=dict(Counter(seen.mode for seen in good).most_common()),
         channels=common_channels(good) if good else 0,
         classes=_classes(list(parts.values()), source.class_names),
         duplicates=duplicates,
         bad={seen.name: seen.problem for seen in everything if seen.problem},
         suggestions=tuple(_suggestions(everything, good, duplicates)),
     )
-
-
-def _histogram(values: Sequence[str]) -> dict[str, int]:
-    return dict(Counter(values).most_common())
 
 
 def _classes(parts: Sequence[Part], class_names: tuple[str, ...]) -> dict[str, int]:
@@ -144,28 +140,22 @@ def _suggestions(everything: Sequence[Look], good: Sequence[Look], duplicates: D
 
 def _size_hints(good: Sequence[Look]) -> list[str]:
     sizes = {seen.size for seen in good}
-    size = suggested_size(good)
     if len(sizes) > 1:
-        return [f"sizes differ: give one, such as --size {size}"]
+        return [f"sizes differ: give one, such as --size {suggested_size(good)}"]
     height, width = sizes.pop()
     if height % 8 or width % 8:
-        down, up = (f"{_multiple(height, way)}x{_multiple(width, way)}" for way in (0, 7))
-        needs = f"needs --size {down} or {up}"
+        below, above = (f"{max(8, (height + k) // 8 * 8)}x{max(8, (width + k) // 8 * 8)}" for k in (0, 7))
+        needs = f"needs --size {below} or {above}"
         return [f"{height}x{width} is not divisible by 8: a network that halves three times {needs}"]
     return []
-
-
-def _multiple(length: int, extra: int) -> int:
-    """The multiple of 8 below (extra 0) or above (extra 7) a length, at least 8."""
-    return max(8, (length + extra) // 8 * 8)
 
 
 def _channel_hints(good: Sequence[Look]) -> list[str]:
     hints = []
     if any(has_alpha(seen.channels) for seen in good) and not any(seen.see_through for seen in good):
-        hints.append("the alpha channel is opaque everywhere: without it nothing would be lost")
+        hints.append("the alpha channel is opaque everywhere: leave it out, nothing is lost")
     if any(has_colour(seen.channels) for seen in good) and not any(seen.colourful for seen in good):
-        hints.append("every image is grey though stored in colour: as grey nothing would be lost")
+        hints.append("every image is grey though stored in colour: make them grey, nothing is lost")
     return hints
 
 

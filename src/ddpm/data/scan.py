@@ -1,12 +1,13 @@
-"""Look at every image once, with as many threads as there are processors, before anything depends on one."""
+"""Read every image once, on as many threads as there are processors, before a step is taken."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing.pool import ThreadPool
 from typing import TypeVar
 
 from ddpm.data.decode import BadImage
@@ -15,6 +16,7 @@ from ddpm.data.sizing import colourful, has_alpha, has_colour, see_through
 
 Result = TypeVar("Result")
 NAMED = 3  # how many images a message names
+MOST_TOGETHER = 32  # images that a thread takes at a time
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,16 @@ def in_threads(work: Callable[[int], Result], indices: Sequence[int], *, threads
     if not threads or len(indices) < 2:
         yield from map(work, indices)
         return
-    with ThreadPool(min(os.cpu_count() or 1, len(indices))) as pool:
-        yield from pool.imap(work, indices, chunksize=max(1, min(32, len(indices) // 16)))
+    size = max(1, min(MOST_TOGETHER, len(indices) // 16))
+    parts = [indices[start : start + size] for start in range(0, len(indices), size)]
+    for results in _threads(os.getpid()).map(lambda part: [work(index) for index in part], parts):
+        yield from results
+
+
+@functools.cache
+def _threads(process: int) -> ThreadPoolExecutor:
+    """The threads of a process, made at their first use; a fork has none and makes its own."""
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="ddpm-images")
 
 
 def common_channels(looks: Sequence[Look]) -> int:

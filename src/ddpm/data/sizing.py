@@ -1,6 +1,7 @@
 """Bring one image to the geometry of its set: channels first, then size, by rules that are stated and antialiased.
 
-`crop` scales so that the image covers H x W, then cuts the centre; `resize` scales straight to H x W and ignores the
+`crop` scales so that the image covers H x W, then cuts the centre (of an odd margin, the extra pixel goes at the bottom
+and right); `resize` scales straight to H x W and ignores the
 aspect. Both use Lanczos resampling over all source pixels in both directions.
 An image that has the size passes bit for bit.
 """
@@ -11,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ddpm.base.geometry import Geometry
+from ddpm.base.image_io import from_pil, to_pil
 from ddpm.base.tensors import Pixels
 
 FITS = ("crop", "resize")
@@ -57,7 +59,8 @@ def fitted(pixels: Pixels, geometry: Geometry, fit: str) -> Pixels:
     if fit == "resize":
         return _scaled(pixels, geometry.size)
     covering = covering_size(pixels.shape[1:], geometry.size)
-    return centre(_scaled(pixels, covering), geometry.size)
+    top, left = (covering[0] - geometry.height) // 2, (covering[1] - geometry.width) // 2
+    return _scaled(pixels, covering)[:, top : top + geometry.height, left : left + geometry.width]
 
 
 def covering_size(size: tuple[int, ...], target: tuple[int, int]) -> tuple[int, int]:
@@ -66,17 +69,8 @@ def covering_size(size: tuple[int, ...], target: tuple[int, int]) -> tuple[int, 
     return max(target[0], round(size[0] * scale)), max(target[1], round(size[1] * scale))
 
 
-def centre(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """Cut the central (height, width) from (C, H, W); an odd margin leaves its extra pixel at the bottom and right."""
-    top, left = (pixels.shape[1] - size[0]) // 2, (pixels.shape[2] - size[1]) // 2
-    return pixels[:, top : top + size[0], left : left + size[1]]
-
-
 def _scaled(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     """Lanczos to (height, width). Pillow premultiplies alpha here, so that invisible colours do not bleed."""
     if pixels.shape[1:] == size:
         return pixels
-    flat = pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
-    image = Image.fromarray(np.ascontiguousarray(flat))
-    scaled = np.asarray(image.resize((size[1], size[0]), Image.Resampling.LANCZOS, reducing_gap=None))
-    return scaled[None] if scaled.ndim == 2 else scaled.transpose(2, 0, 1)
+    return from_pil(to_pil(pixels).resize((size[1], size[0]), Image.Resampling.LANCZOS, reducing_gap=None))

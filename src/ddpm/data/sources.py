@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ddpm.base.geometry import Geometry
-from ddpm.base.tensors import Integers, Pixels
+from ddpm.base.tensors import Integers, Pixels, as_array
 from ddpm.data.arrays import channels_first
 from ddpm.data.decode import BadImage
 from ddpm.data.grammar import choose_split, cut, find_source, parse_source
 from ddpm.data.items import ArrayItems, Items, Part, array_part
 from ddpm.data.scan import Look, common_channels, in_threads, scan, some, suggested_size
 from ddpm.data.sizing import FITS, fitted, has_alpha, has_colour
-from ddpm.errors import InputError, MixedSizes
+from ddpm.errors import InputError, MixedSizes, known
 
 ON_BAD_IMAGE = ("stop", "skip")
 
@@ -73,10 +73,8 @@ class ImageSet:
         try:
             pixels = self.items.image(index).pixels
         except BadImage as error:
-            message = (
-                f"{self.items.name(index)} in '{self.name}' could be read when it was opened, but no longer: {error}."
-            )
-            raise InputError(message) from None
+            name = self.items.name(index)
+            raise InputError(f"{name} in '{self.name}' could be read before, but no longer: {error}.") from None
         return fitted(pixels, self.geometry, self.fit)
 
 
@@ -85,7 +83,7 @@ ImageData = str | os.PathLike[str] | ArrayLike | ImageSet
 
 
 def open_images(
-    src: str,
+    src: str | os.PathLike[str],
     *,
     size: tuple[int, int] | None = None,
     fit: str = "crop",
@@ -101,18 +99,14 @@ def open_images(
     on_bad_image   "stop" raises InputError that names them, "skip" leaves them out with a warning
     default_split  taken where the source has splits and names none; None: that is an error
     """
-    src = os.fspath(src)
     _check_arguments(size, fit, channels, on_bad_image)
     name = parse_source(src)
     source = find_source(name)
     part = cut(source.splits[choose_split(source, name, default_split)](), name)
     looks = _looks(part.items, channels)
-    part, looks = _without_bad(part, looks, src, on_bad_image)
-    geometry = _geometry(looks, src, size, channels)
-    rule = f"{geometry}/{fit if size else 'as it is'}"
-    fingerprint = _fingerprint(part.items.digest(), part.labels, rule)
-    class_names = () if part.labels is None else source.class_names
-    return ImageSet(src, geometry, part.labels, class_names, fingerprint, part.items, fit)
+    part, looks = _without_bad(part, looks, name.text, on_bad_image)
+    geometry = _geometry(looks, name.text, size, channels)
+    return _image_set(name.text, part, geometry, source.class_names, fit if size else None)
 
 
 def image_set(data: ImageData) -> ImageSet:
@@ -120,23 +114,33 @@ def image_set(data: ImageData) -> ImageSet:
     if isinstance(data, ImageSet):
         return data
     if isinstance(data, str | os.PathLike):
-        return open_images(os.fspath(data), default_split=None)
-    images = channels_first(np.asarray(data), "the array")
-    part = array_part(images, None, "array")
-    geometry = Geometry(*images.shape[1:])
-    fingerprint = _fingerprint(part.items.digest(), None, f"{geometry}/as it is")
-    return ImageSet("array", geometry, None, (), fingerprint, part.items, "crop")
+        try:
+            return open_images(data, default_split=None)
+        except MixedSizes:  # what it advises is to name a size, and there is none to name here
+            raise InputError(f"the images in '{data}' differ in size: bring them to one size first.") from None
+    images = channels_first(as_array(data, "images"), "the array")
+    return _image_set("array", array_part(images, None, "array"), Geometry(*images.shape[1:]))
+
+
+def _image_set(
+    name: str, part: Part, geometry: Geometry, class_names: tuple[str, ...] = (), fit: str | None = None
+) -> ImageSet:
+    """A part with its fingerprint: a hash of the content, of the labels and of the rule for the size, if any."""
+    labels = part.labels
+    marks = b"none" if labels is None else np.ascontiguousarray(labels, "<i8").tobytes()
+    rule = f"{part.items.digest()}/{geometry}/{fit or 'as it is'}/"
+    fingerprint = hashlib.sha256(rule.encode() + marks).hexdigest()
+    names = () if labels is None else class_names
+    return ImageSet(name, geometry, labels, names, fingerprint, part.items, fit or "crop")
 
 
 def _check_arguments(size: tuple[int, int] | None, fit: str, channels: int | None, on_bad_image: str) -> None:
     if size is not None and min(size) < 1:
-        raise InputError(f"size {size[0]}x{size[1]} has no pixels; height and width of at least 1 would fit.")
-    if fit not in FITS:
-        raise InputError(f"fit '{fit}' is unknown; {' or '.join(FITS)} would fit.")
+        raise InputError(f"size {size[0]}x{size[1]} has no pixels: choose a height and a width of at least 1.")
+    known("fit", str(fit), FITS)
+    known("on_bad_image", str(on_bad_image), ON_BAD_IMAGE)
     if channels is not None and channels not in range(1, 5):
-        raise InputError(f"channels = {channels} is not possible; 1 grey, 2 grey + alpha, 3 RGB, 4 RGBA would fit.")
-    if on_bad_image not in ON_BAD_IMAGE:
-        raise InputError(f"on_bad_image = '{on_bad_image}' is unknown; {' or '.join(ON_BAD_IMAGE)} would fit.")
+        raise InputError(f"channels = {channels} is impossible: choose 1 grey, 2 grey + alpha, 3 RGB or 4 RGBA.")
 
 
 def _looks(items: Items, channels: int | None) -> list[Look]:
@@ -158,7 +162,7 @@ def _without_bad(part: Part, looks: list[Look], src: str, on_bad_image: str) -> 
         raise InputError(f'{found}; repair or remove them, or set on_bad_image = "skip" to leave them out.')
     good = [index for index, seen in enumerate(looks) if not seen.problem]
     if not good:
-        raise InputError(f"{found}; none is left.")
+        raise InputError(f"{found}; no image is left.")
     warnings.warn(f"left out {count}, which cannot be read: {some(bad)}.", stacklevel=3)
     return part.select(good), [looks[index] for index in good]
 
@@ -167,8 +171,8 @@ def _geometry(looks: Sequence[Look], src: str, size: tuple[int, int] | None, cha
     other = next((seen for seen in looks if seen.size != looks[0].size), None)
     if size is None and other is not None:
         sizes = " and ".join(f"{seen.name} is {seen.size[0]}x{seen.size[1]}" for seen in (looks[0], other))
-        fits = f"give one size, such as --size {suggested_size(looks)}, to crop or resize them"
-        raise MixedSizes(f"the images in '{src}' differ in size: {sizes} (height x width); {fits}.")
+        advice = f"give --size {suggested_size(looks)} (or another) to crop or resize them"
+        raise MixedSizes(f"the images in '{src}' differ in size: {sizes} (height x width); {advice}.")
     if channels is not None:
         _check_nothing_lost(looks, src, channels)
     return Geometry(channels or common_channels(looks), *(size or looks[0].size))
@@ -182,10 +186,7 @@ def _check_nothing_lost(looks: Sequence[Look], src: str, channels: int) -> None:
     }
     for what, seen in lossy.items():
         if seen is not None:
-            fits = f"image.channels = {common_channels(looks)} loses nothing"
-            raise InputError(f"channels = {channels} would lose the {what} of {seen.name} in '{src}'; {fits}.")
-
-
-def _fingerprint(digest: str, labels: Integers | None, rule: str) -> str:
-    marks = b"none" if labels is None else np.ascontiguousarray(labels, "<i8").tobytes()
-    return hashlib.sha256(f"{digest}/{rule}/".encode() + marks).hexdigest()
+            kept = common_channels(looks)
+            raise InputError(
+                f"channels = {channels} loses the {what} of {seen.name} in '{src}': choose {kept}, which keeps all."
+            )

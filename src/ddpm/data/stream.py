@@ -1,16 +1,16 @@
-"""From a set of images to an endless row of batches: a pure function of (seed, position), prepared one step ahead.
+"""From a set of images to an endless stream of batches: a pure function of (seed, position), prepared ahead.
 
 Stream image n is `order(seed, n // N)[n % N]`, so each epoch shows every image once; whether it is mirrored is a
-coin that depends on (seed, n) alone. Neither depends on the batch size or on where the stream was entered: resuming
-is exact.
+coin toss that depends on (seed, n) alone. Neither depends on the batch size or on where the stream was entered:
+resuming is exact.
 """
 
 from __future__ import annotations
 
 import functools
-import queue
-import threading
+from collections import deque
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,10 +23,9 @@ from ddpm.base.tensors import Pixels
 from ddpm.data.sources import ImageSet
 from ddpm.errors import InputError
 
-AHEAD = 2  # finished batches that wait in the queue; one more is in the making
+AHEAD = 3  # batches that are finished or in the making
 KEPT_BYTES = 2**30  # sets up to this size stay decoded in memory
 COINS = 4096  # flips drawn at a time
-POLL = 0.05  # seconds between two looks at whether the consumer has left
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +47,7 @@ class Batch:
 def batches(images: ImageSet, *, seed: int, position: int, batch_size: int, flip: bool) -> Generator[Batch, None, None]:
     """The endless stream from a position on; close it (or drop it) to stop its thread. `flip` mirrors left-right."""
     if batch_size < 1 or position < 0:
-        raise InputError(f"batch_size {batch_size} at position {position} is not possible; 1 and 0 are the least.")
+        raise InputError(f"batch_size {batch_size} at position {position} is impossible: the least are 1 and 0.")
     return _ahead(_batches(Reader(images), seed, position, batch_size, flip))
 
 
@@ -123,37 +122,13 @@ class Reader:
 
 
 def _ahead(source: Iterator[Batch]) -> Generator[Batch, None, None]:
-    """Run an iterator on a thread of its own, a few items ahead; what it raises is raised here."""
-    waiting: queue.Queue[Batch | BaseException] = queue.Queue(AHEAD)
-    left = threading.Event()
-    thread = threading.Thread(target=_produce, args=(source, waiting, left), name="ddpm-batches", daemon=True)
-    thread.start()
+    """Run an iterator on a thread of its own, AHEAD items ahead; what it raises is raised here."""
+    thread = ThreadPoolExecutor(1, thread_name_prefix="ddpm-batches")
+    waiting = deque(thread.submit(next, source) for _ in range(AHEAD))
     try:
         while True:
-            item = waiting.get()
-            if isinstance(item, BaseException):
-                raise item
-            yield item
+            batch = waiting.popleft().result()
+            waiting.append(thread.submit(next, source))
+            yield batch
     finally:
-        left.set()
-        thread.join()
-
-
-def _produce(source: Iterator[Batch], waiting: queue.Queue[Batch | BaseException], left: threading.Event) -> None:
-    try:
-        for batch in source:
-            if not _put(waiting, batch, left):
-                return
-    except BaseException as error:  # the consumer raises it again, whatever it is
-        _put(waiting, error, left)
-
-
-def _put(waiting: queue.Queue[Batch | BaseException], item: Batch | BaseException, left: threading.Event) -> bool:
-    """Wait for room; False once the consumer has left."""
-    while not left.is_set():
-        try:
-            waiting.put(item, timeout=POLL)
-            return True
-        except queue.Full:
-            continue
-    return False
+        thread.shutdown(cancel_futures=True)

@@ -40,7 +40,7 @@ def source_tiles(src: str, *, side: int, count: int) -> ImageSet:
     else:
         large = [image for image in found if min(image.shape[1:]) >= side]
         if not large:
-            raise InputError(f"no image in '{src}' has {side} pixels a side; larger images would fit.")
+            raise InputError(f"no image in '{src}' has {side} pixels a side: choose larger images.")
         images = np.concatenate([_tiles(image, side, -(-count // len(large))) for image in large])[:count]
     fingerprint = hashlib.sha256(repr(images.shape).encode() + np.ascontiguousarray(images).tobytes()).hexdigest()
     held = ArrayItems(images, "tile", np.arange(len(images)))

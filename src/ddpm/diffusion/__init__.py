@@ -1,2 +1,2 @@
-"""The paper's mathematics, to be read in this order: schedule, process, optimal_variance, denoiser, decoder, bound,
+"""The paper's mathematics. Read in this order: schedule, process, optimal_variance, denoiser, decoder, bound,
 objectives."""

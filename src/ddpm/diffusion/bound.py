@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import numpy as np
 from torch import Tensor
 
 from ddpm.base.gaussians import Gaussian
@@ -71,17 +70,3 @@ def step_term(
     reverse = denoiser.reverse(xt, step, chain=chain, labels=labels)
     nats = term_nats(reverse.gaussian, x0, xt, step, chain=chain)
     return StepTerm(nats, mean_over_image((reverse.x0 - x0) ** 2))
-
-
-def closed_form_nats(chain: Schedule, squared_error: np.ndarray, log_variance: np.ndarray) -> np.ndarray:
-    """E L_{i-1} a pixel from the mean squared error of x0, for isotropic variances.
-
-    squared_error  (S + 1,) by step of the chain
-    log_variance   (S + 1,) of the reverse steps
-    returns        (S + 1,) nats a pixel; indices 0 and 1 unused (0)
-    """
-    posterior = chain.posterior_variance[2:]
-    variance = np.exp(log_variance[2:])
-    apart = np.log(posterior) - log_variance[2:]
-    square = chain.posterior_x0[2:] ** 2 * squared_error[2:] / variance
-    return np.concatenate([[0.0, 0.0], 0.5 * (np.expm1(apart) - apart + square)])

@@ -1,7 +1,6 @@
-"""The only translator of network output: from what the network says to x0, eps and the reverse Gaussian.
+"""The only translator of network output: from a prediction to x0, eps and the reverse Gaussian.
 
-Levels count from 0 (clean) here as everywhere; published networks count their times from 0 = one diffusion step. The
-shift by one happens in `Denoiser.output` and nowhere else.
+A network's time 0 is level 1: the shift by one happens in `Denoiser.output` and nowhere else.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ class Network(Protocol):
 class Output(NamedTuple):
     """A network's output, taken apart.
 
-    prediction  (B, C, H, W) what Denoiser.prediction says
-    spread      (B, C, H, W) what it says of the variance, None if it has no channels for that
+    prediction  (B, C, H, W) of what Denoiser.prediction names
+    spread      (B, C, H, W) its channels for the variance, None if it has none
     """
 
     prediction: Tensor
@@ -48,7 +47,7 @@ class Output(NamedTuple):
 
 
 class ReverseStep(NamedTuple):
-    """p(x_{i-1} | x_i) and the clean image it was made from."""
+    """p(x_{i-1} | x_i), and the predicted clean image it follows from."""
 
     gaussian: Gaussian
     x0: Tensor
@@ -56,19 +55,19 @@ class ReverseStep(NamedTuple):
 
 @dataclass(frozen=True)
 class Denoiser:
-    """A network together with what its output means.
+    """A network together with the meaning of its output.
 
     network     see Network; its own dtype is used inside, results come back in the dtype of xt
     process     the full forward process it was trained on, levels 0..T
-    prediction  what the output stands for, one of process.PREDICTIONS
+    prediction  of what, one of process.PREDICTIONS
     variance    of the reverse steps, one of REVERSE_VARIANCES: "large" and "small" are the schedule's; "learned" takes
                 the network's second half of channels as log-variances, pixel by pixel (Ho et al. 2020, sec. 3.2),
-                "range" as places between small (-1) and large (1) (Nichol & Dhariwal 2021, eq. 15); "optimal" is
-                what `measured` says
-    threshold   what happens to predicted clean images before anything is made of them: "static" clips them to [-1, 1],
-                "dynamic" clips each at a quantile of its own and scales it back (Saharia et al. 2022, sec. 2.3)
+                "range" as places between small (-1) and large (1) (Nichol & Dhariwal 2021, eq. 15); "optimal"
+                takes those of `measured`
+    threshold   of predicted clean images, before they are used: "static" clips them to [-1, 1], "dynamic" clips each at
+                a quantile of its own and scales it back (Saharia et al. 2022, sec. 2.3)
     dtype       of the network's inputs
-    measured    needed for "optimal" alone
+    measured    needed for "optimal" only
     """
 
     network: Network
@@ -80,7 +79,7 @@ class Denoiser:
     measured: Measured | None = None
 
     def output(self, xt: Tensor, t: Tensor, labels: Tensor | None = None) -> Output:
-        """What the network says at levels t (B,) in [1, T], integer or real, in the dtype of xt."""
+        """The network's output at levels t (B,) in [1, T], integer or real, in the dtype of xt."""
         output = self.network(xt.to(self.dtype), t - 1, labels).to(xt.dtype)
         channels = xt.shape[1]
         return Output(output[:, :channels], output[:, channels:] if output.shape[1] > channels else None)
@@ -98,16 +97,16 @@ class Denoiser:
 
         xt       (B, C, H, W)
         level    in [1, T]; alpha_bar there is Schedule.alpha_bar_at
-        returns  (B, C, H, W); never clipped, whatever `threshold` says: a clip would put kinks into a smooth function
+        returns  (B, C, H, W); never thresholded, because clipping makes a smooth function kink
         """
         if self.prediction == "mean":
-            raise InputError("prediction 'mean' is defined at whole levels only; a network of eps, x0 or v would fit.")
+            raise InputError("a network of the mean has no ODE, being defined at whole levels only; take eps, x0 or v.")
         alpha_bar = self.process.schedule.alpha_bar_at(level)
-        said = self.output(xt, torch.full((len(xt),), level, dtype=torch.float64), labels).prediction
+        predicted = self.output(xt, torch.full((len(xt),), level, dtype=torch.float64), labels).prediction
         if self.prediction == "eps":
-            return said
+            return predicted
         signal, sigma = math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
-        return (xt - signal * said) / sigma if self.prediction == "x0" else signal * said + sigma * xt
+        return (xt - signal * predicted) / sigma if self.prediction == "x0" else signal * predicted + sigma * xt
 
     def reverse(self, xt: Tensor, step: int | Tensor, *, chain: Schedule, labels: Tensor | None = None) -> ReverseStep:
         """One step of the reverse process along a chain (eqs. 7 and 11, with x0 clipped first).
@@ -120,10 +119,10 @@ class Denoiser:
         return self.read(self.output(xt, levels(chain, index), labels), xt, index, chain=chain)
 
     def read(self, output: Output, xt: Tensor, step: Tensor, *, chain: Schedule) -> ReverseStep:
-        """The reverse step that an output at xt stands for; arguments as in `reverse`, step (B,)."""
+        """The reverse step that an output at xt means; arguments as in `reverse`, step (B,)."""
         x0 = self._x0(output.prediction, xt, step, chain)
         mean = Process(chain).posterior_mean(x0, xt, step)
-        if self.prediction == "mean":  # said outright where the chain leaves out no level, and then never clipped
+        if self.prediction == "mean":  # taken as it is where the chain leaves out no level, and then never clipped
             neighbours = np.concatenate([[0.0], np.diff(chain.levels) == 1])
             mean = torch.where(gather(neighbours, step, xt) == 1, output.prediction, mean)
         return ReverseStep(Gaussian(mean, self._log_variance(output.spread, xt, step, chain)), x0)
@@ -131,20 +130,20 @@ class Denoiser:
     def _log_variance(self, spread: Tensor | None, xt: Tensor, step: Tensor, chain: Schedule) -> Tensor:
         if self.variance == OPTIMAL:
             if self.measured is None:
-                raise InputError("variance 'optimal' was not measured for this network; ddpm tune measures it.")
+                raise InputError("variance 'optimal' was not measured for this network: run `ddpm tune variance`.")
             return gather(self.measured.log_variance(chain), step, xt)
         if self.variance not in LEARNED:
             return gather(chain.log_variance(self.variance), step, xt)
         if spread is None:
-            raise InputError(f"this network has no channels for variance '{self.variance}'; large or small would fit.")
+            raise InputError(f"this network has no channels for variance '{self.variance}'; choose large or small.")
         if self.variance == "range":
             low = gather(chain.log_variance("small"), step, xt)
             high = gather(np.log(np.maximum(chain.beta, 1e-300)), step, xt)
             return low + (spread + 1) / 2 * (high - low)
         if not np.array_equal(chain.levels, self.process.schedule.levels):
             raise InputError(
-                "variances learned pixel by pixel belong to the full chain; on fewer levels large, small or optimal "
-                "would fit."
+                "variances learned pixel by pixel belong to the full chain; on fewer levels choose large, small or "
+                "optimal."
             )
         return spread
 
@@ -152,7 +151,7 @@ class Denoiser:
         if self.prediction == "mean":  # of the full process, whatever the chain
             t = levels(chain, step)
             if t.is_floating_point():
-                raise InputError("prediction 'mean' is defined at whole levels only; a spacing of those would fit.")
+                raise InputError("prediction 'mean' is defined at whole levels only; choose the spacing uniform.")
             x0 = self.process.x0_from(self.prediction, prediction, xt, t)
         else:
             x0 = Process(chain).x0_from(self.prediction, prediction, xt, step)
@@ -164,10 +163,10 @@ class Guided:
     """A network with classifier-free guidance (Ho & Salimans 2022, eq. 6), as a network: two calls in one batch.
 
     network   trained with label drop-out
-    weight    1 is the network itself, 0 what it says without a class; in the paper's letters 1 + w
+    weight    1 is the network itself, 0 its output without a class; in the paper's letters 1 + w
     no_label  the number that stands for no class
 
-    What a network says is affine in eps, so it may be mixed whatever it stands for; a learned spread is the class's.
+    All predictions are affine in eps, so any of them may be mixed; a learned spread is the class's.
     """
 
     network: Network
@@ -185,7 +184,7 @@ class Guided:
 
 
 def thresholded(x0: Tensor, threshold: str) -> Tensor:
-    """Bring predicted clean images (B, C, H, W) into [-1, 1] by one of THRESHOLDS, or leave them."""
+    """Bring predicted clean images (B, C, H, W) into [-1, 1] by one of THRESHOLDS; "none" leaves them."""
     if threshold == "none":
         return x0
     if threshold == "static":

@@ -1,4 +1,4 @@
-"""What was measured once of a network: its error at every level, and the reverse variances that follow from it.
+"""A network's error at every level, measured once, and the reverse variances that follow from it.
 
 For a network that predicts x_0 with mean squared error MSE_t at level t, the isotropic variance that makes the bound
 least is the posterior's plus what the error adds to the mean, beta~_t + c_t^2 MSE_t, with c_t the weight of x_0 in the
@@ -23,7 +23,7 @@ class Measured:
 
     squared_error         (T + 1,) mean of (x0 - predicted x0)^2 over images and pixels, on the scale of [-1, 1]
     decoder_log_variance  (T + 1,) best log-variance of p(x_0 | x_t) from each level, NaN where it was not fitted
-    decoder_nats          (T + 1,) what that costs, nats a pixel; NaN likewise
+    decoder_nats          (T + 1,) its cost in nats a pixel; NaN likewise
     second_moment         mean of x0^2 over images and pixels, on the scale of [-1, 1]
     source                the file it was read from
     """

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 from torch import Tensor
 
-from ddpm.base.gaussians import Gaussian
 from ddpm.base.tensors import gather
 from ddpm.diffusion.schedule import Schedule
-from ddpm.errors import InputError
+from ddpm.errors import known
 
 PREDICTIONS = ("eps", "x0", "v", "mean")
 
@@ -23,7 +21,7 @@ PREDICTIONS = ("eps", "x0", "v", "mean")
 class Process:
     """q over the levels of one schedule.
 
-    In all methods x0, xt, eps, v, mean and noise are (B, C, H, W), t is (B,) integers in 1..steps unless said.
+    In all methods x0, xt, eps, v, mean and noise are (B, C, H, W), t is (B,) integers in 1..steps unless noted.
     """
 
     schedule: Schedule
@@ -33,25 +31,14 @@ class Process:
         signal, sigma = self._scales(t, x0)
         return signal * x0 + sigma * noise
 
-    def posterior(self, x0: Tensor, xt: Tensor, t: Tensor) -> Gaussian:
-        """q(x_{t-1} | x_t, x_0) (eqs. 6 and 7); its log-variance is minus infinity at t = 1."""
-        with np.errstate(divide="ignore"):
-            log_variance = np.log(self.schedule.posterior_variance)
-        return Gaussian(self.posterior_mean(x0, xt, t), gather(log_variance, t, xt))
-
     def posterior_mean(self, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
-        """The mean of q(x_{t-1} | x_t, x_0) (eq. 7)."""
+        """The mean of q(x_{t-1} | x_t, x_0) (eq. 7); its variance is schedule.posterior_variance."""
         schedule = self.schedule
         return gather(schedule.posterior_x0, t, x0) * x0 + gather(schedule.posterior_xt, t, xt) * xt
 
-    def eps_from_x0(self, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
-        """The noise that leads from x0 to xt."""
-        signal, sigma = self._scales(t, xt)
-        return (xt - signal * x0) / sigma
-
     def target(self, prediction: str, x0: Tensor, t: Tensor, *, noise: Tensor) -> Tensor:
-        """What a perfect network would put out for q_sample(x0, t, noise): eps, x0, v or the posterior mean."""
-        _check(prediction)
+        """The output of a perfect network for q_sample(x0, t, noise): eps, x0, v or the posterior mean."""
+        known("prediction", prediction, PREDICTIONS)
         if prediction == "eps":
             return noise
         if prediction == "x0":
@@ -62,8 +49,8 @@ class Process:
         return self.posterior_mean(x0, self.q_sample(x0, t, noise=noise), t)
 
     def x0_from(self, prediction: str, output: Tensor, xt: Tensor, t: Tensor) -> Tensor:
-        """Solve for the clean image from an output that stands for eps, x0, v or the posterior mean."""
-        _check(prediction)
+        """Solve for the clean image from a prediction of eps, x0, v or the posterior mean."""
+        known("prediction", prediction, PREDICTIONS)
         if prediction == "x0":
             return output
         if prediction == "mean":
@@ -75,8 +62,3 @@ class Process:
     def _scales(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(alpha_bar) and sqrt(1 - alpha_bar), each (B, 1, 1, 1)."""
         return gather(self.schedule.signal, t, like), gather(self.schedule.sigma, t, like)
-
-
-def _check(prediction: str) -> None:
-    if prediction not in PREDICTIONS:
-        raise InputError(f"prediction '{prediction}' is none of {', '.join(PREDICTIONS)}.")

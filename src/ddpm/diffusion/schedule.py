@@ -1,8 +1,11 @@
 """Noise schedules: how much of the image is left at each level of the forward process (Ho et al. 2020, sec. 2).
 
-Level 0 is the clean image, level T almost pure noise. Everything follows from one float64 table,
-alpha_bar[0..T] = prod(1 - beta), with alpha_bar[0] = 1. A chain over a subset of the levels is a schedule too, with a
-posterior of its own: `Schedule.subset` is all that strided sampling needs.
+A *level* is the timestep t of a process that starts at 0: level 0 is the clean image, levels 1..T are the paper's
+timesteps, level T is almost pure noise. Samplers and the ODE also visit real levels between the whole ones. (Published
+networks count their time input from 0 at level 1; only `Denoiser.output` translates.)
+
+Everything follows from one float64 table, alpha_bar[0..T] = prod(1 - beta), with alpha_bar[0] = 1. A *chain* over some
+of the levels is a schedule too, with a posterior of its own; its *steps* 1..S are indices into its levels.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm.base.tensors import Floats
-from ddpm.errors import InputError
+from ddpm.errors import InputError, known
 
 VARIANCES = ("large", "small")
 
@@ -71,17 +74,19 @@ class Schedule:
         """ln(alpha_bar / (1 - alpha_bar)), strictly decreasing; infinite at index 0."""
         return _read_only(np.log(self.snr))
 
-    def alpha_bar_at(self, level: float) -> float:
-        """alpha_bar at a real level in [1, T] of the full process; log_snr is linear between whole levels."""
+    def log_snr_at(self, level: float) -> float:
+        """log_snr at a real level in [1, T] of the full process: linear between whole levels."""
         assert self.steps == self.levels[-1], "a chain that leaves out levels has no levels between them"
         assert 1 <= level <= self.steps, level
-        log_snr = np.interp(level, self.levels[1:], self.log_snr[1:])
-        return float(1 / (1 + np.exp(-log_snr)))
+        return float(np.interp(level, self.levels[1:], self.log_snr[1:]))
+
+    def alpha_bar_at(self, level: float) -> float:
+        """alpha_bar at a real level in [1, T] of the full process, see log_snr_at."""
+        return float(1 / (1 + np.exp(-self.log_snr_at(level))))
 
     def level_at(self, log_snr: float) -> float:
-        """The real level in [1, T] of the full process whose log-SNR is log_snr, in [log_snr[T], log_snr[1]]."""
+        """The real level in [1, T] of the full process whose log-SNR is log_snr; outside its range, 1 or T."""
         assert self.steps == self.levels[-1], "a chain that leaves out levels has no levels between them"
-        assert self.log_snr[-1] <= log_snr <= self.log_snr[1], log_snr
         level = np.interp(-log_snr, -self.log_snr[1:], self.levels[1:])
         return min(float(level), float(self.steps))  # rounding may lead an ulp beyond T
 
@@ -109,8 +114,7 @@ class Schedule:
         The last reverse step (index 1) takes the posterior variance of index 2 under both, as the official code does;
         a chain of one step has no index 2 and takes beta. Index 0 is unused (0).
         """
-        if kind not in VARIANCES:
-            raise InputError(f"variance '{kind}' is none of {', '.join(VARIANCES)}.")
+        known("variance", kind, VARIANCES)
         variance = self.beta if kind == "large" else self.posterior_variance
         first = self.posterior_variance[2] if self.steps > 1 else self.beta[1]
         return np.concatenate([[0.0], np.log([first, *variance[2:]])])
@@ -141,7 +145,7 @@ Array = TypeVar("Array", bound=NDArray[Any])
 
 
 def _read_only(array: Array) -> Array:
-    """Have NumPy refuse writes: a schedule is a value."""
+    """Make NumPy refuse writes: a schedule is a value."""
     array.setflags(write=False)
     return array
 
@@ -157,7 +161,7 @@ def _warmup(fraction: float) -> Callable[[int, float, float], Floats]:
 
 
 def _cosine(steps: int, start: float, end: float) -> Floats:
-    """Nichol & Dhariwal 2021, eq. 17, with beta capped at 0.999; takes no start and no end."""
+    """Nichol & Dhariwal 2021, eq. 17, with beta capped at 0.999; start and end are not used."""
     angle = (np.arange(steps + 1) / steps + 0.008) / 1.008 * np.pi / 2
     beta: Floats = np.minimum(1 - np.cos(angle[1:]) ** 2 / np.cos(angle[:-1]) ** 2, 0.999)
     return beta
@@ -182,8 +186,7 @@ def make_schedule(
     steps     T, at least 1
     beta_...  in (0, 1), start <= end; cosine uses neither, const only the end
     """
-    if name not in BETAS:
-        raise InputError(f"schedule '{name}' is none of {', '.join(BETAS)}.")
+    known("schedule", name, BETAS)
     if steps < 1 or not 0 < beta_start <= beta_end < 1:
         raise InputError("a schedule needs at least one step and 0 < beta_start <= beta_end < 1.")
     beta = BETAS[name](steps, beta_start, beta_end)

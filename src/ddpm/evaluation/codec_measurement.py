@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -10,20 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpm.base.progress import Advance, Progress, unheard
-from ddpm.base.tensors import Integers, Pixels
+from ddpm.base.tensors import Floats, Integers, Pixels
 from ddpm.base.units import x_to_images
-from ddpm.codec.codec_data import Codec, CodecData, make_codec, required_codec_data
-from ddpm.codec.container import Cursor, read_header
-from ddpm.codec.decode import GREY_LEVEL, LOSSLESS, decode, labels_of, open_file, open_packet
+from ddpm.codec.codec_data import SIDECAR, Codec, check_codes, make_codec, read_codec_data
+from ddpm.codec.decode import GREY_LEVEL, LOSSLESS, OpenFile, decode, open_file
 from ddpm.codec.encode import Encoded, encode
 from ddpm.data import ImageSet, Reader
 from ddpm.data.subsets import chosen_rows, seen_before
 from ddpm.errors import InputError, NotVerified
 from ddpm.evaluation.image_formats import FormatResult, measure_others, psnr
+from ddpm.evaluation.rate_plots import without_nan
 from ddpm.likelihood.estimate import Estimate, estimate_of
 from ddpm.model.model import Model
 
@@ -40,21 +39,21 @@ class CodecReport:
     images, dimensions  how many, and of how many values each
     headers      bytes of each image's header (N,)
     ends         bytes behind the header after 0, 1, ... steps of the chain (K + 1,)
-    curves       PSNR of each image after so many steps, in dB (N, K + 1); those that are stored as PNG have no such
-                 prefix, and stand here as the lossy files that `--bytes` would make of them
-    theory       mean divergence up to there, in bytes: what an ideal code of the same chain would take
+    curves       PSNR of each image after so many steps, in dB (N, K + 1); images that are stored as PNG have no such
+                 prefixes, their curves are those of lossy files (`--bytes`)
+    theory       mean divergence up to there, in bytes: what an ideal code of the same chain takes, see _theory
     lossless     mean bytes of the lossless files, from the disk
     stored       share of the images that were stored as PNG
     others       other formats
     files        of each image: bytes, stored, index_bits, divergence, delivered, residual_bytes, ideal_bytes, reseeded
-    seconds      of encoding and decoding an image, and their parts
+    seconds      of encoding and decoding an image
     """
 
     images: int
     dimensions: int
-    headers: NDArray[np.int64]
-    ends: NDArray[np.int64]
-    curves: NDArray[np.float64]
+    headers: Integers
+    ends: Integers
+    curves: Floats
     theory: list[float]
     lossless: float
     stored: float
@@ -78,11 +77,10 @@ class CodecReport:
         return [float(value) for value in self.curves.mean(0)]
 
     def psnr_at(self, size: int) -> float:
-        """Mean of the PSNR of the images' prefixes of `size` bytes: each the last whole step in it, header included."""
+        """Mean PSNR of the images' prefixes of `size` bytes, header included: each the last whole step in it; NaN if
+        one does not hold its header."""
         step = np.searchsorted(self.ends, size - self.headers, side="right") - 1
-        return (
-            float(self.curves[np.arange(self.images), np.maximum(step, 0)].mean()) if step.min() >= 0 else float("nan")
-        )
+        return float(self.curves[np.arange(self.images), step].mean()) if step.min() >= 0 else float("nan")
 
     def bytes_at(self, decibels: float) -> float:
         """Bytes of a prefix of so many dB, linear between whole steps; NaN if the chain does not reach them."""
@@ -94,7 +92,7 @@ class CodecReport:
         """For JSON."""
         plain = {name: value for name, value in asdict(self).items() if name not in ("headers", "ends", "curves")}
         derived = {"bits_per_dim": self.bits_per_dim, "bytes_at_28_db": self.bytes_at(28.0)}
-        return {"prefixes": self.prefixes, "psnr": self.psnr, **plain, **derived}
+        return dict(without_nan({"prefixes": self.prefixes, "psnr": self.psnr, **plain, **derived}))
 
     def lines(self) -> list[str]:
         """For a person."""
@@ -117,18 +115,24 @@ class CodecReport:
         ]
 
 
-def unseen_rows(made: CodecData, images: ImageSet, limit: int | None) -> Integers:
-    """At most so many of the images (None: LIMIT), drawn by seed 0; InputError if codec data were fitted on them."""
+def codec_for(model: Model, images: ImageSet, limit: int | None) -> tuple[Codec, Integers]:
+    """A model's codec, and the rows of the images to measure: at most `limit` (None: LIMIT), drawn by seed 0.
+
+    Errors (InputError): no codec data were made, or they were made on these very images.
+    """
+    check_codes(model)
+    made = read_codec_data(model)
+    if made is None:
+        raise InputError(f"the codec data of '{model.source}' were not made yet: run {SIDECAR.made_by(model)}.")
     rows = chosen_rows(len(images), LIMIT if limit is None else limit, 0)
     if seen_before(images, Reader(images, rows), made.data_fingerprint, made.image_hashes):
-        raise InputError(f"the codec of the model was fitted on images of '{images.name}' itself: name others.")
-    return rows
+        raise InputError(f"the codec of the model was fitted on images of '{images.name}': name other images.")
+    return make_codec(model, made), rows
 
 
 def prepared_code(model: Model, images: ImageSet, limit: int | None) -> Callable[[Progress], Estimate]:
-    """What measures bits/dim of lossless files on images; all that can be refused is, before it is called."""
-    made = required_codec_data(model)
-    codec, rows = make_codec(model, made), unseen_rows(made, images, limit)
+    """What measures bits/dim of lossless files on images; every InputError (see codec_for) is raised here."""
+    codec, rows = codec_for(model, images, limit)
 
     def measured(progress: Progress) -> Estimate:
         sizes: list[int] = []
@@ -151,90 +155,75 @@ def measure_codec(
 ) -> CodecReport:
     """Compress images to files in `folder`, read them back whole and step by step, and do the same with other formats.
 
-    images  never those that the codec was made on, see require_unseen
-    rows    which of them
+    rows  which of the images, see codec_for
     """
-    count = len(rows)
-    originals = [np.asarray(image) for image in images.array(rows.tolist())]
+    count, originals = len(rows), list(images.array(rows.tolist()))
     folder.mkdir(parents=True, exist_ok=True)
-    parts = [originals[start : start + BATCH] for start in range(0, count, BATCH)]
+    files = [folder / f"{k:05d}.dpc" for k in range(count)]
     found: list[Encoded] = []
-    curves: list[NDArray[np.float64]] = []
+    headers: list[int] = []
+    curves: list[Floats] = []
     seconds = {"encode": 0.0, "decode": 0.0}
-    for part in parts:
+    for first in range(0, count, BATCH):
+        part, paths = originals[first : first + BATCH], files[first : first + BATCH]
         start = time.perf_counter()
-        made_now = encode(codec, part)
+        found += encode(codec, part)
         seconds["encode"] += time.perf_counter() - start
-        files = [folder / f"{len(found) + k:05d}.dpc" for k in range(len(part))]
-        for file, written in zip(files, made_now, strict=True):
-            file.write_bytes(written.data)
+        for path, one in zip(paths, found[first:], strict=True):
+            path.write_bytes(one.data)
         start = time.perf_counter()
-        back = decode(codec, [open_file(codec, file.read_bytes()) for file in files])
+        opened = [open_file(codec, path.read_bytes()) for path in paths]
+        back = decode(codec, opened)
         seconds["decode"] += time.perf_counter() - start
-        for image, one in zip(part, back, strict=True):
-            if one.status != LOSSLESS or one.image is None or not np.array_equal(one.image, image):
-                raise NotVerified(f"a file in '{folder}' did not come back as its image; please report this.")
-        curves += _curves(codec, part, made_now)
-        found += made_now
+        headers += [len(file.packet.header.pack()) for file in opened]
+        for image, path, decoded in zip(part, paths, back, strict=True):
+            if decoded.status != LOSSLESS or decoded.image is None or not np.array_equal(decoded.image, image):
+                raise NotVerified(f"'{path}' did not decompress to its image; please report this.")
+        curves += _curves(codec, part, opened)
         advance(len(part))
-    sizes = [(folder / f"{k:05d}.dpc").stat().st_size for k in range(count)]
     return CodecReport(
         count,
         originals[0].size,
-        np.array([header_bytes(one.data) for one in found]),
+        np.array(headers),
         -(-np.cumsum([0, *codec.chain.bits]) // 8),
         np.array(curves),
-        _theory(found),
-        float(np.mean(sizes)),
+        _theory(found, len(codec.chain.steps)),
+        float(np.mean([path.stat().st_size for path in files])),
         float(np.mean([one.stored for one in found])),
-        list(measure_others(originals, folder / "other")),
+        list(measure_others(originals)),
         [_row(one) for one in found],
         {name: value / count for name, value in seconds.items()},
     )
 
 
-def _curves(codec: Codec, originals: Sequence[Pixels], found: Sequence[Encoded]) -> list[NDArray[np.float64]]:
-    """PSNR after 0, 1, ... steps of each image of one tile; what was stored is coded once more, as a lossy file."""
-    chain, size = codec.chain, codec.geometry
-    again = [
-        encode(codec, [image], most_bytes=[MANY])[0] if one.stored else one
-        for image, one in zip(originals, found, strict=True)
+def _curves(codec: Codec, originals: Sequence[Pixels], opened: Sequence[OpenFile]) -> list[Floats]:
+    """PSNR after 0, 1, ... steps of each image of one tile; what was stored as PNG is coded again, as a lossy file."""
+    chain = codec.chain
+    packets = [
+        open_file(codec, encode(codec, [image], most_bytes=[MANY])[0].data).packet
+        if file.packet.header.stored
+        else file.packet
+        for image, file in zip(originals, opened, strict=True)
     ]
-    packets = [open_packet(codec, one.data) for one in again]
-    edges = np.cumsum([0, *chain.bits])
-    rows = np.stack([packet.bits for packet in packets])
+    bits = np.split(np.stack([packet.bits for packet in packets]), np.cumsum(chain.bits)[:-1], axis=1)
     seeds = [(dict(packet.header.seeds).get(0, 0), 0) for packet in packets]
-    labels = labels_of(codec, [packet.header for packet in packets])
+    labels = codec.labels([packet.header.label for packet in packets])
     seen: list[Tensor] = []
-    counts = np.full(len(rows), len(chain.steps))
-    bits = [rows[:, begin:end] for begin, end in itertools.pairwise(edges)]
-    x = chain.decode(bits, chain.start(seeds, size.shape), counts, labels, on_x0=lambda steps, x0: seen.append(x0))
-    seen.append(chain.last_x0(x, counts, labels))
-    shown = [np.full(rows.shape[:1] + size.shape, GREY_LEVEL, np.uint8), *(x_to_images(x0).numpy() for x0 in seen[1:])]
+    counts = np.full(len(packets), len(chain.steps))
+    x = chain.decode(bits, chain.start(seeds, codec.geometry.shape), counts, labels, on_x0=seen.append)
+    seen.append(chain.clean(x, counts, labels))
+    shown = [np.full(x.shape, GREY_LEVEL, np.uint8), *(x_to_images(x0).numpy() for x0 in seen[1:])]
     return [np.array([psnr(step[k], image) for step in shown]) for k, image in enumerate(originals)]
 
 
-def _theory(found: Sequence[Encoded]) -> list[float]:
-    """What an ideal code of the same chain would take for 0, 1, ... steps, in bytes, mean of the images."""
-    steps = np.mean([one.divergence for one in found if one.divergence], axis=0)
-    return [float(value) for value in np.cumsum([0.0, *steps]) / 8]
-
-
-def header_bytes(data: bytes) -> int:
-    """Of a file."""
-    cursor = Cursor(data)
-    read_header(cursor)
-    return cursor.place
+def _theory(found: Sequence[Encoded], steps: int) -> list[float]:
+    """What an ideal code of the same chain takes for 0, 1, ... steps, in bytes: mean of the images that are not stored
+    as PNG, NaN if all are."""
+    bits = np.mean([one.divergence for one in found if one.divergence] or [(math.nan,) * steps], axis=0)
+    return [float(value) for value in np.cumsum([0.0, *bits]) / 8]
 
 
 def _row(one: Encoded) -> dict[str, Any]:
-    return {
-        "bytes": len(one.data),
-        "stored": one.stored,
-        "index_bits": one.index_bits,
-        "divergence": round(sum(one.divergence), 2),
-        "delivered": round(sum(one.delivered), 2),
-        "residual_bytes": one.residual_bytes,
-        "ideal_bytes": round(one.ideal_bytes, 2),
-        "reseeded": one.reseeded,
-    }
+    plain = {name: getattr(one, name) for name in ("stored", "index_bits", "residual_bytes", "reseeded")}
+    sums = {name: round(sum(getattr(one, name)), 2) for name in ("divergence", "delivered")}
+    return {"bytes": len(one.data), **plain, **sums, "ideal_bytes": round(one.ideal_bytes, 2)}

@@ -5,19 +5,20 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ddpm.base.files import whole_file
 from ddpm.base.progress import Progress, progress_of
 from ddpm.base.tensors import Pixels
-from ddpm.codec.codec_data import SIDECAR, Codec, make_codec, required_codec_data
+from ddpm.codec.codec_data import SIDECAR, Codec
 from ddpm.codec.decode import decode, open_file
-from ddpm.codec.encode import encode
+from ddpm.codec.encode import Encoded, encode
 from ddpm.data import ImageData
-from ddpm.evaluation.codec_measurement import CodecReport, measure_codec, unseen_rows
+from ddpm.evaluation.codec_measurement import MANY, CodecReport, codec_for, measure_codec
 from ddpm.evaluation.image_formats import psnr, smallest_webp
 from ddpm.model.checkpoint import results_folder
 from ddpm.model.datasets import images_for
@@ -26,6 +27,7 @@ from ddpm.model.scoring import check_fits
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 INK = {"PNG": "C7", "WebP": "C1", "JPEG": "C3", "AVIF": "C4", "JPEG XL": "C2"}
@@ -50,41 +52,31 @@ def evaluate_codec(
     Errors: InputError for a model whose codec data were not made, and for images of another geometry.
     """
     report_to = progress_of(progress)
-    made = required_codec_data(checked_model(model))
-    images = images_for(model, data)
+    images = images_for(checked_model(model), data)
     check_fits(model, images)
+    codec, rows = codec_for(model, images, limit)
     folder = results_folder(model.source, out)
-    codec, rows = make_codec(model, made), unseen_rows(made, images, limit)
     report_to.say(f"Codec: {SIDECAR.path(model)}; {len(rows):,} images of {images.name}.")
     with report_to.stage("Images", len(rows)) as advance:
         report = measure_codec(codec, images, rows, folder / "codec", advance=advance)
-    about = {"model": model.source, "fingerprint": made.own_sha256, "data": images.name}
-    for file in write_report(report, codec, list(images.array(rows[:STRIP_ROWS].tolist())), folder, about):
+    plot, strip, bytes_, table = (folder / f"codec{end}" for end in (".png", "-strip.png", "-bytes.png", ".json"))
+    plot_report(report, plot)
+    shown = coded(codec, list(images.array(rows[:STRIP_ROWS].tolist())))
+    plot_strip(codec, shown, strip)
+    plot_bytes(codec, shown[0], bytes_)
+    about = {"model": model.source, "fingerprint": codec.fingerprint, "data": images.name}
+    with whole_file(table) as temporary:
+        temporary.write_text(
+            json.dumps({**about, **report.table()}, indent=1, allow_nan=False) + "\n", encoding="utf-8"
+        )
+    for file in (plot, strip, bytes_, table):
         report_to.say(str(file))
     return report
 
 
-def write_report(
-    report: CodecReport, codec: Codec, images: Sequence[Pixels], folder: Path, about: dict[str, Any]
-) -> list[Path]:
-    """Write codec.json, codec.png, codec-strip.png and codec-bytes.png to a folder; returns the files.
-
-    images  some of those measured, for the last two
-    """
-    plot, strip, bytes_, table = (folder / f"codec{end}" for end in (".png", "-strip.png", "-bytes.png", ".json"))
-    plot_report(report, plot)
-    plot_strip(codec, images[:STRIP_ROWS], strip)
-    plot_bytes(codec, images[0], bytes_)
-    with whole_file(table) as temporary:
-        temporary.write_text(json.dumps({**about, **report.table()}, indent=1) + "\n", encoding="utf-8")
-    return [plot, strip, bytes_, table]
-
-
 def plot_report(report: CodecReport, path: Path) -> None:
-    """PSNR against bytes, ours and others', and the theoretical rate of the chain."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.5, 4.6), dpi=110, layout="constrained")
+    """PSNR against bytes, of the codec and of other formats, and the theoretical rate of the chain."""
+    figure = _figure(7.5, 4.6)
     axes = figure.add_subplot()
     axes.plot(report.prefixes, report.psnr, marker=".", color="C0", label="ddpm, bytes on disk")
     axes.plot(report.theory[1:], report.psnr[1:], linestyle=":", color="C0", label="its chain in theory, no header")
@@ -98,8 +90,7 @@ def plot_report(report: CodecReport, path: Path) -> None:
     axes.set_ylabel("PSNR (dB, mean of the images)")
     axes.grid(True, which="both", alpha=0.3)
     axes.legend(fontsize=8, loc="upper left")
-    with whole_file(path) as temporary:
-        figure.savefig(temporary)
+    _save(figure, path)
 
 
 def _mark_lossless(axes: Axes, report: CodecReport) -> None:
@@ -114,17 +105,33 @@ def _mark_lossless(axes: Axes, report: CodecReport) -> None:
         axes.text(size, height, f"{name} lossless ", fontsize=7, ha="right", color=INK.get(name, "C0"))
 
 
-def plot_bytes(codec: Codec, image: Pixels, path: Path) -> None:
-    """Where the bytes of one lossless file go: each step of the chain, then the rest, with the PSNR reached by then."""
-    from matplotlib.figure import Figure
+@dataclass(frozen=True, eq=False)
+class Coded:
+    """An image of one tile, its lossless file, and the lossy file of all steps, whose prefixes are coarser images."""
 
-    file = encode(codec, [image])[0]
-    lossy = encode(codec, [image], most_bytes=[10**6])[0].data
+    image: Pixels
+    lossless: Encoded
+    lossy: bytes
+
+    def prefixes(self, codec: Codec, sizes: Sequence[int]) -> list[tuple[Pixels, float]]:
+        """What prefixes of so many bytes show, and their PSNR in dB."""
+        found = [one.image for one in decode(codec, [open_file(codec, self.lossy, size) for size in sizes])]
+        return [(one, psnr(one, self.image)) for one in found if one is not None]
+
+
+def coded(codec: Codec, images: Sequence[Pixels]) -> list[Coded]:
+    """Compress some images for plot_strip and plot_bytes."""
+    both = zip(images, encode(codec, images), encode(codec, images, most_bytes=[MANY] * len(images)), strict=True)
+    return [Coded(image, lossless, lossy.data) for image, lossless, lossy in both]
+
+
+def plot_bytes(codec: Codec, one: Coded, path: Path) -> None:
+    """Where the bytes of a lossless file go: each step of the chain, then the rest, with the PSNR reached by then."""
+    file = one.lossless
     ends = np.cumsum([0, *codec.chain.bits]) / 8
-    header = len(lossy) - 2 - int(np.ceil(ends[-1]))
-    reached = [_prefix(codec, lossy, header + int(np.ceil(end))) for end in ends]
-    levels = [psnr(one, image) for one in reached if one is not None]
-    figure = Figure(figsize=(7.5, 4.2), dpi=110, layout="constrained")
+    header = len(one.lossy) - 2 - int(np.ceil(ends[-1]))
+    levels = [decibels for _, decibels in one.prefixes(codec, [header + int(np.ceil(end)) for end in ends])]
+    figure = _figure(7.5, 4.2)
     near, whole = figure.subplots(2, 1, height_ratios=(3, 1))
     for axes in (near, whole):
         axes.barh(0, header, color="C7", label=f"header, {header} bytes")
@@ -147,38 +154,34 @@ def plot_bytes(codec: Codec, image: Pixels, path: Path) -> None:
     above = near.twinx()
     above.plot(header + ends, levels, color="black", marker=".", linewidth=1)
     above.set_ylabel("PSNR of the prefix (dB)")
-    with whole_file(path) as temporary:
-        figure.savefig(temporary)
+    _save(figure, path)
 
 
-def plot_strip(codec: Codec, images: Sequence[Pixels], path: Path) -> None:
+def plot_strip(codec: Codec, some: Sequence[Coded], path: Path) -> None:
     """Images at a few bytes, exact, and as WebP at its smallest; a row an image, with bytes and PSNR."""
-    from matplotlib.figure import Figure
-
     rows = []
-    for image in images:
-        lossless, lossy = (encode(codec, [image], most_bytes=limit)[0].data for limit in (None, [10**6]))
-        sizes = [*(size for size in STRIP_BYTES if size < len(lossy)), len(lossy)]
-        coarse = [_prefix(codec, lossy, size) for size in sizes]
-        row = [
-            (one, f"{size} B, {psnr(one, image):.1f} dB")
-            for one, size in zip(coarse, sizes, strict=True)
-            if one is not None
-        ]
-        other, size = smallest_webp(image)
-        rows.append(
-            [*row, (image, f"{len(lossless)} B, exact"), (other, f"WebP, {size} B, {psnr(other, image):.1f} dB")]
-        )
-    figure = Figure(figsize=(1.5 * len(rows[0]), 1.72 * len(rows)), dpi=110, layout="constrained")
+    for one in some:
+        sizes = [*(size for size in STRIP_BYTES if size < len(one.lossy)), len(one.lossy)]
+        coarse = zip(sizes, one.prefixes(codec, sizes), strict=True)
+        row = [(image, f"{size} B, {decibels:.1f} dB") for size, (image, decibels) in coarse]
+        row.append((one.image, f"{len(one.lossless.data)} B, exact"))
+        other, size = smallest_webp(one.image)
+        rows.append([*row, (other, f"WebP, {size} B, {psnr(other, one.image):.1f} dB")])
+    figure = _figure(1.5 * len(rows[0]), 1.72 * len(rows))
     panels = figure.subplots(len(rows), len(rows[0]), squeeze=False)
     for axes, (shown, words) in zip(panels.ravel(), itertools.chain.from_iterable(rows), strict=True):
         axes.imshow(shown[0] if len(shown) == 1 else shown.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=255)
         axes.set_title(words, fontsize=8)
         axes.set_axis_off()
+    _save(figure, path)
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=110, layout="constrained")
+
+
+def _save(figure: Figure, path: Path) -> None:
     with whole_file(path) as temporary:
         figure.savefig(temporary)
-
-
-def _prefix(codec: Codec, data: bytes, size: int) -> Pixels | None:
-    """The image that the first bytes of a file give."""
-    return decode(codec, [open_file(codec, data, size)])[0].image

@@ -1,4 +1,4 @@
-"""FID and KID of samples against a reference: no distance without its error, and none without its protocol.
+"""FID and KID of samples against a reference, each with its error, and the protocol that they depend on.
 
 The distances themselves and their errors are in `ddpm.metrics`.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Unpack
@@ -16,8 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from ddpm.base.files import writable_folder
-from ddpm.base.geometry import Geometry
-from ddpm.base.progress import SILENT, Advance, Progress, progress_of
+from ddpm.base.progress import Progress, progress_of
 from ddpm.base.tensors import Floats
 from ddpm.data import ImageData, ImageSet, image_set, open_images
 from ddpm.errors import InputError
@@ -74,27 +73,36 @@ def evaluate_fid(
     how         a model's samples are drawn, see samplers.Sampling
 
     Errors: InputError, all before anything is drawn, for features, images or statistics that do not compare, for too
-    few of them, and as in `sample`; DamagedFile for files of ours.
+    few of them, and as in `sample`; DamagedFile for files that ddpm wrote.
     """
     report_to, sampling = progress_of(progress), Sampling(**how)
-    file = None if save_to is None else _statistics_file(save_to, data)
     reference = _reference(data, samples if isinstance(samples, Model) else None)
+    file = None if save_to is None else _statistics_file(save_to, reference)
+    sentences: Iterable[str] = ()
     if isinstance(samples, Model):
-        plan = plan_for(samples, sampling)
-        numbers = range(USUAL) if seeds is None else list(seeds)
+        plan, numbers = plan_for(samples, sampling), range(USUAL) if seeds is None else list(seeds)
         judged = model_samples(samples, numbers, plan, keep=None if keep is None else Path(keep), progress=report_to)
-        where = samples.device
+        where, sentences = samples.device, described(samples, plan)
     elif sampling != Sampling() or seeds is not None or keep is not None:
-        raise InputError("seeds, keep and how to sample are of models, and these samples are images: leave them out.")
+        raise InputError("these samples are images, not a model: leave out seeds, keep and how to sample.")
     else:
-        geometry = reference.geometry if isinstance(reference, ImageSet) else None
-        judged, where = given_samples(_images(samples, geometry)), resolve_device(device)
+        judged, where = given_samples(_images(samples, reference)), resolve_device(device)
     extractor = open_extractor(features, judged.geometry, where)
-    check_comparison(judged, reference, extractor)
-    if isinstance(samples, Model):
-        for sentence in described(samples, plan):
-            report_to.say(sentence)
-    return compare(judged, reference, extractor, batch_size=batch_size, statistics_file=file, progress=report_to)
+    for remark in check_comparison(judged, reference, extractor, saved=file is not None):
+        warnings.warn(remark, stacklevel=3)
+    for sentence in sentences:
+        report_to.say(sentence)
+    rows, statistics = _measured(reference, extractor, batch_size, report_to)
+    if file is not None and statistics is not None:
+        report_to.say(f"{save_statistics(file, statistics)}: statistics of {statistics.source}.")
+    found = _features("Features", extractor, judged.batches(batch_size), judged.count, report_to)
+    fid = kid = None
+    if statistics is not None:
+        with report_to.stage("Fréchet distances", BLOCKS + 1) as advance:  # seconds each, in thousands of dimensions
+            fid = frechet_estimate(found, statistics, advance=advance)
+    if rows is not None:
+        kid = kernel_estimate(found, rows)
+    return FidReport(fid, kid, _protocol(judged, reference, extractor))
 
 
 def _reference(data: ImageData | Statistics, model: Model | None) -> ImageSet | Statistics:
@@ -105,18 +113,18 @@ def _reference(data: ImageData | Statistics, model: Model | None) -> ImageSet | 
     return image_set(data) if model is None else images_for(model, data)
 
 
-def _images(data: ImageData, geometry: Geometry | None) -> ImageSet:
+def _images(data: ImageData, reference: ImageSet | Statistics) -> ImageSet:
     """Samples as images, with as many channels as the reference where that loses nothing."""
     found = image_set(data)
-    if isinstance(data, str | os.PathLike) and geometry is not None and found.geometry.size == geometry.size:
+    if isinstance(data, str | os.PathLike) and isinstance(reference, ImageSet) and found.geometry != reference.geometry:
         with suppress(InputError):
-            return open_images(os.fspath(data), channels=geometry.channels, default_split=None)
+            return open_images(data, channels=reference.geometry.channels, default_split=None)
     return found
 
 
-def _statistics_file(path: str | Path, data: ImageData | Statistics) -> Path:
-    if isinstance(data, Statistics) or (isinstance(data, str | os.PathLike) and is_statistics(data)):
-        raise InputError("the reference is statistics already: there are none to save.")
+def _statistics_file(path: str | Path, reference: ImageSet | Statistics) -> Path:
+    if isinstance(reference, Statistics):
+        raise InputError("the reference is statistics already: leave out the file to save them to.")
     file = check_statistics_file(path)
     if file.exists() and not is_statistics(file):
         raise InputError(f"'{file}' is there and holds no statistics: choose another file to save them to.")
@@ -124,40 +132,14 @@ def _statistics_file(path: str | Path, data: ImageData | Statistics) -> Path:
     return file
 
 
-def compare(
-    samples: Samples,
-    reference: ImageSet | Statistics,
-    extractor: Extractor,
-    *,
-    batch_size: int = 64,
-    statistics_file: Path | None = None,
-    progress: Progress = SILENT,
-) -> FidReport:
-    """The distances of samples to a reference, from one set of features.
+def check_comparison(
+    samples: Samples, reference: ImageSet | Statistics, extractor: Extractor, *, saved: bool = False
+) -> list[str]:
+    """Raise InputError for what does not compare; returns warnings about what does.
 
-    batch_size       samples drawn, and images whose features are computed, at a time
-    statistics_file  an .npz to which the reference's statistics are written
-
-    Errors (InputError), before anything is drawn: features or images that do not compare, too few images.
+    saved  the reference's statistics will be, so there must be some
     """
-    for remark in check_comparison(samples, reference, extractor):
-        warnings.warn(remark, stacklevel=3)
-    rows, statistics = _measured(reference, extractor, batch_size, progress)
-    if statistics_file is not None and statistics is not None:
-        progress.say(f"{save_statistics(statistics_file, statistics)}: statistics of {statistics.source}.")
-    found = _features("Features", extractor, samples.batches(batch_size), samples.count, progress)
-    fid = kid = None
-    if statistics is not None:
-        with progress.stage("Fréchet distances", BLOCKS + 1) as advance:  # seconds each, in thousands of dimensions
-            fid = frechet_estimate(found, statistics, advance=advance)
-    if rows is not None:
-        kid = kernel_estimate(found, rows)
-    return FidReport(fid, kid, _protocol(samples, reference, extractor))
-
-
-def check_comparison(samples: Samples, reference: ImageSet | Statistics, extractor: Extractor) -> list[str]:
-    """Raise InputError for what does not compare; returns warnings about what does."""
-    name, count = _name(reference), _count(reference)
+    name, count = _name_and_count(reference)
     if isinstance(reference, Statistics):
         reference.check_features(extractor.dimensions, extractor.sha256)
     if str(reference.geometry) not in ("", str(samples.geometry)):
@@ -170,34 +152,31 @@ def check_comparison(samples: Samples, reference: ImageSet | Statistics, extract
     for what, number in counts.items():
         if number < LEAST:
             raise InputError(f"{number:,} {what} are too few for a distance with an error: it takes {LEAST}.")
-    if extractor.dimensions > MOST_DIMENSIONS and isinstance(reference, Statistics):
+    costly = extractor.dimensions > MOST_DIMENSIONS
+    if costly and (saved or isinstance(reference, Statistics)):
         raise InputError(
-            f"a Fréchet distance in {extractor.dimensions:,} dimensions ('{extractor.name}') is out of reach: the "
-            f"most is {MOST_DIMENSIONS:,}."
+            f"a Fréchet distance in {extractor.dimensions:,} dimensions ('{extractor.name}') is too costly: the most "
+            f"are {MOST_DIMENSIONS:,}."
         )
     usual, remarks = max(USUAL, extractor.dimensions), []
-    if min(samples.count, usual if count is None else count) < usual:
+    if not costly and min(samples.count, usual if count is None else count) < usual:
         there = "" if count is None else f" and {count:,} reference images"
         remarks.append(
             f"{samples.count:,} samples{there} are few for a Fréchet distance in {extractor.dimensions:,} dimensions, "
             f"which comes out too large then; {usual:,} of each are usual."
         )
     if isinstance(reference, Statistics) and not reference.extractor:
-        remarks.append(
-            f"nothing in '{name}' says which features it is of; that they are '{extractor.name}' is assumed."
-        )
+        remarks.append(f"'{name}' does not say which features it is of; that they are '{extractor.name}' is assumed.")
     if samples.fingerprint and samples.fingerprint == reference.fingerprint:
         remarks.append(f"the samples are the very images of the reference '{name}'.")
     return remarks
 
 
-def _count(reference: ImageSet | Statistics) -> int | None:
-    """Of its images, None where nobody knows."""
-    return len(reference) if isinstance(reference, ImageSet) else reference.count
-
-
-def _name(reference: ImageSet | Statistics) -> str:
-    return reference.name if isinstance(reference, ImageSet) else reference.source
+def _name_and_count(reference: ImageSet | Statistics) -> tuple[str, int | None]:
+    """The source, and how many images it holds, None where that is not known."""
+    if isinstance(reference, ImageSet):
+        return reference.name, len(reference)
+    return reference.source, reference.count
 
 
 def _measured(
@@ -219,29 +198,23 @@ def _features(title: str, extractor: Extractor, batches: Iterable[Tensor], count
     rows = np.empty((count, extractor.dimensions))
     done = 0
     with progress.stage(title, count) as advance:
-        for batch in _counted(batches, advance):
+        for batch in batches:
             rows[done : done + len(batch)] = extractor(batch)
             done += len(batch)
-    assert done == count
+            advance(len(batch))
     return rows
 
 
-def _counted(batches: Iterable[Tensor], advance: Advance) -> Iterator[Tensor]:
-    for batch in batches:
-        yield batch
-        advance(len(batch))
-
-
 def _protocol(samples: Samples, reference: ImageSet | Statistics, extractor: Extractor) -> dict[str, Any]:
-    images = isinstance(reference, ImageSet)
+    name, count = _name_and_count(reference)
     known = extractor.sha256 if isinstance(reference, ImageSet) else reference.extractor or UNKNOWN
     return {
         "extractor": {"name": extractor.name, "sha256": extractor.sha256, "dimensions": extractor.dimensions},
         "geometry": str(extractor.geometry),
-        "counts": {"samples": samples.count, "reference": _count(reference)},
+        "counts": {"samples": samples.count, "reference": count},
         "reference": {
-            "source": _name(reference),
-            "given_as": "images" if images else "statistics",
+            "source": name,
+            "given_as": "images" if isinstance(reference, ImageSet) else "statistics",
             "fingerprint": reference.fingerprint or UNKNOWN,
             "extractor": known,
         },

@@ -1,7 +1,7 @@
 """The full sum: every term of the bound of every image, in shards on disk, so that it can stop and go on.
 
 A shard holds a few images' terms along the whole chain and is written whole or not at all. Processes may share the
-work: process i of n computes every n-th shard, and whoever finds all shards there adds them up, one at a time.
+work: process i of n computes every n-th shard, and once all are there any of them adds them up, one at a time.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from typing import NamedTuple
 import numpy as np
 
 from ddpm.base.files import only_process, read_own_arrays, whole_file
+from ddpm.base.progress import SILENT, Progress
 from ddpm.base.tensors import Floats, Integers
-from ddpm.errors import DamagedFile, InputError
+from ddpm.errors import DamagedFile
 from ddpm.likelihood.estimate import VariationalBound, bound_of
 from ddpm.likelihood.monte_carlo import Calls, Scoring
 from ddpm.likelihood.rate_distortion import RateDistortion, RunningMoments, rate_distortion_of
 from ddpm.model.model import Model
+from ddpm.model.sidecar import STORED
 
 SHARD_CALLS = 8192  # network calls at most between two shards, unless one image alone needs more
 WHOLE = (1, 1)
@@ -49,7 +51,7 @@ class FullSum:
 
     @property
     def images_per_shard(self) -> int:
-        """So that a shard takes SHARD_CALLS calls at most."""
+        """As many as take SHARD_CALLS calls at most."""
         return max(1, SHARD_CALLS // self.scoring.chain.steps)
 
     @property
@@ -60,22 +62,20 @@ class FullSum:
     def missing(self, part: tuple[int, int] = WHOLE) -> list[int]:
         """The shards that process i of n (part = (i, n), from 1) has still to compute."""
         index, count = part
-        if not 1 <= index <= count:
-            raise InputError(f"there is no shard {index}/{count}: choose 1/{count} to {count}/{count}.")
         return [k for k in range(index - 1, self.shards, count) if not self._file(k).is_file()]
 
-    def calls(self, part: tuple[int, int] = WHOLE) -> int:
-        """Network calls still to make."""
-        return sum(len(self._images(k)) for k in self.missing(part)) * self.scoring.chain.steps
-
-    def compute(self, part: tuple[int, int] = WHOLE) -> None:
+    def compute(self, part: tuple[int, int] = WHOLE, progress: Progress = SILENT) -> None:
         """Compute the missing shards of process i of n."""
         missing = self.missing(part)
         if not missing:
             return
-        with only_process(self.folder, f".lock-{part[0]}-{part[1]}"):
+        calls = sum(len(self._images(number)) for number in missing) * self.scoring.chain.steps
+        with (
+            only_process(self.folder, f".lock-{part[0]}-{part[1]}"),
+            self.scoring.shown(progress, "Full sum", calls) as scoring,
+        ):
             for number in missing:
-                shard = self._terms(self._images(number))
+                shard = _terms(scoring, self._images(number))
                 with whole_file(self._file(number)) as temporary:
                     np.savez(temporary, **shard._asdict())
 
@@ -88,8 +88,7 @@ class FullSum:
 
     def totals(self) -> Floats:
         """The whole bound of each image, in nats (N,)."""
-        totals: Floats = self._rows().sum(1)
-        return totals
+        return np.asarray(self._rows().sum(1))
 
     def _rows(self) -> Floats:
         """Prior, steps and decoder of each image, in nats (N, 3)."""
@@ -105,17 +104,6 @@ class FullSum:
             nats.add(shard.nats)
             squared_error.add(shard.squared_error)
         return rate_distortion_of(self.scoring, prior=prior, nats=nats, squared_error=squared_error)
-
-    def _terms(self, images: Integers) -> Shard:
-        steps = self.scoring.chain.steps
-        plan = Calls(
-            np.repeat(images, steps),
-            np.tile(np.arange(1, steps + 1), len(images)),
-            np.repeat(images, steps) * steps + np.tile(np.arange(steps), len(images)),
-        )
-        terms = self.scoring.terms(plan, "full noise")
-        shape = (len(images), steps)
-        return Shard(terms.nats.reshape(shape), terms.squared_error.reshape(shape), self.scoring.prior(images))
 
     def _images(self, shard: int) -> Integers:
         start = shard * self.images_per_shard
@@ -133,13 +121,23 @@ class FullSum:
             yield shard
 
 
+def _terms(scoring: Scoring, images: Integers) -> Shard:
+    """Term i of image n has the noise of number n S + i - 1."""
+    steps = scoring.chain.steps
+    each = np.repeat(images, steps)
+    index = np.tile(np.arange(steps), len(images))
+    terms = scoring.terms(Calls(each, index + 1, each * steps + index), "full noise")
+    nats, squared_error = (table.reshape(-1, steps) for table in terms)
+    return Shard(nats, squared_error, scoring.prior(images))
+
+
 def full_sum(model: Model, scoring: Scoring, where: Path) -> FullSum:
-    """The full sum of a scoring, in a folder below `where` that is named after all that its numbers depend on."""
+    """The full sum of a scoring, in a folder below `where` named by a hash of all that its numbers depend on."""
     denoiser, chain = scoring.denoiser, scoring.chain
     measured = denoiser.measured
     table = {
         "layout": [LAYOUT, SHARD_CALLS],
-        "weights": [model.weights_sha256, model.weights],
+        "weights": [model.weights_sha256, STORED[model.weights]],
         "variance": denoiser.variance,
         "measured": "" if measured is None else _digest(measured.log_variance(chain).tolist()),
         "clip": denoiser.threshold != "none",

@@ -1,4 +1,4 @@
-"""Ordinary image formats, for comparison: whole files as they lie on disk, header and all."""
+"""Ordinary image formats, for comparison: whole files as they are on disk, headers included."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import importlib.util
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +20,10 @@ DISTANCES = (25.0, 15.0, 10.0, 7.0, 5.0, 3.0, 2.0, 1.0, 0.5)
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to write a file: its format, what of it was chosen, whether it is exact, and the way there and back."""
+    """One way to write a file: its format, the setting, whether it is exact, and the way there and back.
+
+    decode  gives three equal channels for a grey image in a format that has only colour
+    """
 
     name: str
     choice: str
@@ -41,19 +42,18 @@ class FormatResult:
     psnr: float | None
 
 
-def measure_others(images: Sequence[Pixels], scratch: Path) -> Iterator[FormatResult]:
-    """Write every image (C, H, W) with every setting to the file `scratch`, and read it back."""
+def measure_others(images: Sequence[Pixels]) -> Iterator[FormatResult]:
+    """Write every image (C, H, W) with every setting, and read it back."""
     for setting in settings():
         sizes, psnrs = [], []
         for image in images:
-            scratch.write_bytes(setting.encode(image))
-            sizes.append(scratch.stat().st_size)
-            back = setting.decode(scratch.read_bytes())[: len(image)]
+            data = setting.encode(image)
+            back = setting.decode(data)[: len(image)]
             assert not setting.lossless or np.array_equal(back, image), f"{setting.name} is not exact"
+            sizes.append(len(data))
             psnrs.append(psnr(back, image))
         mean = None if setting.lossless else float(np.mean(psnrs))
         yield FormatResult(setting.name, setting.choice, float(np.mean(sizes)), mean)
-    scratch.unlink(missing_ok=True)
 
 
 def psnr(one: Pixels, other: Pixels) -> float:
@@ -66,52 +66,58 @@ def settings() -> list[Setting]:
     """What can be written here: Pillow's formats, and JPEG XL where imagecodecs is installed."""
     found = [_pillow("PNG", "optimize", True, {"optimize": True})]
     if features.check("webp"):
-        exact = {"lossless": True, "quality": 100, "method": 6, "exact": True}
-        found.append(_pillow("WebP", "lossless", True, exact))
-        found += [_pillow("WebP", f"quality {q}", False, {"quality": q, "method": 6}) for q in QUALITIES]
+        found.append(_pillow("WebP", "lossless", True, {"lossless": True, "quality": 100, "method": 6, "exact": True}))
+        found += map(_webp, QUALITIES)
     found += [_pillow("JPEG", f"quality {q}", False, {"quality": max(q, 1), "optimize": True}) for q in QUALITIES]
     if features.check("avif"):
         found += [_pillow("AVIF", f"quality {q}", False, {"quality": q, "speed": 4}) for q in QUALITIES]
     if importlib.util.find_spec("imagecodecs") is not None:
-        found += [_jpegxl(f"lossless, effort {e}", True, {"lossless": True, "effort": e}) for e in EFFORTS]
+        found += map(lossless_jpegxl, EFFORTS)
         found += [_jpegxl(f"distance {d:g}", False, {"distance": d, "effort": 7}) for d in DISTANCES]
     return found
 
 
+def lossless_jpegxl(effort: int) -> Setting:
+    """A bare codestream, without a container around it."""
+    return _jpegxl(f"lossless, effort {effort}", True, {"lossless": True, "effort": effort})
+
+
+def smallest_webp(image: Pixels) -> tuple[Pixels, int]:
+    """An image as the smallest WebP file that Pillow writes: what it looks like, and its bytes."""
+    setting = _webp(QUALITIES[0])
+    data = setting.encode(image)
+    return setting.decode(data)[: len(image)], len(data)
+
+
+def _webp(quality: int) -> Setting:
+    return _pillow("WebP", f"quality {quality}", False, {"quality": quality, "method": 6})
+
+
 def _pillow(name: str, choice: str, lossless: bool, options: dict[str, Any]) -> Setting:
-    return Setting(name, choice, lossless, partial(_write, name, options), _read)
+    def encode(image: Pixels) -> bytes:
+        file = io.BytesIO()
+        Image.fromarray(interleaved(image)).save(file, format=name, **options)
+        return file.getvalue()
 
-
-def _write(name: str, options: dict[str, Any], image: Pixels) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(_plain(image)).save(file, format=name, **options)
-    return file.getvalue()
-
-
-def _read(data: bytes) -> Pixels:
-    array = np.asarray(Image.open(io.BytesIO(data)))
-    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+    return Setting(name, choice, lossless, encode, lambda data: planes(np.asarray(Image.open(io.BytesIO(data)))))
 
 
 def _jpegxl(choice: str, lossless: bool, options: dict[str, Any]) -> Setting:
     import imagecodecs
 
     def encode(image: Pixels) -> bytes:
-        return bytes(imagecodecs.jpegxl_encode(_plain(image), usecontainer=False, numthreads=1, **options))
+        return bytes(imagecodecs.jpegxl_encode(interleaved(image), usecontainer=False, numthreads=1, **options))
 
-    def decode(data: bytes) -> Pixels:
-        array = np.asarray(imagecodecs.jpegxl_decode(data))
-        return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
-
-    return Setting("JPEG XL", choice, lossless, encode, decode)
+    return Setting(
+        "JPEG XL", choice, lossless, encode, lambda data: planes(np.asarray(imagecodecs.jpegxl_decode(data)))
+    )
 
 
-def _plain(image: Pixels) -> Pixels:
-    """(H, W) or (H, W, 3)."""
+def interleaved(image: Pixels) -> Pixels:
+    """(C, H, W) as libraries want it: (H, W) or (H, W, C)."""
     return np.ascontiguousarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
 
 
-def smallest_webp(image: Pixels) -> tuple[Pixels, int]:
-    """An image as the smallest WebP file that Pillow writes, quality 0: what it looks like, and its bytes."""
-    data = _write("WEBP", {"quality": 0, "method": 6}, image)
-    return _read(data)[: len(image)], len(data)
+def planes(array: Pixels) -> Pixels:
+    """(H, W) or (H, W, C) as (C, H, W)."""
+    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)

@@ -3,56 +3,50 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ddpm.base.progress import Progress, progress_of
 from ddpm.data import ImageData
 from ddpm.errors import InputError
 from ddpm.evaluation.codec_measurement import prepared_code
-from ddpm.evaluation.full_sum import full_sum
+from ddpm.evaluation.full_sum import FullSum, full_sum
 from ddpm.evaluation.rate_plots import plot_levels, without_nan, write_rate_distortion
-from ddpm.likelihood.estimate import FEWEST_CALLS, Estimate, VariationalBound, estimate_bound
+from ddpm.likelihood.estimate import Estimate, VariationalBound, check_calls, estimate_bound
 from ddpm.likelihood.monte_carlo import Scoring
 from ddpm.likelihood.ode_bound import OdeBound, calls_per_image, images_within, ode_bound
-from ddpm.likelihood.rate_distortion import RateDistortion, estimate_rate_distortion
+from ddpm.likelihood.rate_distortion import RateDistortion, calls_per_step, estimate_rate_distortion
 from ddpm.model.checkpoint import results_folder
 from ddpm.model.datasets import images_for
 from ddpm.model.model import Model, checked_model
-from ddpm.model.scoring import ScoringOptions, best_chains, scoring_for
+from ddpm.model.scoring import best_chains, scoring_for
 from ddpm.model.variances import read_variances
 
-CALLS = 4096  # network calls of an estimate, if nobody says otherwise
+CALLS = 4096  # network calls of an estimate by default
 SHOWN_LEVELS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 
 @dataclass(frozen=True, eq=False)
 class LikelihoodReport:
-    """What `ddpm.evaluate_likelihood` returns; what was not asked for, or is other processes' share, is None.
+    """What `ddpm.evaluate_likelihood` returns; what was not asked for is None.
 
-    bound   total = prior + steps + decoder, in bits/dim, each with an error
-    rate    rate and distortion by level
+    about   model, data and settings, as plain values
+    bound   total = prior + steps + decoder, in bits/dim, each with an error; None while shards are missing
+    rate    rate and distortion by level; likewise
     ode     bits/dim by the probability-flow ODE
     code    bits/dim of real, lossless .dpc files
     curve   expected bits/dim of the best 1..K levels
-    about   what the numbers depend on, as plain values
-    header  the same, for a person
-    notes   costs and files, for a person
     files   that were written
     missing shards of a full sum that other processes have still to compute
     """
 
+    about: dict[str, Any]
     bound: VariationalBound | None
     rate: RateDistortion | None
     ode: OdeBound | None
     code: Estimate | None
     curve: tuple[float, ...]
-    about: dict[str, Any]
-    header: tuple[str, ...]
-    notes: tuple[str, ...]
     files: tuple[Path, ...]
     missing: int = 0
 
@@ -72,40 +66,38 @@ class LikelihoodReport:
 
     def lines(self) -> list[str]:
         """For a person."""
-        lines = list(self.header)
+        about, used = self.about, self.about["levels_used"]
+        levels = f"all {about['of_levels']:,}" if used == "all" else f"the best {len(used):,} of {about['of_levels']:,}"
+        span = "" if used == "all" else f" ({used[0]} to {used[-1]})"
+        clipping = "clipped to [-1, 1]" if about["clip"] else "not clipped"
+        lines = [
+            f"{about['data']}: {about['images']:,} images of {about['geometry']}",
+            f"{about['weights']} weights of {about['model']}, {about['images_seen']:,} images seen",
+            f"variance {about['variance']}, {levels} levels{span}, predicted clean images {clipping}",
+        ]
+        if self.missing:
+            lines += ["", f"{self.missing:,} shards are missing: other processes compute them."]
         if self.bound is not None:
             lines += ["", "variational bound (VLB), bits/dim"]
-            terms = ("total", "prior", "steps", "decoder")
-            lines += [f"  {name:7}  {number(getattr(self.bound, name))}" for name in terms]
+            lines += _terms(self.bound, "total", "prior", "steps", "decoder")
         if self.curve:
             most = len(self.curve)
             shown = [k for k in SHOWN_LEVELS if k < most] + [most]
             at = ", ".join(f"{self.curve[k - 1]:.3f} at {k}" for k in shown)
             lines.append(f"expected from the tuned errors: {at} levels")
         if self.rate is not None:
-            lines += [
-                "",
-                "reverse steps      t   rate (bits/dim)        RMSE (0-255)",
-                *map(_rate_line, self.rate.rows()),
-            ]
+            header = "reverse steps      t   rate (bits/dim)        RMSE (0-255)"
+            lines += ["", header, *map(_rate_line, self.rate.rows())]
         if self.ode is not None:
-            lines += ["", "probability-flow ODE, bits/dim"]
-            lines += [f"  {name:7}  {number(getattr(self.ode, name))}" for name in ("total", "flow", "decoder")]
+            lines += ["", "probability-flow ODE, bits/dim", *_terms(self.ode, "total", "flow", "decoder")]
             lines.append(f"  {self.ode.steps} Runge-Kutta steps, {self.ode.trace} trace; {self.ode.dequantisation}")
-        lengths = self._lengths()
-        if len(lengths) > 1:
-            lines += ["", "side by side", *(f"  {name:7}  {value}" for name, value in lengths)]
-        return [*lines, "", *self.notes]
-
-    def _lengths(self) -> list[tuple[str, str]]:
-        lengths = []
-        if self.bound is not None:
-            lengths.append(("VLB", f"{number(self.bound.total)} ({self.bound.images:,} images)"))
-        if self.ode is not None:
-            lengths.append(("ODE", f"{number(self.ode.total)} ({self.ode.images:,} images)"))
+        totals = {"VLB": self.bound, "ODE": self.ode}
+        side = [f"{name:7}  {number(one.total)} ({one.images:,} images)" for name, one in totals.items() if one]
         if self.code is not None:
-            lengths.append(("code", f"{number(self.code)} (lossless .dpc files)"))
-        return lengths
+            side.append(f"{'code':7}  {number(self.code)} (lossless .dpc files)")
+        if len(side) > 1:
+            lines += ["", "side by side, bits/dim", *(f"  {line}" for line in side)]
+        return [*lines, "", f"Files: {', '.join(map(str, self.files))}."] if self.files else lines
 
 
 def evaluate_likelihood(
@@ -130,7 +122,7 @@ def evaluate_likelihood(
     """Estimate or compute what images cost, in bits/dim; everything is checked before the first network call.
 
     data          images that the model never saw, of its geometry and classes
-    calls         network calls of each estimate in all; None is 4096
+    calls         network calls of each estimate in all; None is 4096, and at least one at each level for `rate`
     full          instead of estimates, every level of every image, in shards that survive a stop
     shard         "i/n": of a full sum, only this process's share
     variance      of the reverse steps: "large", "small", "optimal" (after tune_variance); None is the model's own
@@ -149,41 +141,59 @@ def evaluate_likelihood(
     """
     report_to = progress_of(progress)
     images = images_for(checked_model(model), data)
-    budget = _budget(calls, full=full, ode=ode)
     part = _part(shard, full=full)
-    chosen = ScoringOptions(variance, levels)
-    scoring = scoring_for(model, images, chosen, limit=limit, seed=seed, batch_size=batch_size)
-    _check(model, scoring, budget, full=full, rate=rate, solver_steps=solver_steps if ode else None)
-    folder = results_folder(model.source, out) if out is not None or full or rate else None
-    code = prepared_code(model, images, limit) if codec else None
-    if chosen.tuned:
-        tuned = read_variances(model)
-        count = len(tuned.image_hashes)
-        report_to.say(f"Variances: {tuned.measured.source}, measured on {count:,} images of {tuned.data}.")
-    work = _Work(model, scoring, budget, folder, report_to)
-    bound, profile, missing = work.sums(part, rate=rate) if full else (*work.estimates(rate=rate), 0)
-    flow = work.ode(solver_steps) if ode else None
-    curve = work.curve(levels) if levels is not None else ()
-    return LikelihoodReport(
-        bound,
-        profile,
-        flow,
-        None if code is None else code(report_to),
-        curve,
-        work.about,
-        work.header(images.name),
-        work.closing_notes(),
-        tuple(work.files),
-        missing,
+    scoring = scoring_for(
+        model, images, variance=variance, levels=levels, limit=limit, seed=seed, batch_size=batch_size
     )
+    budget = _budget(calls, scoring, full=full, rate=rate, solver_steps=solver_steps if ode else None)
+    folder = results_folder(model.source, out) if out is not None or full or rate else None
+    measured_code = prepared_code(model, images, limit) if codec else None
+    about = _about(model, images.name, scoring)
+    if scoring.denoiser.measured is not None:
+        tuned = read_variances(model)
+        used = f"measured on {len(tuned.image_hashes):,} images of {tuned.data}"
+        report_to.say(f"Variances: {tuned.measured.source}, {used}.")
+    if full:
+        assert folder is not None
+        bound, profile, missing = _summed(full_sum(model, scoring, folder), part, rate=rate, progress=report_to)
+    else:
+        bound, profile, missing = *_estimated(scoring, budget, report_to), 0
+    files = [] if profile is None or folder is None else write_rate_distortion(profile, folder, about)
+    flow = None
+    if ode:
+        with scoring.shown(report_to, "ODE", budget.ode) as counted:
+            flow = ode_bound(counted, calls=budget.calls, steps=solver_steps)
+    curve = () if levels is None else tuple(best_chains(model, levels).bits.tolist())
+    if curve and folder is not None:
+        plot_levels(curve, folder / "levels.png")
+        files.append(folder / "levels.png")
+    code = None if measured_code is None else measured_code(report_to)
+    return LikelihoodReport(about, bound, profile, flow, code, curve, tuple(files), missing)
 
 
-def _budget(calls: int | None, *, full: bool, ode: bool) -> int:
-    if calls is not None and calls < 1:
-        raise InputError(f"calls must be at least 1, not {calls}.")
-    if full and calls is not None and not ode:
+class _Budget(NamedTuple):
+    """Network calls asked for, of each estimate; those that rate-distortion and the ODE will make, 0 if not wanted."""
+
+    calls: int
+    rate: int
+    ode: int
+
+
+def _budget(calls: int | None, scoring: Scoring, *, full: bool, rate: bool, solver_steps: int | None) -> _Budget:
+    """Refuse too few calls, and an ODE that the network does not have, before the first call."""
+    if full and calls is not None and solver_steps is None:
         raise InputError("a full sum takes every level of every image: leave calls out.")
-    return CALLS if calls is None else calls
+    steps, most = scoring.chain.steps, CALLS if calls is None else calls
+    of_rate = of_ode = 0
+    if not full:
+        check_calls(most)
+        if rate:
+            of_rate = steps * calls_per_step(max(most, steps) if calls is None else calls, steps)
+    if solver_steps is not None:
+        if scoring.denoiser.prediction == "mean":
+            raise InputError(f"the ODE needs a network of eps, x0 or v; {scoring.name} predicts 'mean'.")
+        of_ode = calls_per_image(solver_steps) * min(images_within(most, solver_steps), len(scoring.images))
+    return _Budget(most, of_rate, of_ode)
 
 
 def _part(shard: str | None, *, full: bool) -> tuple[int, int]:
@@ -196,113 +206,55 @@ def _part(shard: str | None, *, full: bool) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _check(model: Model, scoring: Scoring, budget: int, *, full: bool, rate: bool, solver_steps: int | None) -> None:
-    """Refuse, before the first network call, what would fail after some of them."""
-    steps = scoring.chain.steps
-    if not full and budget < FEWEST_CALLS:
-        raise InputError(f"{budget} calls are too few for an estimate with an error: it takes {FEWEST_CALLS}.")
-    if rate and not full and budget < steps and budget != CALLS:
-        raise InputError(f"{budget} calls do not reach all {steps} levels for rate and distortion.")
-    if solver_steps is not None:
-        images_within(budget, solver_steps)
-        if model.recipe.objective.prediction == "mean":
-            raise InputError(f"the ODE needs a network of eps, x0 or v; '{model.source}' predicts 'mean'.")
+def _estimated(
+    scoring: Scoring, budget: _Budget, progress: Progress
+) -> tuple[VariationalBound | None, RateDistortion | None]:
+    with scoring.shown(progress, "Bound", budget.calls) as counted:
+        bound = estimate_bound(counted, budget.calls)
+    if not budget.rate:
+        return bound, None
+    with scoring.shown(progress, "Rate and distortion", budget.rate) as counted:
+        return bound, estimate_rate_distortion(counted, budget.rate)
 
 
-class _Work:
-    """The parts of one report, and what is to be said of them."""
+def _summed(
+    sums: FullSum, part: tuple[int, int], *, rate: bool, progress: Progress
+) -> tuple[VariationalBound | None, RateDistortion | None, int]:
+    """Compute this process's missing shards, and add all up if none is missing then: its number comes last."""
+    progress.say(f"{sums.shards:,} shards in {sums.folder}; after a stop the same command goes on.")
+    sums.compute(part, progress)
+    missing = len(sums.missing())
+    if missing:
+        return None, None, missing
+    return sums.bound(), sums.rate_distortion() if rate else None, 0
 
-    def __init__(self, model: Model, scoring: Scoring, budget: int, folder: Path | None, progress: Progress) -> None:
-        self.model, self.scoring, self.budget, self.folder, self.progress = model, scoring, budget, folder, progress
-        self.notes: list[str] = []
-        self.files: list[Path] = []
 
-    def estimates(self, *, rate: bool) -> tuple[VariationalBound, RateDistortion | None]:
-        with self._counted("Bound", self.budget) as scoring:
-            bound = estimate_bound(scoring, self.budget)
-        self._note("VLB", bound.calls, bound.error_of)
-        if not rate:
-            return bound, None
-        calls = max(self.budget // self.scoring.chain.steps, 1) * self.scoring.chain.steps
-        with self._counted("Rate and distortion", calls) as scoring:
-            found = estimate_rate_distortion(scoring, calls)
-        return bound, self._written(found)
+def _about(model: Model, data: str, scoring: Scoring) -> dict[str, Any]:
+    denoiser, chain = scoring.denoiser, scoring.chain
+    whole = denoiser.process.schedule.steps
+    return {
+        "model": model.source,
+        "weights": model.weights,
+        "images_seen": model.images_seen,
+        "data": data,
+        "images": len(scoring.images),
+        "geometry": str(model.geometry),
+        "variance": denoiser.variance,
+        "levels": chain.steps,
+        "of_levels": whole,
+        "levels_used": "all" if chain.steps == whole else chain.levels[1:].tolist(),
+        "clip": denoiser.threshold != "none",
+        "seed": scoring.seed,
+        "side_files": [] if denoiser.measured is None else [denoiser.measured.source],
+    }
 
-    def sums(self, part: tuple[int, int], *, rate: bool) -> tuple[VariationalBound | None, RateDistortion | None, int]:
-        """Compute this process's missing shards, and add all up if none is missing then: its number comes last."""
-        assert self.folder is not None
-        full = full_sum(self.model, self.scoring, self.folder)
-        self.progress.say(f"{full.shards:,} shards in {full.folder}; the same command goes on after a stop.")
-        with self._counted("Full sum", full.calls(part)) as scoring:
-            replace(full, scoring=scoring).compute(part)
-        missing = len(full.missing())
-        if missing:
-            self.notes.append(
-                f"{full.shards - missing:,} of {full.shards:,} shards are there; others compute the rest."
-            )
-            return None, None, missing
-        bound = full.bound()
-        self._note("VLB, full sum", bound.calls, bound.error_of)
-        return bound, self._written(full.rate_distortion()) if rate else None, 0
 
-    def ode(self, steps: int) -> OdeBound:
-        count = min(images_within(self.budget, steps), len(self.scoring.images))
-        with self._counted("ODE", count * calls_per_image(steps)) as scoring:
-            found = ode_bound(scoring, calls=self.budget, steps=steps)
-        self._note("ODE", found.calls, found.error_of)
-        return found
-
-    def curve(self, most: int) -> tuple[float, ...]:
-        costs: Sequence[float] = best_chains(self.model, most).bits.tolist()
-        if self.folder is not None:
-            self.files.append(self.folder / "levels.png")
-            plot_levels(costs, self.files[-1])
-        return tuple(costs)
-
-    def closing_notes(self) -> tuple[str, ...]:
-        files = [f"Files: {', '.join(map(str, self.files))}."] if self.files else []
-        return (*self.notes, *files)
-
-    def _written(self, profile: RateDistortion) -> RateDistortion:
-        assert self.folder is not None
-        self.files += write_rate_distortion(profile, self.folder, self.about)
-        return profile
-
-    def _note(self, what: str, calls: int, error_of: str) -> None:
-        self.notes.append(f"{what}: {calls:,} network calls; ± one standard error ({error_of}).")
-
-    @contextmanager
-    def _counted(self, title: str, calls: int) -> Iterator[Scoring]:
-        """The scoring, its network calls shown as they are made."""
-        with self.progress.stage(title, calls) as advance:
-            yield replace(self.scoring, advance=advance)
-
-    @property
-    def about(self) -> dict[str, Any]:
-        denoiser, chain = self.scoring.denoiser, self.scoring.chain
-        whole = denoiser.process.schedule.steps
-        return {
-            "weights": self.model.weights,
-            "variance": denoiser.variance,
-            "levels": chain.steps,
-            "of_levels": whole,
-            "levels_used": "all" if chain.steps == whole else chain.levels[1:].tolist(),
-            "clip": denoiser.threshold != "none",
-            "seed": self.scoring.seed,
-            "side_files": [] if denoiser.measured is None else [denoiser.measured.source],
-        }
-
-    def header(self, data: str) -> tuple[str, ...]:
-        chain, whole = self.scoring.chain, self.scoring.denoiser.process.schedule.steps
-        levels = f"all {whole:,} levels"
-        if chain.steps < whole:
-            levels = f"the best {chain.steps:,} of {whole:,} levels ({chain.levels[1]} to {chain.levels[-1]})"
-        clipping = "clipped to [-1, 1]" if self.scoring.denoiser.threshold != "none" else "not clipped"
-        return (
-            f"{data}: {len(self.scoring.images):,} images of {self.model.geometry}",
-            f"{self.model.weights} weights of {self.model.source}, {self.model.images_seen:,} images seen",
-            f"variance {self.scoring.denoiser.variance}, {levels}, predicted clean images {clipping}",
-        )
+def _terms(found: VariationalBound | OdeBound, *names: str) -> list[str]:
+    """A line for each of its numbers, and how they were made."""
+    numbers = [number(getattr(found, name)) for name in names]
+    width = max(map(len, numbers))
+    lines = [f"  {name:7}  {shown:>{width}}" for name, shown in zip(names, numbers, strict=True)]
+    return [*lines, f"  {found.calls:,} network calls; ± one standard error ({found.error_of})"]
 
 
 def number(estimate: Estimate, digits: int = 5) -> str:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ddpm.base.image_io import save_grid
 from ddpm.base.progress import Progress, progress_of
+from ddpm.base.tensors import Floats, Pixels
 from ddpm.data import ImageData
 from ddpm.errors import InputError
 from ddpm.generation.draw import described, draw, plan_for
@@ -77,8 +77,8 @@ def evaluate_memorisation(
 
     data           held-out images, which the model never saw
     seeds          of the samples
-    training_data  None: where the recipe says they are
-    out            folder for memorisation.png: samples, a row each, beside their nearest training images; None: none
+    training_data  None: those that the recipe names
+    out            folder for memorisation.png: samples, a row each, beside their nearest training images; None: no file
     how            samples are drawn, see samplers.Sampling
 
     Errors: InputError for held-out images that are training images, and as in `sample`.
@@ -86,7 +86,7 @@ def evaluate_memorisation(
     report_to = progress_of(progress)
     plan = plan_for(checked_model(model), Sampling(**how))
     held_out = images_for(model, data)
-    training = training_images(model) if training_data is None else images_for(model, training_data, split="train")
+    training = training_images(model, training_data, option="--training-data")
     file = None if out is None else results_folder(model.source, out) / "memorisation.png"
     known = training.array()
     usual = held_out_distances(held_out.array(), known)
@@ -100,7 +100,7 @@ def evaluate_memorisation(
     return measure_memorisation(samples, known, usual, source=model.source, grid_file=file)
 
 
-def held_out_distances(held_out: NDArray[np.uint8], training: NDArray[np.uint8]) -> NDArray[np.float64]:
+def held_out_distances(held_out: Pixels, training: Pixels) -> Floats:
     """Distances (N,) of held-out images to the nearest training image; InputError if most are training images."""
     distances = nearest_neighbours(held_out, training)[0][:, 0]
     if np.median(distances) == 0:
@@ -109,9 +109,9 @@ def held_out_distances(held_out: NDArray[np.uint8], training: NDArray[np.uint8])
 
 
 def measure_memorisation(
-    samples: NDArray[np.uint8],
-    training: NDArray[np.uint8],
-    usual: NDArray[np.float64],
+    samples: Pixels,
+    training: Pixels,
+    usual: Floats,
     *,
     source: str = "an array",
     grid_file: Path | None = None,

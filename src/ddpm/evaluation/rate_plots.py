@@ -1,4 +1,4 @@
-"""A rate-distortion profile on disk: Fig. 5 of Ho et al. 2020 as a plot, every step as JSON and CSV."""
+"""Rate and distortion on disk: Fig. 5 of Ho et al. 2020 as a plot, every step as JSON and CSV."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ddpm.base.files import whole_file
 from ddpm.likelihood.rate_distortion import RateDistortion
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 def write_rate_distortion(profile: RateDistortion, folder: Path, about: dict[str, Any]) -> list[Path]:
@@ -34,20 +31,15 @@ def plot_rate_distortion(profile: RateDistortion, path: Path) -> None:
     """Distortion against time, rate against time, distortion against rate (Fig. 5)."""
     from matplotlib.figure import Figure
 
-    steps = len(profile.levels) - 1
-    time = [steps - i + 1 for i in range(1, steps + 1)]
-    rate, distortion = profile.rate[1:], profile.distortion[1:]
-    figure = Figure(figsize=(11, 3.4), dpi=100, layout="constrained")
-    panels: Sequence[Axes] = figure.subplots(1, 3)
-    panels[0].plot(time, distortion)
-    panels[1].plot(time, rate)
-    panels[2].plot(rate, distortion)
-    words = (
-        ("reverse steps (T - t + 1)", "distortion (RMSE, grey levels)"),
-        ("reverse steps (T - t + 1)", "rate (bits per dimension)"),
-        ("rate (bits per dimension)", "distortion (RMSE, grey levels)"),
+    time, rate, distortion = range(len(profile.levels) - 1, 0, -1), profile.rate[1:], profile.distortion[1:]
+    curves = (
+        (time, distortion, "reverse steps (T - t + 1)", "distortion (RMSE, grey levels)"),
+        (time, rate, "reverse steps (T - t + 1)", "rate (bits per dimension)"),
+        (rate, distortion, "rate (bits per dimension)", "distortion (RMSE, grey levels)"),
     )
-    for axes, (across, up) in zip(panels, words, strict=True):
+    figure = Figure(figsize=(11, 3.4), dpi=100, layout="constrained")
+    for axes, (x, y, across, up) in zip(figure.subplots(1, 3), curves, strict=True):
+        axes.plot(x, y)
         axes.set_xlabel(across)
         axes.set_ylabel(up)
         axes.set_ylim(bottom=0)
@@ -71,7 +63,7 @@ def plot_levels(bits: Sequence[float], path: Path) -> None:
 
 
 def without_nan(value: Any) -> Any:
-    """JSON has no NaN: an error that one call alone cannot have becomes null."""
+    """JSON has no NaN: the standard error of a single call becomes null."""
     if isinstance(value, dict):
         return {key: without_nan(below) for key, below in value.items()}
     if isinstance(value, list):

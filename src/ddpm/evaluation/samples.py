@@ -1,4 +1,4 @@
-"""Samples to judge: images that are there already, or to be drawn by a model; always as 8 bits, as in a file."""
+"""Samples to compare: images that are there already, or that a model will draw; always with 8 bits, as in a file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NEAREST_LEVEL, AS_GIVEN = "nearest of 256 levels", "8 bits, as given"
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Images to judge.
+    """Images to compare.
 
     about         where they come from, for the protocol
     quantisation  how they came to 8 bits
@@ -56,14 +56,14 @@ def given_samples(images: ImageSet) -> Samples:
 def model_samples(
     model: Model, seeds: Sequence[int], plan: Plan, *, keep: Path | None = None, progress: Progress = SILENT
 ) -> Samples:
-    """Images that a model is to draw, one a seed, no seed twice.
+    """Images that a model will draw, one a seed, no seed twice.
 
-    keep  a folder that keeps them, where a drawing that was stopped goes on; None draws them as they are judged
+    keep  a folder that keeps them, where a stopped drawing goes on; None draws them when they are needed
 
     Errors (InputError), before anything is drawn: a seed that comes twice, other images in the folder.
     """
     if len(set(seeds)) < len(seeds):
-        raise InputError("a seed was given twice, and would give the same image twice: give each seed once.")
+        raise InputError("a seed was given twice: give each seed once.")
     about = {
         "source": model.source,
         "images_seen": model.images_seen,
@@ -73,7 +73,7 @@ def model_samples(
     drawing = None
     if keep is not None:
         if keep.suffix == ARRAY:
-            raise InputError(f"'{keep}' names an array; images are kept in a folder, such as '{keep.stem}'.")
+            raise InputError(f"images are kept in a folder: choose '{keep.stem}', not '{keep}'.")
         drawing = Drawing(model, plan, seeds, keep)
         drawing.missing()
 
@@ -93,7 +93,7 @@ def model_samples(
 
 
 def _drawn_how(images: ImageSet) -> dict[str, Any]:
-    """How a folder or an .npz of ours says that these images were drawn; nothing for others."""
+    """How a folder or an .npz that ddpm wrote says that these images were drawn; nothing for others."""
     with suppress(InputError):
         place = Path(parse_source(images.name).path).expanduser()
         array = protocol_in(place) if place.suffix == ARRAY else None

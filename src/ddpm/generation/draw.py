@@ -15,7 +15,6 @@ from ddpm.base.progress import Advance, unheard
 from ddpm.base.seeding import generator
 from ddpm.base.units import x_to_images
 from ddpm.diffusion.denoiser import OPTIMAL, Guided
-from ddpm.diffusion.schedule import Schedule
 from ddpm.errors import InputError
 from ddpm.model.model import Model
 from ddpm.model.timesteps import SIDECAR, tuned_for
@@ -34,24 +33,27 @@ def plan_for(model: Model, sampling: Sampling) -> Plan:
         raise InputError(f"{sampling.steps} steps are more than the {most} of the process; choose 1 to {most}.")
     tuned = tuned_for(model, sampling.method, sampling.steps or 0) if sampling.may_be_tuned else None
     if tuned is None and sampling.spacing == TUNED:
-        options = f" --sampler {sampling.method} --steps {sampling.steps}"
         raise InputError(
-            f"no {sampling.steps} timesteps were tuned for sampler '{sampling.method}' of '{model.source}': "
-            f"run {SIDECAR.made_by(model)} with{options}."
+            f"no {sampling.steps} timesteps were tuned for sampler '{sampling.method}' of '{model.source}': run "
+            f"{SIDECAR.made_by(model)} with --sampler {sampling.method} --steps {sampling.steps}."
         )
     found = plan(sampling, model.recipe.process.make_schedule(), tuned)
     if sampling.guidance != 1 and not model.recipe.training.label_dropout:
         raise InputError(
-            f"guidance needs a model that also learned without its classes (training.label_dropout above 0), and "
-            f"'{model.source}' did not."
+            f"guidance needs a model that was also trained without its classes (training.label_dropout above 0), "
+            f"unlike '{model.source}': leave it 1."
         )
     if model.recipe.objective.prediction == "mean" and found.chain.levels.dtype.kind != "i":
         raise InputError(
             f"the model in '{model.source}' predicts the mean, which is defined at whole levels only; choose --spacing "
             "uniform."
         )
-    if sampling.method == "ancestral":
-        _check_variance(model, sampling.variance, found.chain)
+    learned = sampling.method == "ancestral" and denoiser_for(model, sampling.variance).variance == "learned"
+    if learned and found.chain.levels.tolist() != list(range(most + 1)):
+        raise InputError(
+            "variances learned pixel by pixel belong to the full chain: with fewer steps choose --variance large, "
+            "small or optimal."
+        )
     return found
 
 
@@ -96,15 +98,6 @@ def protocol(model: Model, plan: Plan) -> dict[str, Any]:
         "guidance": sampling.guidance,
         "class": None if sampling.class_name is None or label is None else int(label[0]),
     }
-
-
-def _check_variance(model: Model, variance: str | None, chain: Schedule) -> None:
-    whole = chain.levels.tolist() == list(range(model.recipe.process.steps + 1))
-    if denoiser_for(model, variance).variance == "learned" and not whole:
-        raise InputError(
-            "variances learned pixel by pixel belong to the full chain; with fewer steps choose --variance large, "
-            "small or optimal."
-        )
 
 
 def draw_batches(

@@ -64,7 +64,7 @@ def open_image_folder(folder: str | Path) -> ImageFolder:
 
 
 def seeds_in(folder: Path) -> set[int]:
-    """The seeds of all files in a folder that are called like images of ours."""
+    """The seeds of all files in a folder that are named like drawn images."""
     names = os.listdir(folder) if folder.is_dir() else []
     found = (re.fullmatch(r"(-?[0-9]{5,})\.png", name) for name in names)
     return {int(match[1]) for match in found if match and file_name(int(match[1])) == match[0]}
@@ -84,7 +84,7 @@ def protocol_of(folder: Path) -> dict[str, Any] | None:
 
 
 def protocol_in(file: Path) -> tuple[dict[str, Any], list[int]] | None:
-    """How the images of an .npz of ours were drawn, and their seeds in its order; None if it is not ours."""
+    """How the images of an .npz were drawn, and their seeds in its order; None if it does not say so."""
     try:
         protocol, seeds = read_arrays(file, "protocol", "seeds")
         return dict(json.loads(str(protocol))), seeds.tolist()
@@ -93,7 +93,7 @@ def protocol_in(file: Path) -> tuple[dict[str, Any], list[int]] | None:
 
 
 def check_protocol(folder: Path, protocol: Mapping[str, Any]) -> None:
-    """Refuse a folder whose images were drawn by another protocol than this one, or nobody knows how.
+    """Refuse a folder whose images were drawn by another or an unknown protocol.
 
     The sentence names the first of the differences: the rest mostly follow.
     """

@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,23 +25,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from ddpm.base.files import (
-    ARCHIVE_ERRORS,
-    UNFINISHED,
-    check_output,
-    only_process,
-    read_arrays,
-    read_own_arrays,
-    whole_file,
-    writable_folder,
-)
+from ddpm.base.files import UNFINISHED, check_output, only_process, read_own_arrays, whole_file, writable_folder
 from ddpm.base.image_io import save_folder
 from ddpm.base.progress import Advance, unheard
 from ddpm.errors import DamagedFile, DdpmError, InputError
 from ddpm.generation.draw import draw_batches, labels_for, protocol
-from ddpm.generation.image_folder import ImageFolder, check_protocol, protocol_of, seeds_in, write_protocol
+from ddpm.generation.image_folder import (
+    ImageFolder,
+    check_protocol,
+    protocol_in,
+    protocol_of,
+    seeds_in,
+    write_protocol,
+)
 from ddpm.model.checkpoint import is_run
 from ddpm.model.model import Model
 from ddpm.samplers import Plan
@@ -81,34 +78,34 @@ class Drawing:
     def missing(self) -> list[int]:
         """The seeds still to draw, each once; InputError if other images lie there or nothing can be written."""
         check_output(self.out, folder=not self._packed)
-        if self._packed and self._finished():
+        if self._finished():
             return []
         if is_run(self.out):
             raise InputError(f"'{self.out}' is a run, not a folder for images: choose '{self.out / 'images'}'.")
-        there = seeds_in(writable_folder(self.folder)) | self._in_batch()
+        writable_folder(self.folder)
+        there = self._there()
         if there:
             check_protocol(self.folder, self.protocol)
         return [seed for seed in dict.fromkeys(self.seeds) if seed not in there]
 
     def draw(self, *, batch_size: int = 64, advance: Advance = unheard) -> None:
         """Draw what is missing. Options as in draw.draw_batches."""
-        if not (self._packed and self._finished()):
-            check_output(self.out, folder=not self._packed)
+        check_output(self.out, folder=not self._packed)
+        if not self._finished():
             with only_process(self.folder):
-                self._draw_missing(batch_size, advance)
+                missing = self.missing()
+                if protocol_of(self.folder) != self.protocol:
+                    write_protocol(self.folder, self.protocol)
+                self._write_pngs()
+                options: dict[str, Any] = {"batch_size": batch_size, "advance": advance}
+                for seeds, images in draw_batches(self.model, missing, self.plan, **options) if missing else ():
+                    with whole_file(self._batch) as temporary:
+                        np.savez(temporary, seeds=np.asarray(seeds, np.int64), images=images.numpy())
+                    self._write_pngs()
                 if self._packed:
-                    self._pack()
+                    self._pack(batch_size)
         if self._packed:
             self._clear()
-
-    def _draw_missing(self, batch_size: int, advance: Advance) -> None:
-        missing = self.missing()
-        if protocol_of(self.folder) != self.protocol:
-            write_protocol(self.folder, self.protocol)
-        self._write_pngs()
-        if missing:
-            for seeds, images in draw_batches(self.model, missing, self.plan, batch_size=batch_size, advance=advance):
-                self._put(seeds, images)
 
     @property
     def _packed(self) -> bool:
@@ -118,20 +115,15 @@ class Drawing:
     def _batch(self) -> Path:
         return self.folder / BATCH_FILE
 
-    def _in_batch(self) -> set[int]:
-        if not self._batch.is_file():
-            return set()
+    def _there(self) -> set[int]:
+        """The seeds whose images are on the disk: as PNGs, or in the batch that was put down last."""
+        there = seeds_in(self.folder)
         try:
-            return set(read_own_arrays(self._batch, "seeds")[0].tolist())
+            return there | set(read_own_arrays(self._batch, "seeds")[0].tolist()) if self._batch.is_file() else there
         except DamagedFile:
             if self._batch.is_file():
                 raise
             return seeds_in(self.folder)  # another process has just written its PNGs
-
-    def _put(self, seeds: Sequence[int], images: Tensor) -> None:
-        with whole_file(self._batch) as temporary:
-            np.savez(temporary, seeds=np.asarray(seeds, np.int64), images=images.numpy())
-        self._write_pngs()
 
     def _write_pngs(self) -> None:
         """Write the PNGs of the batch that was put down last, if it still lies there."""
@@ -140,36 +132,34 @@ class Drawing:
             save_folder(images, self.folder, names=seeds.tolist())
             self._batch.unlink()
 
-    def _pack(self) -> None:
-        """Put the images into one file, holding a few at a time."""
+    def _pack(self, batch_size: int) -> None:
+        """Put the images into one file, holding a batch at a time."""
         labels = labels_for(self.model, self.seeds, self.plan.sampling.class_name)
         rest: dict[str, NDArray[Any]] = {} if labels is None else {"arr_1": labels.cpu().numpy()}
         rest |= {"seeds": np.asarray(self.seeds, np.int64), "protocol": np.array(json.dumps(self.protocol))}
         geometry = self.model.geometry
         shape = (len(self.seeds), geometry.height, geometry.width, geometry.channels)
-        batches: Iterable[Tensor] = ImageFolder(self.folder, tuple(self.seeds), self.protocol).batches()
+        folder = ImageFolder(self.folder, tuple(self.seeds), self.protocol)
         with whole_file(self.out) as temporary, zipfile.ZipFile(temporary, "w") as archive:
             with archive.open("arr_0.npy", "w", force_zip64=True) as member:
                 header = {"descr": "|u1", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(member, header)
-                for images in batches:
+                for images in folder.batches(batch_size=batch_size):
                     member.write(images.permute(0, 2, 3, 1).contiguous().numpy().tobytes())
             for name, array in rest.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, array, allow_pickle=False)
 
     def _finished(self) -> bool:
-        try:
-            held, seeds = read_arrays(self.out, "protocol", "seeds")
-            return bool(json.loads(str(held)) == self.protocol and np.array_equal(seeds, self.seeds))
-        except ARCHIVE_ERRORS:  # it is not there, or not ours
-            return False
+        """Whether the .npz holds these very images."""
+        return self._packed and protocol_in(self.out) == (self.protocol, list(self.seeds))
 
     def _clear(self) -> None:
         """Remove the folder that was packed, unless it holds images of another drawing that is yet to go on."""
         leftover = self.folder.with_name(f"{UNFINISHED}{self.folder.name}")
         shutil.rmtree(leftover, ignore_errors=True)
-        with suppress(DdpmError):
-            if protocol_of(self.folder) == self.protocol and seeds_in(self.folder) <= set(self.seeds):
-                os.replace(self.folder, leftover)
-        shutil.rmtree(leftover, ignore_errors=True)
+        if self.folder.is_dir():
+            with suppress(DdpmError), only_process(self.folder):
+                if protocol_of(self.folder) == self.protocol and self._there() <= set(self.seeds):
+                    os.replace(self.folder, leftover)
+            shutil.rmtree(leftover, ignore_errors=True)

@@ -38,18 +38,15 @@ def save_samples(
     """
     path, report_to, numbers = _output(out, progressive=progressive), progress_of(progress), list(seeds)
     plan = plan_for(checked_model(model), Sampling(**how))
-    total = len(numbers)
     drawing = None if path.suffix == ".png" else Drawing(model, plan, numbers, path)
     if drawing is None:
-        check_grid(total * (SLOTS if progressive else 1), model.geometry)
-    else:
-        left, asked = len(drawing.missing()), len(set(numbers))
-        total = left
-        if left < asked:
-            report_to.say(f"{asked - left:,} of {asked:,} images are there already.")
+        check_grid(len(numbers) * (SLOTS if progressive else 1), model.geometry)
+    left, asked = len(numbers if drawing is None else drawing.missing()), len(set(numbers))
+    if left < asked:
+        report_to.say(f"{asked - left:,} of {asked:,} images are there already.")
     for sentence in described(model, plan):
         report_to.say(sentence)
-    with report_to.stage("Sampling", total * plan.chain.steps) as advance:
+    with report_to.stage("Sampling", left * plan.chain.steps) as advance:
         if drawing is not None:
             drawing.draw(batch_size=batch_size, advance=advance)
         elif progressive:

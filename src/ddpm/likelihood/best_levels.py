@@ -38,7 +38,7 @@ def best_levels(schedule: Schedule, measured: Measured, most: int) -> BestLevels
     The first level may be any whose decoder was measured, the last any: the prior's cost is counted too.
     """
     if not 1 <= most <= schedule.steps:
-        raise InputError(f"{most} levels do not fit a process of {schedule.steps}; 1 to {schedule.steps} would.")
+        raise InputError(f"levels must be 1 to {schedule.steps}, the steps of the process, not {most}.")
     step = _step_costs(schedule, measured)
     a = schedule.alpha_bar[1:]
     prior = 0.5 * (a * (measured.second_moment - 1) - np.log1p(-a))

@@ -1,10 +1,10 @@
-"""The bound from few network calls: an unbiased estimate with an error bar that means what it says.
+"""The bound from few network calls: an unbiased estimate, and a standard error that is right whatever the design.
 
 A pilot measures how large the terms are along the chain. The rest of the budget goes to independent repetitions of
 one design: steps by systematic sampling (evenly spaced through the distribution function, one random shift; Kingma et
 al. 2021 do the same with a uniform one), drawn in proportion to the terms' root mean square, each weighted by the
 inverse of its probability, with the images dealt out evenly. Every repetition is an unbiased estimate by itself, so
-the scatter among them is the error, whatever the design gains.
+the scatter among them is the error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ddpm.likelihood.monte_carlo import Calls, Scoring, balanced
 
 REPETITIONS = 32
 PILOT_SHARE = 1 / 8
-PILOT_STEPS = 64  # places along the chain at which the pilot looks, closer together towards the image
+PILOT_STEPS = 64  # steps of the chain that the pilot measures, closer together towards the image
 UNIFORM_SHARE = 0.05  # of the drawn steps, so that no step that the pilot misjudged weighs more than 20 times
 FEWEST_CALLS = 256
 
@@ -71,15 +71,20 @@ def estimate_bound(scoring: Scoring, calls: int = 4096) -> VariationalBound:
     calls  network calls in all, pilot included; at least FEWEST_CALLS
 
     The errors cover the random calls (which images, levels and noises), for the mean over the images given; they do
-    not ask where those images came from.
+    not cover how those images were sampled.
     """
-    if calls < FEWEST_CALLS:
-        raise InputError(f"{calls} network calls are too few for an estimate with an error; {FEWEST_CALLS} would fit.")
+    check_calls(calls)
     each = int(calls * (1 - PILOT_SHARE)) // REPETITIONS
     probabilities = step_probabilities(scoring, calls - each * REPETITIONS)
     parts = repetitions(scoring, probabilities, each)
     covers = "random calls on these images"
     return bound_of(parts, scoring.dimensions, images=len(scoring.images), calls=calls, error_of=covers)
+
+
+def check_calls(calls: int) -> None:
+    """Raise InputError for a budget that is too small for an error bar."""
+    if calls < FEWEST_CALLS:
+        raise InputError(f"calls must be at least {FEWEST_CALLS} for an estimate with an error, not {calls}.")
 
 
 def repetitions(scoring: Scoring, probabilities: Floats, each: int) -> Floats:

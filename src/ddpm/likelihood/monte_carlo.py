@@ -1,21 +1,21 @@
-"""What is scored, and the one place that asks the network: a plan of calls in, one term of the bound per call out.
+"""What is scored, and the one place that calls the network: a plan of calls in, one term of the bound per call out.
 
 A call is one image at one step of the chain with noise of its own. The estimate, the full sum, the rate-distortion
-table and the measurement of variances are four plans for the same machine.
+table and the measurement of variances are four plans of calls.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm.base.progress import Advance, unheard
+from ddpm.base.progress import Advance, Progress, unheard
 from ddpm.base.seeding import generator
 from ddpm.base.tensors import Floats, Integers
 from ddpm.base.units import images_to_x
@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 
 
 class Calls(NamedTuple):
-    """A plan, each (n,): which image, at which step of the chain, with the noise of which number."""
+    """A plan, each (n,): which image, at which step of the chain, and the number of its noise."""
 
     images: Integers
     steps: Integers
@@ -37,7 +37,7 @@ class Calls(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """What n calls gave, each (n,): nats of the bound's term per image, mean squared error of x0 per pixel."""
+    """Results of n calls, each (n,): nats of the bound's term per image, mean squared error of x0 per pixel."""
 
     nats: Floats
     squared_error: Floats
@@ -45,11 +45,11 @@ class Terms(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Scoring:
-    """A denoiser, the images it is judged on, and the chain of levels it is judged along.
+    """A denoiser, the images it is scored on, and the chain of levels it is scored along.
 
     images      reads uint8 (B, C, H, W) by index
     labels      (N,) classes as the network counts them, or None
-    device      where the network lies
+    device      of the network
     advance     called after each batch with the number of network calls made in it
     name        of the model, in errors
     """
@@ -69,6 +69,12 @@ class Scoring:
         """Pixels times channels of an image."""
         return int(np.prod(self.images.shape))
 
+    @contextlib.contextmanager
+    def shown(self, progress: Progress, title: str, calls: int) -> Iterator[Scoring]:
+        """The same scoring, its network calls shown as a stage of so many."""
+        with progress.stage(title, calls) as advance:
+            yield replace(self, advance=advance)
+
     def terms(self, calls: Calls, purpose: str) -> Terms:
         """Make the calls; the noise of each is a function of (purpose, seed, its number)."""
         nats, squared_error = np.empty(len(calls.steps)), np.empty(len(calls.steps))
@@ -87,17 +93,17 @@ class Scoring:
     def check_numbers(self, values: Floats) -> None:
         """Raise InputError unless all values are numbers."""
         if not np.isfinite(values).all():
-            raise InputError(f"{self.name} puts out values that are no numbers; an earlier checkpoint would fit.")
+            raise InputError(f"{self.name} puts out values that are not numbers: take an earlier checkpoint.")
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
-        """Turn a lack of memory into a sentence."""
+        """Turn running out of memory into an InputError."""
         try:
             yield
         except torch.OutOfMemoryError:
             raise InputError(
-                f"{self.batch_size} images a call are too many for the memory of {self.device}; a smaller batch size "
-                "would fit."
+                f"{self.batch_size} images a call are too many for the memory of {self.device}: choose a smaller batch "
+                "size."
             ) from None
 
     def inputs(self, images: Integers, numbers: Integers, purpose: str) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -92,7 +92,7 @@ def log_density(
     schedule = denoiser.process.schedule
     if steps < 1 or not 1 <= level <= schedule.steps:
         raise InputError(
-            f"no ODE runs from level {level} in {steps} steps; levels 1 to {schedule.steps} and 1 step or more fit."
+            f"the ODE runs from a level 1 to {schedule.steps} in 1 step or more, not from level {level} in {steps}."
         )
     directions, share = _directions(x, probes)
 
@@ -137,13 +137,11 @@ def _directions(x: Tensor, probes: Tensor | None) -> tuple[Tensor, float]:
     """Vectors v (K, B or 1, C, H, W) and the factor that makes the sum of v J v the trace of J, or its estimate."""
     if probes is not None:
         if probes.ndim != x.ndim + 1 or probes.shape[1:] != x.shape or not len(probes):
-            raise InputError(f"probes of shape {tuple(probes.shape)} do not fit; {('P', *x.shape)} would.")
+            raise InputError(f"probes must have the shape {('P', *x.shape)}, not {tuple(probes.shape)}.")
         return probes.to(x), 1 / len(probes)
     dimensions = x[0].numel()
     if dimensions > EXACT_DIMENSIONS:
-        raise InputError(
-            f"the exact trace is for at most {EXACT_DIMENSIONS} dimensions, not {dimensions}; probes would fit."
-        )
+        raise InputError(f"the exact trace takes at most {EXACT_DIMENSIONS} dimensions, not {dimensions}: give probes.")
     return torch.eye(dimensions).to(x).reshape(dimensions, 1, *x.shape[1:]), 1.0
 
 

@@ -42,10 +42,12 @@ class OdeBound:
 def images_within(calls: int, steps: int) -> int:
     """How many images a budget of network calls allows; at least two, for an error."""
     if steps < 1:
-        raise InputError(f"{steps} solver steps lead nowhere; 40 would fit.")
+        raise InputError(f"solver steps must be at least 1, not {steps}; 40 is usual.")
     found = calls // calls_per_image(steps)
     if found < 2:
-        raise InputError(f"{calls} network calls are too few for two images; {2 * calls_per_image(steps)} would fit.")
+        raise InputError(
+            f"calls must be at least {2 * calls_per_image(steps)}, for two images by the ODE, not {calls}."
+        )
     return found
 
 

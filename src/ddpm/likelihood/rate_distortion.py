@@ -99,7 +99,7 @@ class RateDistortion:
 def rate_distortion_of(
     scoring: Scoring, *, prior: RunningMoments, nats: RunningMoments, squared_error: RunningMoments
 ) -> RateDistortion:
-    """A profile from moments of the prior (1 column), the terms and the squared errors (S columns, step 1 first)."""
+    """From moments of the prior (1 column), the terms and the squared errors (S columns, step 1 first)."""
     scale = bits(1.0) / scoring.dimensions
     return RateDistortion(
         scoring.chain.levels,
@@ -110,15 +110,20 @@ def rate_distortion_of(
     )
 
 
+def calls_per_step(calls: int, steps: int) -> int:
+    """Network calls at each of so many steps; InputError if they do not suffice for one."""
+    if calls < steps:
+        raise InputError(f"calls must be at least {steps} for rate and distortion, one at each step, not {calls}.")
+    return calls // steps
+
+
 def estimate_rate_distortion(scoring: Scoring, calls: int = 4096) -> RateDistortion:
     """Measure every step with the same number of calls, at least one; the images are dealt out evenly.
 
-    calls  network calls in all, at least one a step; what does not divide by the steps is left
+    calls  network calls in all, at least one a step; the remainder of calls / steps is not used
     """
     steps = scoring.chain.steps
-    each = calls // steps
-    if not each:
-        raise InputError(f"{calls} network calls do not reach all {steps} steps; {steps} would fit.")
+    each = calls_per_step(calls, steps)
     images = balanced(generator("profile", scoring.seed), len(scoring.images), each * steps)
     plan = Calls(images, np.tile(np.arange(1, steps + 1), each), np.arange(each * steps))
     terms = scoring.terms(plan, "profile noise")

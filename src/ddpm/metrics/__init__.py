@@ -2,9 +2,9 @@
 
 from ddpm.metrics.extractors import FEATURES, open_extractor
 from ddpm.metrics.features import Extractor, features_of
-from ddpm.metrics.frechet import FrechetTo, frechet_difference, frechet_distance, frechet_estimate
+from ddpm.metrics.frechet import frechet_difference, frechet_distance, frechet_estimate
 from ddpm.metrics.jackknife import BLOCKS, Distance
-from ddpm.metrics.kernel import kernel_difference, kernel_estimate
+from ddpm.metrics.kernel import kernel_estimate
 from ddpm.metrics.statistics import (
     Moments,
     Statistics,
@@ -12,7 +12,6 @@ from ddpm.metrics.statistics import (
     is_statistics,
     load_statistics,
     moments,
-    moments_of,
     save_statistics,
     statistics_of,
 )
@@ -22,7 +21,6 @@ __all__ = [
     "FEATURES",
     "Distance",
     "Extractor",
-    "FrechetTo",
     "Moments",
     "Statistics",
     "check_statistics_file",
@@ -31,11 +29,9 @@ __all__ = [
     "frechet_distance",
     "frechet_estimate",
     "is_statistics",
-    "kernel_difference",
     "kernel_estimate",
     "load_statistics",
     "moments",
-    "moments_of",
     "open_extractor",
     "save_statistics",
     "statistics_of",

@@ -1,4 +1,4 @@
-"""Which features: a name that is known here, or the file of a program."""
+"""Which features: a name in FEATURES, or the file of a program."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ddpm.metrics.program import open_program
 
 Opener = Callable[[str, Geometry, torch.device], Extractor]
 
-# A network that people know by name joins here; what it needs to be opened is (name, geometry of the images, device).
 FEATURES: Mapping[str, Opener] = {PIXELS: pixels}
+"""Features with a name, and what opens them: called with the name, the geometry of the images and a device."""
 
 
 def open_extractor(which: str, geometry: Geometry, device: torch.device) -> Extractor:
@@ -28,7 +28,9 @@ def open_extractor(which: str, geometry: Geometry, device: torch.device) -> Extr
     """
     opener = FEATURES.get(which)
     if opener is None and not os.path.exists(which):
-        hint = nearest(which, list(FEATURES))
-        fits = f"{', '.join(FEATURES)} or the file of a torch.export program would fit"
-        raise InputError(f"there are no features '{which}' and no such file{hint}; {fits}.")
+        hint = nearest(which, FEATURES)
+        raise InputError(
+            f"there are no features '{which}' and no such file{hint}: choose {', '.join(FEATURES)}, or the file of a "
+            "torch.export program."
+        )
     return (opener or open_program)(which, geometry, device)

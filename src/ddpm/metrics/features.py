@@ -1,7 +1,7 @@
 """Images in, features out: what the distances are measured on.
 
-An extractor maps uint8 images to rows of numbers, each image on its own: in whatever batch an image comes, its row is
-the same up to rounding. `probed` tries a network on a few images before any work is done with it.
+An extractor maps uint8 images to rows of numbers, each image on its own: its row is the same in any batch, up to
+rounding. `probed` tries a network on a few images before any work is done with it.
 """
 
 from __future__ import annotations
@@ -52,8 +52,7 @@ class Extractor:
         Errors (InputError): other images; features that are not finite.
         """
         if images.dtype != torch.uint8 or tuple(images.shape[1:]) != self.geometry.shape:
-            came = f"{_kind(images)} of shape {tuple(images.shape)}"
-            raise InputError(f"images are {came}; '{self.name}' takes uint8 images of {self.geometry}.")
+            raise InputError(f"'{self.name}' takes uint8 images of {self.geometry}, not {_kind(images)}.")
         with torch.no_grad():
             return _rows(self.network(to_device(images, self.device)), len(images), self.name)
 
@@ -71,7 +70,7 @@ def pixels(name: str, geometry: Geometry, device: torch.device) -> Extractor:
 def probed(
     network: Callable[[Tensor], Any], *, name: str, sha256: str, geometry: Geometry, device: torch.device
 ) -> Extractor:
-    """An extractor of a network that kept its promises on a noisy, a black and a white image, together and alone.
+    """An extractor of a network, after a trial on a noisy, a black and a white image, together and alone.
 
     Errors (InputError): it does not take 1, 2 and 3 images; anything but finite floats (B, D) comes out; the features
     of an image depend on its batch.
@@ -81,8 +80,10 @@ def probed(
     for part in TRIAL_PARTS:
         found = _tried(network, images[part], name, device)
         if found.shape[1] != together.shape[1] or _differ(found, together[part]):
-            fits = "a network exported in evaluation mode (`.eval()`) would fit"
-            raise InputError(f"'{name}' gives an image other features in a batch than alone; {fits}.")
+            raise InputError(
+                f"'{name}' gives an image other features in a batch than alone: export the network in evaluation mode, "
+                "`.eval()`."
+            )
     return Extractor(name, sha256, together.shape[1], geometry, device, network)
 
 
@@ -100,27 +101,27 @@ def _tried(network: Callable[[Tensor], Any], images: Tensor, name: str, device: 
         with torch.no_grad():
             found = network(to_device(images, device))
     except NETWORK_ERRORS as error:
-        came = f"uint8 images of shape {tuple(images.shape)}"
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".: ")
-        raise InputError(f"'{name}' cannot take {came} ({reason}); a network for any number would fit.") from None
+        raise InputError(
+            f"'{name}' cannot take {_kind(images)} ({reason}): export the network for any number of images."
+        ) from None
     return _rows(found, len(images), name)
 
 
 def _rows(found: object, count: int, name: str) -> Floats:
     """What a network gave for `count` images as (count, D), or InputError."""
-    fits = f"floating-point numbers ({count}, D), a row an image, would fit"
-    if not isinstance(found, Tensor):
-        raise InputError(f"'{name}' gives a {type(found).__name__} for {count} images; {fits}.")
-    if not found.is_floating_point() or found.ndim != 2 or len(found) != count or not found.shape[1]:
-        raise InputError(f"'{name}' gives {_kind(found)} {tuple(found.shape)} for {count} images; {fits}.")
-    rows = found.cpu().double().numpy()
+    tensor = found if isinstance(found, Tensor) else torch.empty(0)
+    if not tensor.is_floating_point() or tensor.ndim != 2 or len(tensor) != count or not tensor.shape[1]:
+        given = _kind(found) if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        raise InputError(f"'{name}' gives {given} for {count} images: it must give floats ({count}, D).")
+    rows = tensor.cpu().double().numpy()
     if not np.isfinite(rows).all():
-        raise InputError(f"'{name}' gives features that are not finite; a network without NaN and infinity would fit.")
+        raise InputError(f"'{name}' gives features that are NaN or infinite: it must give finite ones.")
     return rows
 
 
 def _kind(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
 def _flat(images: Tensor) -> Tensor:

@@ -70,17 +70,18 @@ def jackknife(value: float, without: Floats, sizes: Integers) -> Distance:
 def block_numbers(count: int, blocks: int) -> Integers:
     """The block of each image, (count,) in 0..blocks - 1; InputError unless every block gets two images."""
     if blocks < 2:
-        raise InputError(f"{blocks} blocks give no error; 2 or more would fit.")
+        raise InputError(f"{blocks} blocks give no error: choose 2 or more.")
     if count < 2 * blocks:
-        raise InputError(f"{count} images are too few for an error from {blocks} blocks; {2 * blocks} would fit.")
+        raise InputError(f"{count} images are too few for an error from {blocks} blocks: it takes {2 * blocks}.")
     return np.arange(count, dtype=np.int64) % blocks
 
 
 def checked_features(features: npt.NDArray[np.floating]) -> Floats:
     """Features (N, D) as float64; InputError unless they are that, with N, D >= 1, and finite."""
     if features.ndim != 2 or not features.size or not np.issubdtype(features.dtype, np.floating):
-        came = f"{features.dtype} of shape {features.shape}"
-        raise InputError(f"features are {came}; floating-point numbers (images, dimensions) would fit.")
+        raise InputError(
+            f"features are {features.dtype} of shape {features.shape}: they must be floats (images, dimensions)."
+        )
     if not np.isfinite(features).all():
-        raise InputError("features are not finite everywhere; numbers without NaN and infinity would fit.")
+        raise InputError("features hold NaN or infinity: they must be finite.")
     return features.astype(np.float64, copy=False)

@@ -13,7 +13,6 @@ import logging
 import math
 import warnings
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.export.passes import move_to_device_pass
 
+from ddpm.base.files import ARCHIVE_ERRORS
 from ddpm.base.geometry import Geometry
 from ddpm.errors import InputError
 from ddpm.metrics.features import Extractor, probed
@@ -51,14 +51,14 @@ def _sha256(name: str) -> str:
 
 
 def _check_archive(name: str) -> None:
-    """Raise InputError unless the file is a whole zip, as programs are: PyTorch itself does not look at checksums."""
+    """Raise InputError unless the file is a whole zip, as programs are: PyTorch itself does not verify checksums."""
     try:
         with zipfile.ZipFile(name) as archive:
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError):
-        raise InputError(f"'{name}' is no torch.export program; one that torch.export.save wrote would fit.") from None
+    except ARCHIVE_ERRORS:
+        raise InputError(f"'{name}' is no torch.export program: write one with torch.export.save.") from None
     if damaged is not None:
-        raise InputError(f"'{name}' is damaged: '{damaged}' in it does not have the checksum noted beside it.")
+        raise InputError(f"'{name}' is damaged: '{damaged}' in it has another checksum than noted.")
 
 
 def _loaded(name: str, device: torch.device) -> ExportedProgram:
@@ -66,16 +66,15 @@ def _loaded(name: str, device: torch.device) -> ExportedProgram:
         try:
             return move_to_device_pass(torch.export.load(name), device)
         except Exception:  # the reader trusts its file, so a foreign one can fail anywhere in it, with any exception
-            reader = f"PyTorch {torch.__version__}"
-            fits = "one that torch.export.save of this or an older version wrote would fit"
             raise InputError(
-                f"'{name}' is no torch.export program that {reader} can load on {device}; {fits}."
+                f"'{name}' is no torch.export program that PyTorch {torch.__version__} can load on {device}: save one "
+                "with this version or an older one."
             ) from None
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep PyTorch from logging a traceback for a file we have a sentence for."""
+    """Keep PyTorch from logging a traceback beside the sentence of an error."""
     log = logging.getLogger("torch.export")
     before = log.disabled
     log.disabled = True
@@ -88,13 +87,17 @@ def _quiet() -> Iterator[None]:
 
 
 def _check_input(program: ExportedProgram, name: str, geometry: Geometry) -> None:
-    """Raise InputError unless a program says it takes uint8 images of the geometry, any number of them."""
+    """Raise InputError unless a program says it takes uint8 images of the geometry, any number of them.
+
+    A size that it fixes must be the wanted one; ranges are left to the trial.
+    """
     wanted = ["uint8", ANY, *map(str, geometry.shape)]
     inputs = [_described(program, given) for given in program.graph_signature.user_inputs]
     fitting = [words for words in inputs if words[:2] == wanted[:2] and len(words) == len(wanted)]
-    if len(inputs) != 1 or not fitting or any(_other(*pair) for pair in zip(fitting[0], wanted, strict=True)):
+    fixed = [pair for words in fitting for pair in zip(words, wanted, strict=True) if pair[0].isdecimal()]
+    if len(inputs) != 1 or not fitting or any(size != other for size, other in fixed):
         takes = " and ".join(map(_shown, inputs)) or "nothing"
-        raise InputError(f"'{name}' takes {takes}; {_shown(wanted)} would fit.")
+        raise InputError(f"'{name}' takes {takes}, and these images are {_shown(wanted)}.")
 
 
 def _described(program: ExportedProgram, given: object) -> list[str]:
@@ -111,11 +114,6 @@ def _size(program: ExportedProgram, size: int | torch.SymInt) -> str:
         return str(size)
     bounds = program.range_constraints.get(size.node.expr)
     return f"at most {bounds.upper}" if bounds and math.isfinite(float(bounds.upper)) else ANY
-
-
-def _other(size: str, wanted: str) -> bool:
-    """Whether a size is fixed, and not to what is wanted; ranges are left to the trial."""
-    return size.isdecimal() and size != wanted
 
 
 def _shown(words: list[str]) -> str:

@@ -1,25 +1,23 @@
 """What a Fréchet distance needs to know of a set of images: count, mean and covariance of their features.
 
-`Moments` are collected block by block and merged (Chan, Golub & LeVeque 1979): each block is centred on its own mean,
-so a large offset common to all features costs no digits. `Statistics` are their end, with a note of what they are of,
-and lie on disk as .npz with the keys `mu` and `sigma` that pytorch-fid and others use, beside keys of our own.
+`Moments` merge, and a part can be taken away again (Chan, Golub & LeVeque 1979): each is centred on its own mean, so a
+large offset common to all features costs no digits. `Statistics` add what they were measured on; on disk they are an
+.npz with the keys `mu` and `sigma` of pytorch-fid, beside keys of ddpm.
 """
 
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ddpm.base.files import check_output, whole_file
+from ddpm.base.files import ARCHIVE_ERRORS, array_names, check_output, read_arrays, whole_file
 from ddpm.base.tensors import Floats
 from ddpm.errors import DamagedFile, DdpmError, InputError
 from ddpm.metrics.jackknife import checked_features
@@ -27,10 +25,10 @@ from ddpm.metrics.jackknife import checked_features
 FORMAT = "ddpm statistics"
 FORMAT_VERSION = 1
 SUFFIX = ".npz"
-UNKNOWN = 0  # the count in a file, where nobody knows it
-KEYS = ("mu", "sigma", "count", "extractor", "fingerprint", "source", "geometry", "format", "format_version")
+UNKNOWN = 0  # the count in a file, where it is not known
+NOTES = ("extractor", "fingerprint", "source", "geometry")
+KEYS = ("mu", "sigma", "count", *NOTES, "format", "format_version")
 ROUNDING = 1e-5  # of the largest entry or eigenvalue: other tools compute covariances in single precision
-DAMAGES = (OSError, EOFError, ValueError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
 # ---- in memory ------------------------------------------------------------------------------------------------------
@@ -62,14 +60,25 @@ class Statistics:
         """D."""
         return len(self.mean)
 
+    @cached_property
+    def root(self) -> Floats:
+        """R with R R^T the covariance, (D, r) with r the rank: eigenvalues within rounding of zero are left out."""
+        eigenvalues, vectors = np.linalg.eigh(self.covariance)
+        rounding = len(eigenvalues) * np.finfo(np.float64).eps * np.abs(eigenvalues).max()
+        kept = eigenvalues > rounding
+        root: Floats = vectors[:, kept] * np.sqrt(eigenvalues[kept])
+        return root
+
     def check_features(self, dimensions: int, extractor: str = "") -> None:
         """Raise InputError unless features of another set live in the same space; an unknown extractor passes."""
         name = f"the statistics of '{self.source}'" if self.source else "the statistics"
         if dimensions != self.dimensions:
             raise InputError(f"features of {dimensions} dimensions do not compare with {name}, of {self.dimensions}.")
         if extractor and self.extractor and extractor != self.extractor:
-            theirs, ours = (text[:12] for text in (self.extractor, extractor))
-            raise InputError(f"{name} are of the extractor {theirs}, not of {ours}; the same --features would fit.")
+            raise InputError(
+                f"{name} were measured with the extractor {self.extractor[:12]}, not with {extractor[:12]}: choose the "
+                "same --features."
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +98,7 @@ class Moments:
     def covariance(self) -> Floats:
         """(D, D), divided by count - 1."""
         if self.count < 2:
-            raise InputError(f"{self.count} images have no covariance; 2 would fit.")
+            raise InputError(f"{self.count} images have no covariance: it takes 2.")
         return self.scatter / (self.count - 1)
 
     def __add__(self, other: Moments) -> Moments:
@@ -106,12 +115,6 @@ class Moments:
         scatter = self.scatter - part.scatter - self.count * share * np.outer(apart, apart)
         return Moments(count, self.mean - share * apart, scatter)
 
-    def statistics(
-        self, *, extractor: str = "", fingerprint: str = "", source: str = "", geometry: str = ""
-    ) -> Statistics:
-        """As a value to keep; at least 2 images."""
-        return Statistics(self.count, self.mean, self.covariance, extractor, fingerprint, source, geometry)
-
 
 def moments(features: Floats) -> Moments:
     """The moments of features (N, D); N may be 0."""
@@ -120,22 +123,10 @@ def moments(features: Floats) -> Moments:
     return Moments(len(features), mean, centred.T @ centred)
 
 
-def moments_of(blocks: Iterable[Floats]) -> Moments:
-    """The moments of features that come in blocks (N_k, D), at least one block."""
-    return reduce(Moments.__add__, map(moments, blocks))
-
-
-def statistics_of(
-    features: npt.NDArray[np.floating],
-    *,
-    extractor: str = "",
-    fingerprint: str = "",
-    source: str = "",
-    geometry: str = "",
-) -> Statistics:
-    """Statistics of features (N, D), N >= 2."""
+def statistics_of(features: npt.NDArray[np.floating], **notes: str) -> Statistics:
+    """Statistics of features (N, D), N >= 2; the notes are the last four fields of Statistics."""
     found = moments(checked_features(features))
-    return found.statistics(extractor=extractor, fingerprint=fingerprint, source=source, geometry=geometry)
+    return Statistics(found.count, found.mean, found.covariance, **notes)
 
 
 # ---- on disk --------------------------------------------------------------------------------------------------------
@@ -145,59 +136,49 @@ def check_statistics_file(path: str | Path) -> Path:
     """Refuse a path that statistics cannot be written to, before any work is done for them."""
     path = check_output(path, folder=False)
     if path.suffix != SUFFIX:
-        raise InputError(f"statistics are written as {SUFFIX}, not as '{path}'; '{path.stem}{SUFFIX}' would fit.")
+        raise InputError(f"statistics are written as {SUFFIX}: call the file '{path.stem}{SUFFIX}', not '{path}'.")
     return path
 
 
 def save_statistics(path: str | Path, statistics: Statistics) -> Path:
     """Write statistics to an .npz file that pytorch-fid reads too; returns the file."""
     path = check_statistics_file(path)
-    with whole_file(path) as temporary, temporary.open("wb") as file:
-        np.savez(
-            file,
-            mu=statistics.mean,
-            sigma=statistics.covariance,
-            count=statistics.count or UNKNOWN,
-            extractor=statistics.extractor,
-            fingerprint=statistics.fingerprint,
-            source=statistics.source,
-            geometry=statistics.geometry,
-            format=FORMAT,
-            format_version=FORMAT_VERSION,
-        )
+    count = np.array(statistics.count or UNKNOWN)
+    notes: dict[str, Any] = {name: getattr(statistics, name) for name in NOTES}
+    notes |= {"format": FORMAT, "format_version": FORMAT_VERSION}
+    with whole_file(path) as temporary:
+        np.savez(temporary, mu=statistics.mean, sigma=statistics.covariance, count=count, **notes)
     return path
 
 
 def is_statistics(path: str | os.PathLike[str]) -> bool:
     """Whether a file is an .npz that holds mu and sigma; images may lie in one as well."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return {"mu.npy", "sigma.npy"} <= set(archive.namelist())
-    except DAMAGES:
+        return {"mu", "sigma"} <= set(array_names(Path(path)))
+    except ARCHIVE_ERRORS:
         return False
 
 
 def load_statistics(path: str | os.PathLike[str]) -> Statistics:
-    """Read statistics, ours or plain mu and sigma as pytorch-fid writes them (then count and extractor are unknown).
+    """Read statistics of ddpm, or plain mu and sigma as pytorch-fid writes them (count and extractor are unknown then).
 
     Errors: no such file, another file, Python objects in it, or numbers that are no mean and covariance (InputError);
-    an archive cut short or altered, or one of ours with such numbers (DamagedFile).
+    an archive cut short or altered, or one that ddpm wrote with such numbers (DamagedFile).
     """
     path = Path(path)
     table = _read(path)
-    ours = str(table.get("format", "")) == FORMAT
-    if ours:
-        _check_ours(table, path)
+    own = str(table.get("format", "")) == FORMAT
+    if own:
+        _check_own(table, path)
     complaint = _complaint(table["mu"], table["sigma"])
     if complaint:
-        error: type[DdpmError] = DamagedFile if ours else InputError
+        error: type[DdpmError] = DamagedFile if own else InputError
         raise error(f"'{path}' holds no mean and covariance: {complaint}.")
     mean, covariance = table["mu"].astype(np.float64), table["sigma"].astype(np.float64)
     covariance = (covariance + covariance.T) / 2  # changes no bit of a symmetric one
-    if not ours:
+    if not own:
         return Statistics(None, mean, covariance, source=str(path))
-    notes = (str(table[key]) for key in ("extractor", "fingerprint", "source", "geometry"))
-    return Statistics(int(table["count"]) or None, mean, covariance, *notes)
+    return Statistics(int(table["count"]) or None, mean, covariance, *(str(table[name]) for name in NOTES))
 
 
 def _read(path: Path) -> Mapping[str, npt.NDArray[Any]]:
@@ -208,29 +189,27 @@ def _read(path: Path) -> Mapping[str, npt.NDArray[Any]]:
     except OSError as error:
         raise InputError(f"statistics '{path}' could not be read: {error.strerror or error}.") from None
     if start != b"PK":
-        raise InputError(f"'{path}' is no {SUFFIX} file; one with mu and sigma would fit.")
+        raise InputError(f"'{path}' is no {SUFFIX} file with mu and sigma.")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            names = archive.files
-            table = {key: archive[key] for key in KEYS if key in names}
-    except DAMAGES as error:
+        names = array_names(path)
+        found = [key for key in KEYS if key in names]
+        table = dict(zip(found, read_arrays(path, *found), strict=True))
+    except ARCHIVE_ERRORS as error:
         if "Object arrays" in str(error):
-            raise InputError(f"'{path}' holds Python objects, which are not read; plain numbers would fit.") from None
+            raise InputError(f"'{path}' holds Python objects, which are not read: save plain numbers.") from None
         raise DamagedFile(f"'{path}' is cut short or damaged.") from None
     if not {"mu", "sigma"} <= set(table):
-        raise InputError(f"'{path}' holds {', '.join(names) or 'nothing'}; mu and sigma would fit.")
-    if not all(isinstance(member, np.ndarray) for member in table.values()):  # NumPy hands on other members as bytes
-        raise DamagedFile(f"'{path}' is damaged: not all of its members are arrays.")
+        raise InputError(f"'{path}' holds {', '.join(names) or 'nothing'}, and not mu and sigma.")
     return table
 
 
-def _check_ours(table: Mapping[str, npt.NDArray[Any]], path: Path) -> None:
-    """Raise DamagedFile unless our own keys are there, and InputError if they are of a format to come."""
+def _check_own(table: Mapping[str, npt.NDArray[Any]], path: Path) -> None:
+    """Raise DamagedFile unless all keys are there, and InputError if they are of a newer format."""
     missing = [key for key in KEYS if key not in table]
     if missing:
         raise DamagedFile(f"'{path}' is damaged: {', '.join(missing)} is missing in it.")
     if int(table["format_version"]) > FORMAT_VERSION:
-        raise InputError(f"'{path}' has a format version this ddpm does not read; a newer ddpm would fit.")
+        raise InputError(f"'{path}' has a format version this ddpm does not read; install a newer ddpm.")
 
 
 def _complaint(mean: npt.NDArray[Any], covariance: npt.NDArray[Any]) -> str:

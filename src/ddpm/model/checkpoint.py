@@ -1,11 +1,11 @@
-"""Checkpoints: a folder that says everything about the model in it, and is either whole or not there.
+"""Checkpoints: a folder with everything about one model, either whole or not there.
 
     model.safetensors   weights, each name under "averaged/" (the EMA) or "raw/"
     config.json         format version, resolved recipe, class names, images seen, data fingerprint, each file's SHA-256
     training.pt         optimiser and counters (tensors and plain containers), only in a run that can be continued
 
-A checkpoint is written under a temporary name, synced and renamed, so a reader never meets half of one. Nothing is
-unpickled with code execution.
+A checkpoint is written under a temporary name, synced and renamed, so a reader never meets half of one. Reading one
+runs no code from it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ MODEL_FILE, CONFIG_FILE, TRAINING_FILE = "model.safetensors", "config.json", "tr
 
 @dataclass(frozen=True)
 class Config:
-    """What config.json says; see the module's text."""
+    """The content of config.json; see the module's text."""
 
     recipe: Recipe
     class_names: tuple[str, ...]
@@ -108,7 +108,7 @@ def write_checkpoint(
 
 
 def _write_training(training: Mapping[str, Any], path: Path) -> None:
-    """Through memory, because PyTorch's own writer hides the operating system's reason when it fails."""
+    """Through memory, because PyTorch's own writer hides the operating system's error."""
     buffer = io.BytesIO()
     torch.save(dict(training), buffer)
     path.write_bytes(buffer.getbuffer())
@@ -136,17 +136,17 @@ def check_tunable(source: str | Path) -> None:
     """Refuse to write beside a checkpoint that cannot be written to, or that comes with the package."""
     if Path(source) == PACKAGED:
         raise InputError(
-            f"'{LINEAR}' comes with the package and is fixed: `ddpm tune codec {LINEAR} --data SRC --out DIR` makes a "
-            "model of its kind that is yours."
+            f"'{LINEAR}' comes with the package and cannot be changed: make a model of its kind with "
+            f"`ddpm tune codec {LINEAR} --data SRC --out DIR`."
         )
     writable_folder(source)
 
 
 def results_folder(source: str | Path, out: str | Path | None) -> Path:
-    """Where what was measured of a model goes: `out`, or evaluation/ in its run; refused if it cannot be written to."""
+    """Where a model's results go: `out`, or evaluation/ in its run; InputError if it cannot be written to."""
     folder = Path(source)
     if out is None and folder == PACKAGED:
-        raise InputError(f"'{LINEAR}' comes with the package, so its results need a folder: name one with --out.")
+        raise InputError(f"'{LINEAR}' comes with the package: name a folder for its results with --out.")
     run = folder.parents[1] if folder.parent.name == "checkpoints" else folder
     return writable_folder(run / "evaluation" if out is None else out)
 
@@ -155,7 +155,7 @@ def find_checkpoint(path: str | Path) -> Path:
     """The checkpoint a user means: the folder itself, or a run folder's newest."""
     path = resolved(path)
     if not path.is_dir():
-        raise InputError(f"there is no folder '{path}': name a run folder, a checkpoint or {LINEAR}.")
+        raise InputError(f"there is no folder '{path}': name a run folder, a checkpoint or '{LINEAR}'.")
     if (path / CONFIG_FILE).is_file():
         return path
     found = checkpoints(path)
@@ -178,7 +178,7 @@ def read_config(folder: Path) -> Config:
     version = table.get("format_version")
     if type(version) is int and version > FORMAT_VERSION:
         raise InputError(
-            f"'{path}' has format version {version}, this ddpm reads {FORMAT_VERSION}; a newer ddpm would fit."
+            f"'{path}' has format version {version}, this ddpm reads {FORMAT_VERSION}: install a newer ddpm."
         )
     check_signed(table, path)
     recipe = make_recipe(table["recipe"], origin=f"'{path}'")
@@ -190,21 +190,21 @@ def read_weights(folder: Path, config: Config, kind: str) -> dict[str, Tensor]:
     path = _checked(folder / MODEL_FILE, config)
     with safetensors.safe_open(path, framework="pt") as file:
         prefix = f"{STORED[kind]}/"
-        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118  it is no dictionary
+        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118  not a dictionary
         if not names:
             raise InputError(f"'{path}' holds no {kind} weights.")
         return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
 
 
 def read_training(folder: Path, config: Config) -> dict[str, Any]:
-    """What write_checkpoint was given as `training`."""
+    """The `training` that write_checkpoint was given."""
     if TRAINING_FILE not in config.sha256:
-        raise InputError(f"'{folder}' holds no training state: it can be sampled from, not continued.")
+        raise InputError(f"'{folder}' holds no training state ({TRAINING_FILE}): it can be sampled, not continued.")
     path = _checked(folder / TRAINING_FILE, config)
     try:
         return cast(dict[str, Any], torch.load(path, map_location="cpu", weights_only=True))
     except (pickle.UnpicklingError, RuntimeError):
-        raise DamagedFile(f"'{path}' is no training state of ours: it holds more than tensors and numbers.") from None
+        raise DamagedFile(f"'{path}' is not a training state: it holds more than tensors and numbers.") from None
 
 
 def load_model(path: str | Path, *, weights: str = "ema", device: str = "auto") -> Model:
@@ -214,14 +214,14 @@ def load_model(path: str | Path, *, weights: str = "ema", device: str = "auto") 
     device   "auto", "cpu", "cuda", ...
     """
     if weights not in WEIGHTS:
-        raise InputError(f"weights '{weights}' are none of {', '.join(WEIGHTS)}.")
+        raise InputError(f"weights must be {' or '.join(WEIGHTS)}, not '{weights}'.")
     folder = find_checkpoint(Path(path))
     config = read_config(folder)
     network = build_network(config.recipe)
     try:
         network.load_state_dict(read_weights(folder, config, weights))
     except RuntimeError:
-        raise DamagedFile(f"the weights in '{folder / MODEL_FILE}' do not fit the recipe beside them.") from None
+        raise DamagedFile(f"the weights in '{folder / MODEL_FILE}' are not of the network in {CONFIG_FILE}.") from None
     network = network.to(resolve_device(device)).eval().requires_grad_(False)
     return Model(
         config.recipe,
@@ -236,7 +236,7 @@ def load_model(path: str | Path, *, weights: str = "ema", device: str = "auto") 
 
 
 def describe(run: str | Path) -> dict[str, Any]:
-    """What a model is, as plain values: checkpoint, checkpoints, images_seen, parameters, class_names, schedule,
+    """A model as plain values: checkpoint, checkpoints, images_seen, parameters, class_names, schedule,
     data_fingerprint, sha256 of its files, side_files, recipe. Its weights are not read."""
     folder = find_checkpoint(Path(run))
     config = read_config(folder)

@@ -28,31 +28,34 @@ def recipe_images(recipe: Recipe, *, split: str | None = "train") -> ImageSet:
 
 
 def images_for(model: Model, data: ImageData, *, split: str | None = None) -> ImageSet:
-    """Images to score or fit a model on: a source as the model was trained to see it, an array, or an ImageSet."""
-    if isinstance(data, str | os.PathLike):
-        return model_images(model, os.fspath(data), split=split)
-    return image_set(data)
-
-
-def training_images(model: Model, src: str | None = None, *, option: str = "data") -> ImageSet:
-    """The images a model was trained on, where its recipe says they are, or at `src`; `option` names others."""
-    if src is None and model.recipe.data is None:
-        raise InputError(f"'{model.source}' names no training images: name them with {option}.")
-    try:
-        found = model_images(model, src or str(model.recipe.data), split="train")
-    except InputError as error:
-        raise InputError(f"the training images ({option} names others) cannot be used: {error}") from None
-    if model.data_fingerprint not in ("", found.fingerprint):
-        warnings.warn(f"'{found.name}' is not the very data that '{model.source}' was trained on.", stacklevel=3)
-    return found
-
-
-def model_images(model: Model, src: str, *, split: str | None = None) -> ImageSet:
-    """Images as a model was trained to see them, sized by its rule; they must have its geometry then."""
+    """Images to score or fit a model on: a source, sized by the model's rule, an array, or an ImageSet."""
+    if not isinstance(data, str | os.PathLike):
+        return image_set(data)
+    src = os.fspath(data)
     try:
         found = recipe_images(changed(model.recipe, {"data": src}), split=split)
     except MixedSizes:
         raise InputError(f"the images in '{src}' differ in size, those of the model are {model.geometry}.") from None
-    if found.geometry != model.geometry:
-        raise InputError(f"the images in '{src}' are {found.geometry}, those of the model {model.geometry}.")
+    check_geometry(model, found)
+    return found
+
+
+def check_geometry(model: Model, images: ImageSet) -> None:
+    """Raise InputError unless images have the model's geometry."""
+    if images.geometry != model.geometry:
+        raise InputError(f"the images in '{images.name}' are {images.geometry}, those of the model {model.geometry}.")
+
+
+def training_images(model: Model, data: ImageData | None = None, *, option: str = "--data") -> ImageSet:
+    """Images to fit something to a model on: `data`, or None for those its recipe names; `option` names others."""
+    if data is not None:
+        return images_for(model, data, split="train")
+    if model.recipe.data is None:
+        raise InputError(f"the recipe of '{model.source}' names no training images: name them with {option}.")
+    try:
+        found = images_for(model, model.recipe.data, split="train")
+    except InputError as error:
+        raise InputError(f"the training images ({option} names others) cannot be used: {error}") from None
+    if model.data_fingerprint not in ("", found.fingerprint):
+        warnings.warn(f"'{found.name}' is not the very data that '{model.source}' was trained on.", stacklevel=3)
     return found

@@ -18,7 +18,7 @@ from ddpm.networks import LinearDenoiser, UNet
 
 @dataclass(frozen=True)
 class Model:
-    """What `ddpm.load` hands out: everything needed to sample, score or compress.
+    """What `ddpm.load` returns: everything needed to sample, score or compress.
 
     recipe       fully resolved
     network      in evaluation mode, on its device
@@ -56,25 +56,23 @@ class Model:
 
 
 def checked_model(model: object) -> Model:
-    """A model; InputError for anything else, such as the path of one."""
+    """The argument, if it is a model; InputError for anything else, such as the path of one."""
     if not isinstance(model, Model):
         raise InputError(f"a model is what ddpm.load(path) returns, not {model!r}.")
     return model
 
 
 def some_weight(network: nn.Module) -> Tensor:
-    """One that tells dtype and device; a linear denoiser alone has no parameters, only what it measured."""
+    """A tensor with the network's dtype and device; a linear denoiser alone has buffers and no parameters."""
     return next(itertools.chain(network.parameters(), network.buffers()))
 
 
 def build_network(recipe: Recipe) -> nn.Module:
     """A resolved recipe's network, with initial weights drawn from its seed, laid out for the fastest convolutions."""
-    linear = recipe.network.linear
-    unet = None if linear == "alone" else _build_unet(recipe)
-    if linear == "none":
-        assert unet is not None
-        return unet
-    return LinearDenoiser(recipe.geometry.shape, recipe.process.make_schedule().log_snr[1:], unet)
+    if recipe.network.linear == "none":
+        return _build_unet(recipe)
+    correction = _build_unet(recipe) if recipe.network.linear == "corrected" else None
+    return LinearDenoiser(recipe.geometry.shape, recipe.process.make_schedule().log_snr[1:], correction)
 
 
 def _build_unet(recipe: Recipe) -> UNet:
@@ -111,5 +109,5 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise InputError(f"there is no device '{name}' here; auto or cpu would fit.") from None
+        raise InputError(f"there is no device '{name}' here; choose auto or cpu.") from None
     return device

@@ -1,4 +1,4 @@
-"""Recipes: everything a run is made of, in one frozen value that can be written down, compared and rebuilt.
+"""Recipes: everything that defines a run, in one frozen value that can be stored, compared and rebuilt.
 
 A recipe file holds only what differs from the defaults below, which are the paper's CIFAR-10 settings
 (Ho et al. 2020, App. B). What is left unset is taken from the data when a run starts.
@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ddpm.base.geometry import Geometry, parse_size
 from ddpm.data import FITS, ON_BAD_IMAGE
@@ -22,11 +22,12 @@ from ddpm.diffusion.denoiser import LEARNED
 from ddpm.diffusion.objectives import LEVEL_SAMPLING, LOSSES
 from ddpm.diffusion.process import PREDICTIONS
 from ddpm.diffusion.schedule import BETAS, VARIANCES, Schedule, make_schedule
-from ddpm.errors import InputError, nearest
+from ddpm.errors import InputError, known, nearest
 from ddpm.likelihood.estimate import FEWEST_CALLS
 
 ATTENTION_SIDE = 16
 LINEAR = ("none", "corrected", "alone")
+RENAMED = {"average_decay": "ema_decay", "average_ramp": "ema_ramp"}  # keys of earlier versions
 
 
 def parse_count(value: object) -> object:
@@ -90,7 +91,7 @@ class ProcessTable(_Table):
 
 
 class ObjectiveTable(_Table):
-    """What the network learns to put out, by which loss, at which levels."""
+    """What the network predicts, by which loss it learns, and at which levels."""
 
     prediction: Literal[*PREDICTIONS] = "eps"  # type: ignore[valid-type]
     loss: Literal[*LOSSES] = "simple"  # type: ignore[valid-type]
@@ -98,14 +99,14 @@ class ObjectiveTable(_Table):
 
 
 class TrainingTable(_Table):
-    """How it learns; all intervals are counts of images seen. (Earlier versions called the EMA's keys average_...)"""
+    """How it learns; all intervals are counts of images seen."""
 
     warmup_images: Count = 640_000
     clip_norm: Rate = 1.0
     flip: Annotated[bool, Field(strict=True)] = False
     label_dropout: Share = 0.0
-    ema_decay: Annotated[Share, Field(validation_alias=AliasChoices("ema_decay", "average_decay"))] = 0.9999
-    ema_ramp: Annotated[bool, Field(strict=True, validation_alias=AliasChoices("ema_ramp", "average_ramp"))] = True
+    ema_decay: Share = 0.9999
+    ema_ramp: Annotated[bool, Field(strict=True)] = True
     log_images: Positive = 6_400
     sample_images: Positive = 500_000
     checkpoint_images: Positive = 100_000
@@ -164,7 +165,7 @@ def load_recipe(name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
 def make_recipe(table: Mapping[str, Any], *, origin: str = "recipe") -> Recipe:
     """Check a table of settings; the InputError names the key, and the nearest valid one if it is unknown."""
     try:
-        recipe = Recipe.model_validate(table)
+        recipe = Recipe.model_validate(_merged({}, table))
     except ValidationError as error:
         raise InputError(f"{origin}: {_sentence(error)}") from None
     _check_network(recipe)
@@ -184,13 +185,12 @@ def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
 
 def resolve(recipe: Recipe, geometry: Geometry, classes: int) -> Recipe:
     """Fill in what the recipe left to the data: geometry, classes (at least 2 count) and attention levels."""
-    unset = recipe.image.model_dump()
-    found = {"channels": geometry.channels, "height": geometry.height, "width": geometry.width}
-    image = {key: value if value is not None else found[key] for key, value in unset.items()}
-    for key, value in found.items():
-        if image[key] != value:
+    image = {"channels": geometry.channels, "height": geometry.height, "width": geometry.width}
+    for key, value in image.items():
+        fixed = getattr(recipe.image, key)
+        if fixed not in (None, value):
             raise InputError(
-                f"the recipe is for images of {key} {image[key]}, the data has {value}; "
+                f"the recipe is for images of {key} {fixed}, the data has {value}; "
                 f"--size scales images, --set image.{key}={value} changes the recipe."
             )
     wanted = recipe.network.classes
@@ -219,11 +219,9 @@ def _read(name: str) -> dict[str, Any]:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
             raise InputError(f"recipe file '{name}' is not UTF-8 text.") from None
-    elif name in recipe_names():
-        text = (resources.files("ddpm") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
     else:
-        names = recipe_names()
-        raise InputError(f"there is no recipe '{name}'{nearest(name, names)}; there are {', '.join(names)}.")
+        known("recipe", name, recipe_names())
+        text = (resources.files("ddpm") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -231,15 +229,17 @@ def _read(name: str) -> dict[str, Any]:
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in changes.items():
-        below = merged.get(key)
-        merged[key] = _merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    """Changes on top of a base, table by table, all keys by today's names."""
+    merged: dict[str, Any] = {}
+    for key, value in [*base.items(), *changes.items()]:
+        name = RENAMED.get(key, key)
+        below = merged.get(name)
+        merged[name] = _merged(below if isinstance(below, dict) else {}, value) if isinstance(value, Mapping) else value
     return merged
 
 
 def _sentence(error: ValidationError) -> str:
-    """The first complaint of a validation, in words."""
+    """The first error of a validation, in words."""
     first = error.errors()[0]
     where = [str(part) for part in first["loc"]]
     if first["type"] == "extra_forbidden":
@@ -288,22 +288,22 @@ def _check_network(recipe: Recipe) -> None:
 
 
 def _check_objective(recipe: Recipe) -> None:
-    """A learned variance and a loss that teaches it need each other, but the bound also fits fixed variances."""
+    """A learned variance needs a loss that trains it, and "hybrid" needs a learned variance."""
     loss, variance = recipe.objective.loss, recipe.process.variance
     if recipe.network.linear != "none" and recipe.objective.prediction != "eps":
         raise InputError(
-            f'network.linear = "{recipe.network.linear}" guesses the noise; objective.prediction = "eps" would fit, '
+            f'network.linear = "{recipe.network.linear}" predicts the noise: set objective.prediction to "eps", '
             f'not "{recipe.objective.prediction}".'
         )
     if loss == "simple" and variance in LEARNED:
         raise InputError(
-            f'objective.loss = "simple" teaches no variance, so process.variance = "{variance}" would stay as it '
-            'began; objective.loss = "bound" or "hybrid" would fit.'
+            f'objective.loss = "simple" does not train process.variance = "{variance}": set objective.loss to "bound" '
+            'or "hybrid".'
         )
     if loss == "hybrid" and variance not in LEARNED:
         raise InputError(
-            f'objective.loss = "hybrid" teaches a variance, but process.variance = "{variance}" is fixed; '
-            'process.variance = "range" would fit.'
+            f'objective.loss = "hybrid" trains a variance, but process.variance = "{variance}" is fixed: set it to '
+            '"range".'
         )
 
 
@@ -313,6 +313,6 @@ def _check_geometry(recipe: Recipe) -> None:
     if any(side % factor for side in size):
         fits = "x".join(str(max(round(side / factor), 1) * factor) for side in size)
         raise InputError(
-            f"images of {'x'.join(map(str, size))} do not divide by the {factor} that this network needs; "
-            f"--size {fits} would fit."
+            f"this network takes images whose sides are multiples of {factor}, not {'x'.join(map(str, size))}: "
+            f"give --size {fits}."
         )

@@ -1,4 +1,4 @@
-"""Side files: JSON beside a checkpoint, sure of its own content and of whose weights it is about."""
+"""Side files: JSON beside a checkpoint, with the SHA-256 of its own content and of the weights it is about."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ddpm.base.files import read_signed, signed, whole_file
 from ddpm.errors import WrongModel
 
 STORED = {"ema": "averaged", "raw": "raw"}
-"""What the two sets of weights are called on disk."""
+"""The names of the two sets of weights on disk."""
 
 
 class Weights(Protocol):
-    """Whose side files are meant: a model, or what its config.json says of it."""
+    """Whose side files are meant: a model, or the part of its config.json that names its weights."""
 
     @property
     def source(self) -> str:
@@ -41,9 +41,9 @@ class Weights(Protocol):
 class Sidecar:
     """One kind of side file.
 
-    stem         begins its name: "codec" lies in codec-averaged.json for the EMA, codec-raw.json for the raw weights
-    format_name  what it calls itself
-    command      makes it: `ddpm tune COMMAND RUN`
+    stem         of its name: codec-averaged.json for the EMA, codec-raw.json for the raw weights
+    format_name  its "format"
+    command      that makes it: `ddpm tune COMMAND RUN`
     version      of its layout, the newest that is read
     """
 
@@ -53,7 +53,7 @@ class Sidecar:
     version: int = 1
 
     def path(self, of: Weights) -> Path:
-        """Where it lies."""
+        """Its path."""
         return Path(of.source) / f"{self.stem}-{STORED[of.weights]}.json"
 
     def made_by(self, of: Weights) -> str:
@@ -69,7 +69,7 @@ class Sidecar:
         return self.path(of)
 
     def read(self, of: Weights) -> dict[str, Any] | None:
-        """What was stored, None if nothing was.
+        """The stored table, None if there is none.
 
         Errors: of other weights (WrongModel), damaged (DamagedFile), of a newer format (InputError).
         """

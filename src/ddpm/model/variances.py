@@ -27,10 +27,10 @@ class Variances:
     """A side file's content.
 
     measured          the tables
-    data              the source that was measured on, as the user wrote it
+    data              the source of the images, as the user wrote it
     data_fingerprint  of that source
     image_hashes      of the images that were used, see data.subsets.hashes
-    seed, calls       how it was measured
+    seed, calls       of the measurement
     own_sha256        of the file's content, "" before it is written
     """
 
@@ -61,7 +61,7 @@ def write_variances(of: Weights, variances: Variances) -> Path:
 
 
 def read_variances(of: Weights) -> Variances:
-    """Read what was measured of these weights.
+    """Read the variances of these weights.
 
     Errors: none measured (InputError, names the command), of another model (WrongModel), damaged (DamagedFile).
     """
@@ -88,7 +88,7 @@ def read_variances(of: Weights) -> Variances:
 def denoiser_for(model: Model, variance: str | None) -> Denoiser:
     """A model's denoiser with another variance of the reverse steps; None keeps the model's own.
 
-    "optimal" needs what `ddpm tune variance` measured; a learned variance needs a network that was taught it.
+    "optimal" needs `ddpm tune variance` first; a learned variance needs a network that was trained with it.
     """
     own = model.recipe.process.variance
     if variance in (None, own):
@@ -103,7 +103,7 @@ def denoiser_for(model: Model, variance: str | None) -> Denoiser:
 
 
 def _numbers(table: Floats) -> list[float | None]:
-    """NaN has no place in JSON."""
+    """For JSON, which has no NaN: to nine digits, NaN as null."""
     return [None if np.isnan(value) else float(f"{value:.9g}") for value in table]
 
 

@@ -1,4 +1,4 @@
-"""Networks: image in, image out. They know a time and a class label; only the linear one knows how noisy that is."""
+"""Networks: image in, image out, given a time and a class label; only the linear one knows the noise at a time."""
 
 from ddpm.networks.linear import LinearDenoiser
 from ddpm.networks.unet import UNet

@@ -1,9 +1,9 @@
-"""The best linear guess of the noise, and perhaps a network that corrects it.
+"""The best linear prediction of the noise, and perhaps a network that corrects it.
 
-Images are taken for a Gaussian: an average image, three (or C) axes of colour, and along each of them a variance for
+Images are modelled as a Gaussian: an average image, three (or C) axes of colour, and along each of them a variance for
 every frequency of the cosine transform. The posterior mean of such a Gaussian is linear (Wiener's filter), known in
-closed form at every noise level, and already removes most of the noise. A network that only has to add what the filter
-misses begins where the filter ends: on small sets and small budgets that is worth more than any width.
+closed form at every noise level, and already removes most of the noise. A network that only corrects it starts from
+there: on small sets and small budgets that is worth more than any width.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def cosines(size: int) -> Tensor:
 
 
 class LinearDenoiser(nn.Module):
-    """The noise in x, as a Gaussian of images sees it, plus what another network says of the rest.
+    """The noise in x as predicted by a Gaussian of images, plus a correction by another network.
 
     shape       (C, H, W) of the images
     log_snr     (T,) of the levels 1..T, read at time 0..T - 1 and linear between them
-    correction  a network of the same kind as this one, or None; what it says is scaled by the linear guess's own root
+    correction  a network with the same arguments, or None; its output is scaled by the linear prediction's own root
                 mean squared error, so that its task has unit size at every level
     """
 
@@ -72,9 +72,9 @@ class LinearDenoiser(nn.Module):
         noise = self._back(spectrum * (1 - share) / sigma, rows, columns)
         if self.correction is None:
             return noise
-        said: Tensor = self.correction(x, time, labels)
+        added: Tensor = self.correction(x, time, labels)
         channels, rest = x.shape[1], share.mean((1, 2, 3), keepdim=True).sqrt()
-        return torch.cat([noise + rest * said[:, :channels], said[:, channels:]], dim=1)
+        return torch.cat([noise + rest * added[:, :channels], added[:, channels:]], dim=1)
 
     def _share(self, log_snr: Tensor) -> Tensor:
         """The part of each coefficient's variance that is image: also the mean squared error of the guessed noise."""

@@ -16,7 +16,7 @@ from ddpm.samplers.base import Noise, State, steps
 def ancestral(
     denoiser: Denoiser, x: Tensor, *, chain: Schedule, noise: Noise, labels: Tensor | None = None
 ) -> Iterator[State]:
-    """Walk the reverse chain, one network call a step; the last step adds no noise. See samplers.state.Sampler."""
+    """Walk the reverse chain, one network call a step; the last step adds no noise. See base.Sampler."""
     for step, start, level in steps(chain):
         gaussian, x0 = denoiser.reverse(x, step, chain=chain, labels=labels)
         x = gaussian.sample(noise(level)) if step > 1 else gaussian.mean

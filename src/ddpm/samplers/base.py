@@ -1,4 +1,4 @@
-"""What a sampler hands out after each step, and what it is given: the signature all samplers share."""
+"""The signature that all samplers share: what they are given, and the states they yield."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Noise = Callable[[float], Tensor]
 class State:
     """A point of the reverse chain.
 
-    level  the level x lies at, 0 when the chain is done
+    level  of x, 0 when the chain is done
     x      (B, C, H, W)
     start  the level the step began at
     x0     (B, C, H, W) the clean image predicted there

@@ -17,7 +17,7 @@ from ddpm.samplers.base import Noise, State, steps
 def ddim(
     denoiser: Denoiser, x: Tensor, *, chain: Schedule, noise: Noise, labels: Tensor | None = None, eta: float = 0.0
 ) -> Iterator[State]:
-    """One network call a step; a first-order solver of the probability-flow ODE. See samplers.state.Sampler.
+    """One network call a step; a first-order solver of the probability-flow ODE. See base.Sampler.
 
     eta  in [0, 1], the share of the small variance's standard deviation: 0 draws no noise, 1 is the ancestral sampler
          with variance "small". The noise that stays is what leads from the thresholded x0 to x.

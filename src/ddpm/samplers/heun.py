@@ -19,7 +19,7 @@ from ddpm.samplers.base import Noise, State, steps
 def heun(
     denoiser: Denoiser, x: Tensor, *, chain: Schedule, noise: Noise, labels: Tensor | None = None
 ) -> Iterator[State]:
-    """Two network calls a step and one for the last, 2 N - 1 in all; draws no noise. See samplers.state.Sampler."""
+    """Two network calls a step and one for the last, 2 N - 1 in all; draws no noise. See base.Sampler."""
     s = chain.sigma / chain.signal
     for step, start, level in steps(chain):
         x0 = denoiser.x0(x, step, labels, chain=chain)

@@ -1,21 +1,19 @@
-"""How images are drawn: what a user chooses, checked, and which sampler and levels that comes to."""
+"""How images are drawn: what a user chooses, checked, and the sampler and levels that follow from it."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from ddpm.diffusion.denoiser import REVERSE_VARIANCES, THRESHOLDS
 from ddpm.diffusion.schedule import Schedule
-from ddpm.errors import InputError, nearest
+from ddpm.errors import InputError, known
 from ddpm.samplers.ancestral import ancestral
 from ddpm.samplers.base import Sampler
 from ddpm.samplers.ddim import ddim
-from ddpm.samplers.dpm import dpm_solver
-from ddpm.samplers.dpm_sde import dpm_solver_sde
+from ddpm.samplers.dpm import dpm_solver, dpm_solver_sde
 from ddpm.samplers.heun import heun
 from ddpm.samplers.spacing import SPACINGS, spaced
 from ddpm.samplers.unipc import unipc
@@ -80,17 +78,17 @@ class Sampling:
         if self.steps is not None and self.steps < 1:
             raise InputError(f"steps must be at least 1, not {self.steps}.")
         if self.spacing is not None and self.steps is None:
-            raise InputError(f"spacing '{self.spacing}' spreads a number of steps; name it with --steps.")
+            raise InputError(f"spacing '{self.spacing}' needs a number of steps: give --steps.")
         if self.variance is not None and self.method != "ancestral":
-            raise InputError(f"sampler '{self.method}' has no variance to choose; --sampler ancestral has.")
+            raise InputError(f"sampler '{self.method}' takes no variance; choose --sampler ancestral, or leave it out.")
         if not math.isfinite(self.guidance):
-            raise InputError(f"guidance must be a finite weight, such as 1 or 2, not {self.guidance}.")
+            raise InputError(f"guidance must be a finite number, such as 1 or 2, not {self.guidance}.")
         if self.eta is not None:
             low, high = ETA.get(self.method, (0.0, 0.0))
             if self.method not in ETA:
-                raise InputError(f"sampler '{self.method}' takes no eta; {' and '.join(ETA)} do.")
+                raise InputError(f"sampler '{self.method}' takes no eta; {' and '.join(ETA)} take one.")
             if not low <= self.eta <= high:
-                raise InputError(f"eta of sampler '{self.method}' lies in {low:g} to {high:g}, not at {self.eta}.")
+                raise InputError(f"eta of sampler '{self.method}' must be {low:g} to {high:g}, not {self.eta}.")
 
     @property
     def method(self) -> str:
@@ -99,7 +97,7 @@ class Sampling:
 
     @property
     def may_be_tuned(self) -> bool:
-        """Whether levels that `ddpm tune timesteps` found would be used."""
+        """Whether levels that `ddpm tune timesteps` found are used, if there are any."""
         return self.steps is not None and self.spacing in (None, TUNED)
 
 
@@ -118,9 +116,9 @@ class SamplingOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What a Sampling comes to on one process.
+    """A Sampling on one process.
 
-    sampling  that was asked for
+    sampling  what was asked for
     sampler   with its eta
     chain     of the levels it visits
     spacing   their name: one of SPACINGS, "tuned" or "all"
@@ -158,11 +156,3 @@ def plan(sampling: Sampling, schedule: Schedule, tuned: Tuned | None = None) -> 
     eta = next((value for value in chosen if value is not None), None)
     given: dict[str, Any] = {} if eta is None else {"eta": eta}
     return Plan(sampling, functools.partial(SAMPLERS[name], **given), chain, spacing, eta)
-
-
-def known(what: str, name: str | None, names: Iterable[str]) -> None:
-    """Raise InputError unless a name, where one is given, is one of those there are."""
-    if name is not None and not isinstance(name, str):
-        raise InputError(f"{what} is a name, not {name!r}; there are {', '.join(names)}.")
-    if name is not None and name not in names:
-        raise InputError(f"there is no {what} '{name}'{nearest(name, names)}; there are {', '.join(names)}.")

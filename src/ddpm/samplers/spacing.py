@@ -20,10 +20,9 @@ DIGITS = 9  # of a level: those that are whole but for rounding become whole
 
 def spaced(schedule: Schedule, name: str, steps: int) -> Schedule:
     """The chain over N = steps levels of the full process, spread by one of SPACINGS."""
-    if name not in SPACINGS:
-        raise InputError(f"there is no spacing '{name}'; there are {', '.join(SPACINGS)}.")
-    if not 1 <= steps <= schedule.steps:
-        raise InputError(f"{steps} steps do not fit a process of {schedule.steps}; 1 to {schedule.steps} would.")
+    most = schedule.steps
+    if not 1 <= steps <= most:
+        raise InputError(f"a process of {most} steps has no chain of {steps}; choose 1 to {most}.")
     return schedule.at(SPACINGS[name](schedule, steps).clip(1, schedule.steps).round(DIGITS))
 
 
@@ -51,8 +50,7 @@ def karras(schedule: Schedule, steps: int) -> Floats:
 
 
 def _levels(schedule: Schedule, log_snrs: Floats) -> Floats:
-    low, high = schedule.log_snr[-1], schedule.log_snr[1]
-    return np.array([schedule.level_at(value) for value in log_snrs.clip(low, high).tolist()])
+    return np.array([schedule.level_at(value) for value in log_snrs.tolist()])
 
 
 SPACINGS: dict[str, Callable[[Schedule, int], Floats]] = {

@@ -21,7 +21,7 @@ from ddpm.samplers.dpm import half_log_snr
 Known = tuple[float, Tensor]
 """A level's l, and the clean image predicted there."""
 
-ORDER = 2  # predictions that the predictor looks at; the corrector looks at one more, and its order is one higher
+ORDER = 2  # predictions that the predictor uses; the corrector uses one more, and its order is one higher
 
 
 @torch.no_grad()
@@ -30,7 +30,7 @@ def unipc(
 ) -> Iterator[State]:
     """One network call a step; draws no noise. States hold what was predicted, before its correction.
 
-    Order ORDER + 1 (the first step's is 2). See samplers.state.Sampler.
+    Order ORDER + 1 (the first step's is 2). See base.Sampler.
     """
     known: list[Known] = []  # at the last levels, newest first
     origin = x

@@ -44,7 +44,7 @@ def estimate_cost(recipe: Recipe) -> Cost:
         parameters = sum(p.numel() for p in build_network(recipe).parameters())
     macs, activations = _count(recipe)
     memory = 4 * 5 * parameters + activations * recipe.batch_size
-    speed = _images_per_second(recipe)
+    speed = _images_per_second(recipe, macs)
     return Cost(parameters, macs, memory, speed, recipe.train_images / speed)
 
 
@@ -68,10 +68,9 @@ def _count(recipe: Recipe) -> tuple[int, int]:
     return counter.get_total_flops() // 2, bytes_kept // (2 if recipe.precision == "bfloat16" else 1)
 
 
-def _images_per_second(recipe: Recipe) -> float:
+def _images_per_second(recipe: Recipe, macs: int) -> float:
     """Time real training steps: the recipe's own on an accelerator, of few or smaller images on the CPU."""
-    device = resolve_device(recipe.device)
-    share, macs = 1.0, _count(recipe)[0]
+    device, share = resolve_device(recipe.device), 1.0
     factor = 2 * recipe.network.space_to_depth * 2 ** (len(recipe.network.multipliers) - 1)
     batch_size = recipe.batch_size
     if device.type == "cpu":
@@ -81,17 +80,11 @@ def _images_per_second(recipe: Recipe) -> float:
         batch_size = max(1, min(batch_size, int(PROBE_MACS / (macs * share))))
     learner = Learner(recipe, device)
     images = torch.zeros(batch_size, *recipe.geometry.shape, dtype=torch.uint8)
-    labels = torch.zeros(batch_size, dtype=torch.long)
-    return share * batch_size / _seconds_per_step(learner, Batch(images, labels, 0, np.arange(batch_size)))
-
-
-def _seconds_per_step(learner: Learner, batch: Batch) -> float:
-    """After one step that nobody times, because it sets things up."""
-    learner.step(batch)
-    learner.take_loss()
-    start, steps = time.perf_counter(), 0
+    batch = Batch(images, torch.zeros(batch_size, dtype=torch.long), 0, np.arange(batch_size))
+    start, steps = 0.0, -1  # the first step sets things up and is not timed
     while steps < 1 or time.perf_counter() - start < PROBE_SECONDS:
         learner.step(batch)
         learner.take_loss()  # waits for an accelerator
         steps += 1
-    return (time.perf_counter() - start) / steps
+        start = start or time.perf_counter()
+    return share * batch_size * steps / (time.perf_counter() - start)

@@ -52,13 +52,13 @@ def learning_rate(recipe: Recipe, images_seen: int) -> float:
 
 
 class Learner:
-    """The mutable heart of a run, on one device."""
+    """What changes in a run, on one device."""
 
     def __init__(self, recipe: Recipe, device: torch.device, class_names: tuple[str, ...] = ()) -> None:
         if recipe.network.linear == "alone":
             raise InputError(
-                'network.linear = "alone" has nothing to train: `ddpm tune linear --codec` measures such a model, and '
-                '"corrected" adds a network to it.'
+                'network.linear = "alone" has nothing to train: `ddpm tune codec linear --data SRC --out DIR` measures '
+                'such a model, and "corrected" adds a network to it.'
             )
         self.recipe = recipe
         self.class_names = class_names if recipe.network.classes else ()
@@ -76,31 +76,41 @@ class Learner:
         """Measure, before the first step, what a linear denoiser knows of the images."""
         if isinstance(self.network, LinearDenoiser):
             rows = np.unique(np.linspace(0, len(images) - 1, MEASURED).astype(np.int64))
-            for network in (self.network, self.ema):
-                assert isinstance(network, LinearDenoiser)
-                network.measure(images_to_x(torch.from_numpy(images.array(rows.tolist()))).to(self.device))
+            self.network.measure(images_to_x(torch.from_numpy(images.array(rows.tolist()))).to(self.device))
+            self.ema.load_state_dict(self.network.state_dict())
 
     def step(self, batch: Batch) -> None:
         """Learn from one batch."""
         try:
             self._learn(batch)
         except torch.OutOfMemoryError:
-            sentence = f"a batch of {len(batch.images)} is too large for {self.device}; a smaller batch_size would fit."
-            raise InputError(sentence) from None
+            raise InputError(
+                f"a batch of {len(batch.images)} is too large for the memory of {self.device}: choose a smaller "
+                "batch_size."
+            ) from None
 
     def _learn(self, batch: Batch) -> None:
         x0 = images_to_x(to_device(batch.images, self.device))
         classes = self.recipe.network.classes
         seed, position = self.recipe.seed, self.images_seen
         labels = None if batch.labels is None or not classes else to_device(self._dropped(batch.labels), self.device)
-        t, weights = self._levels(len(x0))
+        steps = self.recipe.process.steps
+        probabilities = level_probabilities(self.history) if len(self.history) else np.full(steps, 1 / steps)
+        t, weights = draw_levels(generator("level", seed, position), len(x0), probabilities)
         noise = torch.from_numpy(generator("noise", seed, position).standard_normal(tuple(x0.shape), "float32"))
         with self._dropout(), torch.autocast(self.device.type, torch.bfloat16, self.recipe.precision == "bfloat16"):
             losses = LOSSES[self.recipe.objective.loss](
                 self.denoiser, x0, t, noise=to_device(noise, self.device), labels=labels
             )
         loss = (losses * to_device(weights, self.device)).mean()
-        self._descend(loss)
+        self.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.training.clip_norm)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.recipe, position)
+        self.optimiser.step()
+        follow(self.ema, self.network, ema_decay(self.recipe, self.updates))
+        self.updates += 1
         if len(self.history):
             remember(self.history, t.numpy(), losses.detach().cpu().double().numpy())
         self.images_seen += len(x0)
@@ -113,12 +123,6 @@ class Learner:
             return labels
         drop = generator("label dropout", self.recipe.seed, self.images_seen).random(len(labels)) < share
         return labels.masked_fill(torch.from_numpy(drop), self.recipe.network.classes or 0)
-
-    def _levels(self, count: int) -> tuple[Tensor, Tensor]:
-        """One level per image, and the weight of its loss."""
-        steps = self.recipe.process.steps
-        probabilities = level_probabilities(self.history) if len(self.history) else np.full(steps, 1 / steps)
-        return draw_levels(generator("level", self.recipe.seed, self.images_seen), count, probabilities)
 
     def mean_loss(self) -> float:
         """The mean loss since take_loss, summed in float64."""
@@ -162,16 +166,6 @@ class Learner:
         self.images_seen = state["images_seen"]
         self.losses = [torch.tensor(loss, device=self.device) for loss in state["losses"]]
         self.history = state["history"].numpy() if "history" in state else self.history
-
-    def _descend(self, loss: Tensor) -> None:
-        self.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.training.clip_norm)
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.recipe, self.images_seen)
-        self.optimiser.step()
-        follow(self.ema, self.network, ema_decay(self.recipe, self.updates))
-        self.updates += 1
 
     def _dropout(self) -> contextlib.AbstractContextManager[None]:
         if not self.recipe.network.dropout:

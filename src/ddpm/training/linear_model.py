@@ -1,7 +1,7 @@
 """The linear codec: a model without a network, only the average, colours and cosine variances of images.
 
-It is a checkpoint like any other (network.linear = "alone"), so that it also samples and scores. The one called
-`linear` that comes with the package was made of the two photographs that come with scikit-learn.
+It is a checkpoint like any other (network.linear = "alone"), so it also samples and scores. The one called `linear`
+that comes with the package was made of the two photographs that come with scikit-learn.
 """
 
 from __future__ import annotations
@@ -24,19 +24,21 @@ TILE = 32
 MOST_TILES = 8192
 
 
-def linear_images(src: str) -> ImageSet:
+def linear_images(src: str | Path) -> ImageSet:
     """The images of a source if all have one size of at most 64 pixels a side, else tiles of 32 x 32 cut from them."""
-    return source_tiles(src, side=TILE, count=MOST_TILES)
+    return source_tiles(str(src), side=TILE, count=MOST_TILES)
 
 
 def make_linear(images: ImageSet, out: str | Path) -> Path:
     """Measure a linear model on images and write it as a checkpoint; the folder must not exist."""
     folder = Path(out)
     if folder.exists():
-        raise InputError(f"'{folder}' is there already; --out with another name would fit.")
+        raise InputError(f"'{folder}' is there already: name another folder with --out.")
     channels, height, width = images.geometry.shape
     if channels not in (1, 3):
-        raise InputError(f"the images in '{images.name}' have {channels} channels; grey (1) or RGB (3) would fit.")
+        raise InputError(
+            f"the images in '{images.name}' have {channels} channels; a linear model takes grey (1) or RGB (3)."
+        )
     table = {
         "data": images.name,
         "image": {"channels": channels, "height": height, "width": width},

@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpm.base.progress import Progress, progress_of
-from ddpm.base.tensors import Floats, Integers
+from ddpm.base.tensors import Floats, Integers, Pixels
 from ddpm.codec.codec_data import SIDECAR, CodecData, check_codes, read_codec_data, write_codec_data
 from ddpm.codec.mixture import SIXTEENTHS
 from ddpm.codec.trellis import fewest_bits
@@ -25,26 +24,26 @@ from ddpm.diffusion.schedule import Schedule
 from ddpm.errors import InputError
 from ddpm.likelihood.monte_carlo import Scoring
 from ddpm.model.checkpoint import check_tunable
-from ddpm.model.datasets import images_for, training_images
+from ddpm.model.datasets import training_images
 from ddpm.model.model import Model, checked_model
 from ddpm.model.scoring import scoring_for
 from ddpm.tuning.pixel_model_fit import fit_causal
 
 STOP_LOG_SNR = 3.9
-"""Where the chain ends and the pixel model takes over: noise of 18 grey levels, images of about 30 dB."""
+"""Where the chain ends and the pixel model begins: noise of 18 grey levels, images of about 30 dB."""
 STEP_BITS = 32
 """Divergence of a step, about; fewer bits a step mean more network calls and a little less rate."""
 SHORT = 0.75
-"""A last step of less than this share of it becomes part of the one before."""
+"""A last step of less than this share of STEP_BITS becomes part of the one before."""
 OVERHEAD = 1.12
 """Index bits for each bit of divergence, see trellis.py."""
 PROBED, PROBE_IMAGES = 40, 256
 IMAGES, PIXELS, DRAWS = 16384, 2**24, 2
-"""Images that the pixel model sees, and pixels of all of them, at most; guesses of each image where images are few."""
+"""Guesses that the pixel model is fitted on, and their pixels, at most; guesses of each image if images are few."""
 FIT_STEPS = 8000
 LEAST_IMAGES = 16
 HASHED = 2048
-"""Images whose hashes are kept, so that a comparison can refuse them."""
+"""Images whose hashes are kept, so that measuring on them can be refused."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,24 +79,24 @@ def tune_codec(
 ) -> CodecDataReport:
     """Make the codec data of a model, and store them beside its checkpoint; takes minutes.
 
-    data        None: the model's own training images; never those that a comparison compresses
+    data        None: the model's own training images; not those that the codec will be measured on
     fit_steps   of the pixel model's optimiser
     batch_size  images in a network call
-    force       replace data that are there: what was compressed with them can then no longer be read
+    force       replace codec data that are there: files compressed with them can then no longer be read
 
-    Errors (InputError): data that are there already, images of another geometry, too few of them, channels that the
-    codec cannot hold, a folder that cannot be written to.
+    Errors (InputError): codec data that are there already, images of another geometry, too few of them, channels that
+    the codec cannot hold, a folder that cannot be written to.
     """
     report_to = progress_of(progress)
     _check(checked_model(model), force=force)
-    images = training_images(model) if data is None else images_for(model, data, split="train")
+    images = training_images(model, data)
     if len(images) < LEAST_IMAGES:
-        raise InputError(f"{len(images)} images are too few to fit a codec on: it takes {LEAST_IMAGES}.")
+        raise InputError(f"'{images.name}' holds {len(images)} images; a codec is fitted on at least {LEAST_IMAGES}.")
     report_to.say(
         f"The codec data of '{model.source}' are made once, on {images.name}: {calls_made(model, images):,} network "
-        f"calls, then {fit_steps:,} steps of the pixel model; some minutes."
+        f"calls, then {fit_steps:,} steps of the pixel model, which takes some minutes."
     )
-    with SIDECAR.lock(model):  # two at once would make each other's files unreadable
+    with SIDECAR.lock(model):  # of two processes at once, the second finds the first one's data and stops
         _check(model, force=force)
         made = make_codec_data(model, images, seed=seed, batch_size=batch_size, fit_steps=fit_steps, progress=report_to)
         file = write_codec_data(model, made)
@@ -107,14 +106,14 @@ def tune_codec(
 
 
 def _check(model: Model, *, force: bool) -> None:
-    """Refuse a model whose codec data are there already, whatever they are (without force), or that can have none."""
+    """Raise InputError for a model that can have no codec data, or has some already (unless `force`)."""
     check_codes(model)
+    check_tunable(model.source)
     if SIDECAR.path(model).exists() and not force:
         raise InputError(
-            f"'{SIDECAR.path(model)}' is there, and without it the files made with it can no longer be read; --force "
-            "replaces it."
+            f"'{SIDECAR.path(model)}' is there already, and files compressed with it cannot be read without it: keep "
+            "it, or replace it with --force."
         )
-    check_tunable(model.source)
 
 
 def make_codec_data(
@@ -122,37 +121,31 @@ def make_codec_data(
 ) -> CodecData:
     """Everything, from images to integers."""
     with progress.stage("Network calls", calls_made(model, images)) as advance:
-        options: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "advance": advance}
-        levels, errors, bits = place_steps(scoring_for(model, images, limit=PROBE_IMAGES, **options))
-        guesses, pixels = training_guesses(scoring_for(model, images, limit=most_images(model), **options), levels[-1])
+        used, times = fitted_on(model, len(images))
+        probing, fitting = (
+            replace(scoring_for(model, images, limit=limit, seed=seed, batch_size=batch_size), advance=advance)
+            for limit in (PROBE_IMAGES, used)
+        )
+        levels, errors, bits = place_steps(probing)
+        guesses, pixels = training_guesses(fitting, levels[-1], times)
     with progress.stage("Pixel model", fit_steps) as advance:
         causal = fit_causal(guesses, pixels, steps=fit_steps, seed=seed, advance=advance)
-    return CodecData(
-        levels,
-        errors,
-        bits,
-        causal,
-        images.name,
-        images.fingerprint,
-        tuple(hashes(images.array(chosen_rows(len(images), HASHED, seed).tolist()))),
-        seed,
-    )
+    rows = chosen_rows(len(images), HASHED, seed).tolist()
+    parts = (images.array(rows[start : start + batch_size]) for start in range(0, len(rows), batch_size))
+    kept = tuple(one for part in parts for one in hashes(part))
+    return CodecData(images.name, images.fingerprint, seed, levels, errors, bits, causal, kept)
 
 
 def calls_made(model: Model, images: ImageSet) -> int:
-    """Network calls that measuring takes, at most."""
-    few = min(len(images), most_images(model))
-    return PROBED * min(len(images), PROBE_IMAGES) + few * draws(few)
+    """Network calls that measuring takes."""
+    probing = len(probed_levels(model.denoiser.process.schedule)) * min(len(images), PROBE_IMAGES)
+    return probing + math.prod(fitted_on(model, len(images)))
 
 
-def most_images(model: Model) -> int:
-    """Images that the pixel model sees at most: memory grows with their pixels."""
-    return max(LEAST_IMAGES, min(IMAGES, PIXELS // (model.geometry.height * model.geometry.width)))
-
-
-def draws(images: int) -> int:
-    """Guesses made of each image for the pixel model."""
-    return DRAWS if images * DRAWS <= IMAGES else 1
+def fitted_on(model: Model, count: int) -> tuple[int, int]:
+    """How many of `count` images the pixel model is fitted on, and guesses of each: memory grows with their pixels."""
+    most = max(LEAST_IMAGES, min(IMAGES, PIXELS // (model.geometry.height * model.geometry.width)))
+    return min(count, most), DRAWS if count * DRAWS <= most else 1
 
 
 def place_steps(scoring: Scoring) -> tuple[tuple[int, ...], tuple[float, ...], tuple[int, ...]]:
@@ -161,19 +154,16 @@ def place_steps(scoring: Scoring) -> tuple[tuple[int, ...], tuple[float, ...], t
     From T down, each step goes as far as STEP_BITS of divergence reach: D / 2 log2(1 + (SNR_s - SNR_t) w_t) bits.
     """
     schedule = scoring.denoiser.process.schedule
-    stop = stop_level(schedule)
-    even = np.linspace(schedule.log_snr[stop], schedule.log_snr[-1], PROBED)
-    places = np.interp(-even, -schedule.log_snr[stop:], np.arange(stop, schedule.steps + 1))
-    probed = np.unique(np.rint(places).astype(np.int64))
+    stop, probed = stop_level(schedule), probed_levels(schedule)
+    if stop == schedule.steps:
+        raise InputError("the process has no levels above the codec's last one: train with a noisier schedule.")
     measured = np.array([squared_error(scoring, int(level)) for level in probed])
     error = np.interp(np.arange(schedule.steps + 1), probed, measured)
 
-    def divergence(start: int, end: int | NDArray[np.int64]) -> Floats:
+    def divergence(start: int, end: int | Integers) -> Floats:
         rise = schedule.snr[end] - schedule.snr[start]
         return np.asarray(scoring.dimensions / 2 * np.log2(1 + rise * error[start]))
 
-    if stop == schedule.steps:
-        raise InputError("the process has no levels above the codec's last one; a noisier schedule would fit.")
     levels = [schedule.steps]
     while levels[-1] > stop:
         below = np.arange(stop, levels[-1])
@@ -188,6 +178,14 @@ def place_steps(scoring: Scoring) -> tuple[tuple[int, ...], tuple[float, ...], t
     return tuple(levels), tuple(float(error[level]) for level in levels), tuple(bits)
 
 
+def probed_levels(schedule: Schedule) -> Integers:
+    """Levels, rising, whose errors are measured: up to PROBED of them, uniform in the log-SNR down to the stop's."""
+    stop = stop_level(schedule)
+    even = np.linspace(schedule.log_snr[stop], schedule.log_snr[-1], PROBED)
+    places = np.interp(-even, -schedule.log_snr[stop:], np.arange(stop, schedule.steps + 1))
+    return np.unique(np.rint(places).astype(np.int64))
+
+
 def stop_level(schedule: Schedule) -> int:
     """The level nearest to the stop's log-SNR."""
     return 1 + int(np.argmin(np.abs(schedule.log_snr[1:] - STOP_LOG_SNR)))
@@ -195,16 +193,18 @@ def stop_level(schedule: Schedule) -> int:
 
 def squared_error(scoring: Scoring, level: int) -> float:
     """Mean squared error of x0 at one level, over all images, each once."""
-    total = 0.0
-    for clean, guess in _guessed(scoring, level, "codec errors", 0):
-        total += float(((clean - guess) ** 2).sum())
+    pairs = _guessed(scoring, level, "codec errors", 0)
+    total = sum(float(((clean - guess) ** 2).sum()) for clean, guess in pairs)
     return total / (len(scoring.images) * scoring.dimensions)
 
 
-def training_guesses(scoring: Scoring, level: int) -> tuple[Integers, NDArray[np.uint8]]:
-    """What the chain's last image may look like, for the pixel model: guesses and pixels, (N, C, H, W)."""
+def training_guesses(scoring: Scoring, level: int, times: int) -> tuple[Integers, Pixels]:
+    """What the chain's last image may look like, for the pixel model: guesses and pixels, (N, C, H, W).
+
+    times  guesses of each image
+    """
     guesses, pixels = [], []
-    for draw in range(draws(len(scoring.images))):
+    for draw in range(times):
         for _, guess in _guessed(scoring, level, "codec guesses", draw):
             guesses.append(((guess + 1) * (127.5 * SIXTEENTHS)).round().to(torch.int16))
         pixels.append(scoring.images.read(np.arange(len(scoring.images))))
@@ -212,9 +212,9 @@ def training_guesses(scoring: Scoring, level: int) -> tuple[Integers, NDArray[np
 
 
 def _guessed(scoring: Scoring, level: int, purpose: str, draw: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Clean images and what the network takes them for at one level, a batch at a time."""
+    """Clean images and the network's guesses of them at one level, a batch at a time."""
     count = len(scoring.images)
-    denoiser = replace(scoring.denoiser, threshold="static")  # as in the chain, whatever the network says
+    denoiser = replace(scoring.denoiser, threshold="static")  # as in the chain
     for start in range(0, count, scoring.batch_size):
         rows = np.arange(start, min(start + scoring.batch_size, count))
         x0, noise, labels = scoring.inputs(rows, rows + draw * count, purpose)

@@ -1,7 +1,7 @@
-"""What timesteps are judged by when they are tuned: how far samples drawn along them lie from real images.
+"""What timesteps are tuned to minimise: how far samples drawn along them lie from real images.
 
-Every sort of features is blind to something (a classifier's to contrast, raw pixels to texture), and a search finds
-what its judge does not see. So there may be several: the criterion is the geometric mean of their Fréchet distances.
+Features of any one kind miss something (a classifier's contrast, raw pixels texture), and a search exploits it. So
+there may be several: the criterion is the geometric mean of their Fréchet distances.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch import Tensor
 from ddpm.data import ImageSet
 from ddpm.data.subsets import chosen_rows
 from ddpm.errors import InputError
-from ddpm.metrics import Extractor, FrechetTo, features_of, moments, open_extractor
+from ddpm.metrics import Extractor, Statistics, features_of, frechet_distance, moments, open_extractor, statistics_of
 from ddpm.model.model import Model
 
-FIRST_SEED = 1_000_000_000  # of the samples looked at, far from those that people draw and judge
+FIRST_SEED = 1_000_000_000  # of the trials' samples, far from those that people draw and evaluate
 MOST_IMAGES = 10_000  # real ones compared with
 MOST_DIMENSIONS = 4096
 FEWEST = 64  # samples of a trial, and real images
@@ -36,7 +36,7 @@ class Criterion:
     seed     added to FIRST_SEED
     """
 
-    judges: tuple[tuple[Extractor, FrechetTo], ...]
+    judges: tuple[tuple[Extractor, Statistics], ...]
     samples: int = 1024
     seed: int = 0
 
@@ -46,33 +46,35 @@ class Criterion:
         return range(start, start + self.samples)
 
     def of(self, samples: Tensor) -> float:
-        """How far samples uint8 (B, C, H, W) lie from the real ones; 0 where they are no farther than rounding."""
+        """The distance of samples uint8 (B, C, H, W) to the real ones; a negative one (rounding) is 0."""
         batches = torch.split(samples, BATCH)
-        distances = [to.distance(moments(features_of(extractor, batches))) for extractor, to in self.judges]
+        distances = [
+            frechet_distance(moments(features_of(extractor, batches)), real) for extractor, real in self.judges
+        ]
         return math.prod(max(distance, 0.0) for distance in distances) ** (1 / len(distances))
 
     @property
     def data(self) -> str:
         """The source of the real images."""
-        return self.judges[0][1].reference.source
+        return self.judges[0][1].source
 
     def __str__(self) -> str:
         """In words, for the side file."""
         names = [f"{Path(extractor.name).name} ({extractor.sha256[:12]})" for extractor, _ in self.judges]
         mean = "geometric mean of the Fréchet distances" if len(names) > 1 else "Fréchet distance"
-        count = self.judges[0][1].reference.count
+        count = self.judges[0][1].count
         return f"{mean} of {self.samples} samples to {count} images of {self.data}, features {' and '.join(names)}"
 
 
 def criterion_on(
     model: Model, images: ImageSet, features: Sequence[str], *, samples: int = 1024, seed: int = 0
 ) -> Criterion:
-    """Judge by one sort of features or several, see distances.open_extractor, against up to MOST_IMAGES real images.
+    """A criterion of one or more kinds of features, see metrics.open_extractor, on up to MOST_IMAGES real images.
 
-    Errors (InputError): features that do not fit, or too many to compare; too few samples or images.
+    Errors (InputError): features of another geometry or too many dimensions; too few samples or images.
     """
     if not features:
-        raise InputError("no features were named to judge samples by: name pixels, or a file.")
+        raise InputError("name features to compare samples by: pixels, or the file of a torch.export program.")
     rows = chosen_rows(len(images), MOST_IMAGES, seed)
     if min(len(rows), samples) < FEWEST:
         raise InputError(f"{samples} samples and {len(rows)} images are too few to compare: it takes {FEWEST} of each.")
@@ -86,7 +88,6 @@ def criterion_on(
     real = torch.split(torch.from_numpy(images.array(rows.tolist())), BATCH)
     judges = []
     for extractor in extractors:
-        found = moments(features_of(extractor, real))
-        reference = found.statistics(extractor=extractor.sha256, fingerprint=images.fingerprint, source=images.name)
-        judges.append((extractor, FrechetTo(reference)))
+        about = {"extractor": extractor.sha256, "fingerprint": images.fingerprint, "source": images.name}
+        judges.append((extractor, statistics_of(features_of(extractor, real), **about)))
     return Criterion(tuple(judges), samples, seed)

@@ -9,12 +9,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ddpm.base.progress import Advance, unheard
 from ddpm.base.seeding import generator
-from ddpm.base.tensors import Integers
+from ddpm.base.tensors import Integers, Pixels
 from ddpm.base.units import LEVELS
 from ddpm.codec.mixture import LARGEST, SCALE_UNIT, SIXTEENTHS, SMALLEST
 from ddpm.codec.pixel_model import (
@@ -33,12 +32,12 @@ HIDDEN, COMPONENTS = 96, 4
 BATCH = 2048  # pixels of each channel a step
 LEARNING_RATE = 2e-3
 OFFSET = 8.0  # grey levels that an output of 1 moves a mean
-LARGEST_WEIGHT = 2**15 - 1
+LARGEST_WEIGHT, LARGEST_BIAS = 2**15 - 1, 2**40
 FLOOR = LEVELS / 2**TOTAL_BITS  # of all probabilities together
 
 
 class FloatLayers(nn.Module):
-    """Layers in floats: inputs in grey levels / 8 and so on, see causal.py for the units."""
+    """Layers in floats: inputs in grey levels / 8 and so on, see pixel_model.py for the units."""
 
     def __init__(self, inputs: int, seed: int) -> None:
         super().__init__()
@@ -65,20 +64,17 @@ class FloatLayers(nn.Module):
     def integers(self) -> Layers:
         """The same in integers."""
 
-        def whole(name: str, bits: int) -> NDArray[np.float64]:
-            value = torch.round(self.weights[name].detach().double() * 2.0**bits)
-            limit = LARGEST_WEIGHT if not name.endswith("bias") else 2**40
-            return np.asarray(value.clamp(-limit, limit).numpy())
-
-        return Layers(
-            whole("first", WEIGHT_BITS),
-            whole("first_bias", INPUT_BITS + WEIGHT_BITS),
-            whole("second", WEIGHT_BITS),
-            whole("second_bias", HIDDEN_BITS + WEIGHT_BITS),
-            whole("last", WEIGHT_BITS),
-            whole("last_bias", OUTPUT_BITS),
-            whole("skip", WEIGHT_BITS),
-        )
+        bits = {
+            "first_bias": INPUT_BITS + WEIGHT_BITS,
+            "second_bias": HIDDEN_BITS + WEIGHT_BITS,
+            "last_bias": OUTPUT_BITS,
+        }
+        found = {}
+        for name, weight in self.weights.items():
+            limit = LARGEST_BIAS if name in bits else LARGEST_WEIGHT
+            value = torch.round(weight.detach().double() * 2.0 ** bits.get(name, WEIGHT_BITS))
+            found[name] = value.clamp(-limit, limit).numpy()
+        return Layers(**found)
 
 
 def code_length(said: Tensor, guess: Tensor, level: Tensor) -> Tensor:
@@ -97,25 +93,21 @@ def code_length(said: Tensor, guess: Tensor, level: Tensor) -> Tensor:
 
 def fit_causal(
     guess: Integers,
-    pixels: NDArray[np.uint8],
+    pixels: Pixels,
     *,
     steps: int,
     seed: int = 0,
     advance: Advance = unheard,
 ) -> CausalModel:
     """Train on images (N, C, H, W) with their guesses, in sixteenths of a grey level; `steps` of the optimiser."""
-    channels = guess.shape[1]
-    canvas = Canvas.of(guess)
-    image, row, column = (part.ravel() for part in np.indices((len(guess), *guess.shape[2:])))
-    for channel in range(channels):
-        canvas.put(channel, image, row, column, pixels[image, channel, row, column].astype(np.int64))
+    count, channels, *size = guess.shape
+    canvas = Canvas.of(guess, pixels)
     models = [FloatLayers(width(channels, channel), seed + channel) for channel in range(channels)]
     optimiser = torch.optim.Adam([p for model in models for p in model.parameters()], lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps + 1, pct_start=0.1)
     draw = generator("causal", seed)
     for _ in range(steps):
-        chosen = draw.integers(len(image), size=BATCH)
-        place = image[chosen], row[chosen], column[chosen]
+        place = np.unravel_index(draw.integers(count * size[0] * size[1], size=BATCH), (count, *size))
         loss = torch.zeros(())
         for channel, model in enumerate(models):
             inputs = torch.from_numpy(canvas.inputs(channel, *place)).float()

@@ -1,6 +1,6 @@
 """A compass search under a budget: a step in one coordinate is kept if it helps, and steps are halved when none does.
 
-Kolda, Lewis & Torczon 2003, "Optimization by direct search", sec. 1.1. It needs no gradient and bears with noise.
+Kolda, Lewis & Torczon 2003, "Optimization by direct search", sec. 1.1. It needs no gradient and tolerates noise.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def compass(cost: Callable[[Point], float], start: Point, steps: Point, goes_on:
 
     steps    first step in each coordinate
     goes_on  whether the budget allows another round
-    ."""
+    """
     best, value, size = start, cost(start), 1.0
     while size >= SMALLEST_STEP and goes_on():
         before = value

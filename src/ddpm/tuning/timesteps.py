@@ -1,9 +1,9 @@
 """Tune the N timesteps of a short chain for a model, by the distance of its samples to real images.
 
-A trial draws some samples, always of the same seeds, and takes their distance to training images (criterion.py). What
-is tried are the spacings by name; then curves of the family of Karras et al. 2022, eq. 5, with the first and the last
-level, the bend and the sampler's own coefficients free (sigma^bend falls uniformly: 1 / 7 is their choice, 0 is uniform
-in the log-SNR); then each level by itself. The search is in search.py.
+A trial draws some samples, always of the same seeds, and takes their distance to training images (criterion.py).
+Tried are the spacings by name; then curves of the family of Karras et al. 2022, eq. 5, with the first and the last
+level, the bend and eta free (sigma^bend falls uniformly: 1 / 7 is their choice, 0 is uniform in the log-SNR); then each
+level by itself. The search is in search.py.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from ddpm.diffusion.schedule import Schedule
 from ddpm.errors import DamagedFile, InputError, WrongModel
 from ddpm.generation.draw import draw, plan_for
 from ddpm.model.checkpoint import check_tunable
-from ddpm.model.datasets import images_for, training_images
+from ddpm.model.datasets import training_images
 from ddpm.model.model import Model, checked_model
 from ddpm.model.scoring import check_fits
-from ddpm.model.timesteps import TunedTimesteps, add_timesteps, read_timesteps
-from ddpm.samplers import SPACINGS, Plan, Sampling, Tuned, plan
+from ddpm.model.timesteps import SIDECAR, TunedTimesteps, add_timesteps
+from ddpm.samplers import SPACINGS, Sampling, Tuned, plan
 from ddpm.samplers.plan import DEFAULT_ETA, ETA, FAST, TUNED
 from ddpm.samplers.spacing import spaced
 from ddpm.tuning.criterion import Criterion, criterion_on
@@ -60,15 +60,14 @@ class Curve:
 
     @classmethod
     def usual(cls, schedule: Schedule, sampler: str) -> Curve:
-        """Where a search begins: from 0.85 T, where little is to be seen, to 0.03 T."""
-        ends = [_log_snr(schedule, max(1.0, share * schedule.steps)) for share in (0.85, 0.03)]
+        """Where a search begins: from 0.85 T, where little of the image is left, to 0.03 T."""
+        ends = [schedule.log_snr_at(max(1.0, share * schedule.steps)) for share in (0.85, 0.03)]
         return cls(ends[0], ends[1], 1 / 7, DEFAULT_ETA.get(sampler))
 
 
 def levels_at(schedule: Schedule, log_snrs: Floats, eta: float | None) -> Tuned:
     """Levels at falling log-SNRs, kept inside the process."""
-    inside = np.clip(log_snrs, schedule.log_snr[-1], schedule.log_snr[1]).tolist()
-    return Tuned(tuple(round(schedule.level_at(value), 3) for value in inside), eta)
+    return Tuned(tuple(round(schedule.level_at(value), 3) for value in log_snrs.tolist()), eta)
 
 
 @dataclass
@@ -146,7 +145,7 @@ def tune_timesteps(
 
     data        None: the model's own training images; never those that samples will be compared with
     steps       numbers of levels, each tuned by itself; `sample` with so many steps uses them
-    features    what samples are judged by, see metrics.open_extractor; of several, the geometric mean counts
+    features    that samples are compared by, see metrics.open_extractor; of several, the geometric mean counts
     trials      for each number of steps, each of so many `samples`
     batch_size  samples drawn at a time
 
@@ -155,12 +154,12 @@ def tune_timesteps(
     report_to = progress_of(progress)
     numbers = sorted(set(steps))
     check_tuning(checked_model(model), sampler, numbers, trials)
-    images = training_images(model) if data is None else images_for(model, data, split="train")
+    images = training_images(model, data)
     check_fits(model, images)
     criterion = criterion_on(model, images, features, samples=samples, seed=seed)
-    most = sum(most_calls(model, sampler, number, trials=trials, samples=samples) for number in numbers)
+    calls = sum(plan_for(model, Sampling(sampler, number, "uniform")).calls for number in numbers) * trials * samples
     report_to.say(
-        f"Timesteps for {sampler}: up to {trials} trials of {samples:,} samples each, {most:,} network calls."
+        f"Timesteps for {sampler}: up to {trials} trials of {samples:,} samples each, {calls:,} network calls."
     )
     found, curve, file = [], None, Path()
     with report_to.stage("Sampling", trials * samples * sum(numbers)) as advance:
@@ -179,28 +178,30 @@ def search_timesteps(
     sampler: str,
     steps: int,
     *,
-    trials: int = 32,
+    trials: int,
+    batch_size: int,
     start: Curve | None = None,
-    batch_size: int = 64,
     advance: Advance = unheard,
 ) -> tuple[TunedTimesteps, Curve]:
     """N = steps levels for one sampler; also the best curve, a start for a similar N.
 
-    trials    at most; the network calls are trials x samples x those of the chain
-    advance   told after every step of a batch how many images are in it
+    trials   at most; the network calls are trials x samples x those of the chain
+    advance  told after every step of a batch how many images are in it
     """
     schedule = model.denoiser.process.schedule
     calls = 0
 
     def cost(tuned: Tuned) -> float:
         nonlocal calls
-        how = trial_plan(schedule, sampler, tuned)
+        how = plan(Sampling(sampler, len(tuned.levels), TUNED), schedule, tuned)
         calls += how.calls * criterion.samples
         return criterion.of(draw(model, criterion.seeds(), how, batch_size=batch_size, advance=advance))
 
     start = start or Curve.usual(schedule, sampler)
     trial = Trials(cost, trials)
-    named = {name: trial(named_levels(schedule, name, steps, start)) for name in SPACINGS}
+    named = {
+        name: trial(Tuned(tuple(spaced(schedule, name, steps).levels[1:].tolist()), start.eta)) for name in SPACINGS
+    }
     curve = _search_curve(trial, schedule, steps, start, sampler)
     _search_levels(trial, schedule)
     best_named = min(named, key=named.__getitem__)
@@ -221,29 +222,19 @@ def search_timesteps(
     return found, curve
 
 
-def named_levels(schedule: Schedule, name: str, steps: int, start: Curve) -> Tuned:
-    """A spacing by name, with a curve's coefficients."""
-    return Tuned(tuple(spaced(schedule, name, steps).levels[1:].tolist()), start.eta)
-
-
 def check_tuning(model: Model, sampler: str, steps: Sequence[int], trials: int) -> None:
-    """Refuse, before any sample is drawn, what cannot be tuned."""
+    """Refuse, before any sample is drawn, a model or settings that cannot be tuned."""
     if model.recipe.objective.prediction == "mean":
-        raise InputError(f"'{model.source}' predicts the mean, at whole levels only; tuned ones lie between them.")
+        raise InputError(f"'{model.source}' predicts the mean, at whole levels only: tune a model of eps, x0 or v.")
     if not steps:
         raise InputError("name the numbers of steps to tune for, such as 5, 8, 10.")
     check_tunable(model.source)
     if trials < len(SPACINGS) + 1:
-        raise InputError(f"{trials} trials are too few to search: it takes {len(SPACINGS) + 1}.")
+        raise InputError(f"trials must be at least {len(SPACINGS) + 1}, not {trials}.")
     for number in steps:
-        plan_for(model, Sampling(sampler, number, "karras"))  # steps that do not fit, or a variance
-    with suppress(DamagedFile, WrongModel):  # which new levels replace; those of a newer ddpm they do not
-        read_timesteps(model)
-
-
-def trial_plan(schedule: Schedule, sampler: str, tuned: Tuned) -> Plan:
-    """Draw along given levels."""
-    return plan(Sampling(sampler, len(tuned.levels), TUNED), schedule, tuned)
+        plan_for(model, Sampling(sampler, number, "karras"))  # too many steps, or a variance
+    with suppress(DamagedFile, WrongModel):  # new levels replace such a file, but not one of a newer ddpm
+        SIDECAR.read(model)
 
 
 def _search_curve(trial: Trials, schedule: Schedule, steps: int, start: Curve, sampler: str) -> Curve:
@@ -261,7 +252,7 @@ def _search_curve(trial: Trials, schedule: Schedule, steps: int, start: Curve, s
 
 def _search_levels(trial: Trials, schedule: Schedule) -> None:
     assert trial.best is not None
-    log_snrs = np.array([_log_snr(schedule, level) for level in trial.best.levels])
+    log_snrs = np.array([schedule.log_snr_at(level) for level in trial.best.levels])
     gap = float(np.abs(np.diff(log_snrs)).mean()) if len(log_snrs) > 1 else 1.0
     eta = trial.best.eta
     compass(
@@ -270,13 +261,3 @@ def _search_levels(trial: Trials, schedule: Schedule) -> None:
         (gap / 4,) * len(log_snrs),
         lambda: trial.spent < trial.budget,
     )
-
-
-def _log_snr(schedule: Schedule, level: float) -> float:
-    return -float(np.interp(level, schedule.levels[1:], -schedule.log_snr[1:]))
-
-
-def most_calls(model: Model, sampler: str, steps: int, *, trials: int, samples: int) -> int:
-    """Network calls that tuning takes at most."""
-    how = plan(Sampling(sampler, steps), model.denoiser.process.schedule)
-    return trials * samples * how.calls

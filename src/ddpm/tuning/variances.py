@@ -24,7 +24,7 @@ from ddpm.diffusion.optimal_variance import Measured
 from ddpm.errors import InputError
 from ddpm.likelihood.monte_carlo import Calls, Scoring, balanced
 from ddpm.model.checkpoint import check_tunable
-from ddpm.model.datasets import images_for, training_images
+from ddpm.model.datasets import training_images
 from ddpm.model.model import Model, checked_model
 from ddpm.model.scoring import scoring_for
 from ddpm.model.variances import Variances, write_variances
@@ -40,7 +40,7 @@ FINEST, COARSEST, GRID = 0.25, 4.0, 17  # standard deviations tried, over the ro
 
 @dataclass(frozen=True, eq=False)
 class VarianceReport:
-    """What `ddpm.tune_variance` returns: the file it wrote, and what is in it."""
+    """What `ddpm.tune_variance` returns: the file it wrote, and its content."""
 
     file: Path
     found: Variances
@@ -53,7 +53,7 @@ class VarianceReport:
             "data": self.found.data,
             "calls": self.found.calls,
             "sigma_1": math.exp(self.found.measured.decoder_log_variance[1] / 2),
-            "sigma_1_at_floor": decoder_at_floor(self.found.measured),
+            "sigma_1_at_floor": bool(self.found.measured.decoder_log_variance[1] <= 2 * math.log(FLOOR) + 1e-9),
             "rmse_1": GREY_LEVELS * math.sqrt(self.found.measured.squared_error[1]),
         }
 
@@ -88,15 +88,18 @@ def tune_variance(
     Errors (InputError): images of another geometry or class set, too few calls, a checkpoint that cannot be written to.
     """
     report_to = progress_of(progress)
-    each = _each(checked_model(model).recipe.process.steps, calls)
+    steps = checked_model(model).recipe.process.steps
+    least = calls_needed(steps, 1)
+    each = CALLS_PER_LEVEL if calls is None else calls // least
+    if each < 1:
+        raise InputError(f"calls must be at least {least}, to reach every level, not {calls}.")
     check_tunable(model.source)
-    images = training_images(model) if data is None else images_for(model, data, split="train")
-    steps = model.recipe.process.steps
+    images = training_images(model, data)
     used = each * max(COMMON, steps - DECODER_LEVELS)  # each image of the pool at least once
     scoring = scoring_for(model, images, limit=min(POOL, used), seed=seed, batch_size=batch_size)
     report_to.say(f"Variances on {images.name}, {model.weights} weights of {model.source}.")
-    with report_to.stage("Network calls", calls_needed(steps, each)) as advance:
-        measured = measure(replace(scoring, advance=advance), each)
+    with scoring.shown(report_to, "Network calls", calls_needed(steps, each)) as counted:
+        measured = measure(counted, each)
     variances = Variances(
         measured,
         images.name,
@@ -106,14 +109,6 @@ def tune_variance(
         calls_needed(steps, each),
     )
     return VarianceReport(write_variances(model, variances), variances)
-
-
-def _each(steps: int, calls: int | None) -> int:
-    least = calls_needed(steps, 1)
-    each = CALLS_PER_LEVEL if calls is None else calls // least
-    if each < 1:
-        raise InputError(f"{calls} network calls do not reach every level: it takes {least}.")
-    return each
 
 
 def calls_needed(steps: int, each: int) -> int:
@@ -128,11 +123,9 @@ def measure(scoring: Scoring, each: int = 32) -> Measured:
     scoring  along the full process; never on images that will be scored
     each     network calls per level, at least 1; the first DECODER_LEVELS get COMMON times as many
 
-    Above the first levels the error is smoothed over neighbouring levels: whoever picks levels by a table of raw errors
-    picks their noise.
+    Above the first levels the error is smoothed over neighbouring levels, because the best levels chosen by a table of
+    raw errors would follow their noise.
     """
-    if each < 1:
-        raise InputError(f"there must be at least 1 network call a level, not {each}.")
     steps = scoring.chain.steps
     first = min(DECODER_LEVELS, steps)
     draw = generator("measure", scoring.seed)
@@ -166,7 +159,7 @@ def _smooth(values: Floats, levels: Integers) -> Floats:
 def _fit_decoder(scoring: Scoring, calls: Calls, level: int) -> tuple[float, float, float]:
     """The squared error at one level, and the log-variance of p(x_0 | x_level) that costs least, and what it costs."""
     chain = scoring.chain.subset([level])
-    denoiser = replace(scoring.denoiser, variance="small")  # only its mean is looked at
+    denoiser = replace(scoring.denoiser, variance="small")  # only its mean is used
     pairs: list[tuple[Tensor, Tensor]] = []
     for start in range(0, len(calls.steps), scoring.batch_size):
         here = slice(start, start + scoring.batch_size)
@@ -198,11 +191,6 @@ def _least(cost: Callable[[float], float], rmse: float) -> tuple[float, float]:
         if cost(vertex) < middle:
             return 2 * float(vertex), cost(vertex)
     return 2 * float(tried[best]), float(costs[best])
-
-
-def decoder_at_floor(measured: Measured) -> bool:
-    """Whether the last step's variance was stopped by the floor."""
-    return bool(measured.decoder_log_variance[1] <= 2 * np.log(FLOOR) + 1e-9)
 
 
 def _second_moment(scoring: Scoring, images: np.ndarray) -> float:
