@@ -41,19 +41,13 @@ from ddpm.base.units import x_to_images
 from ddpm.data import ImageSet
 from ddpm.generation.draw import plan_for, protocol
 from ddpm.generation.resumable import Drawing
-from ddpm.metrics import (
-    Statistics,
-    features_of,
-    frechet_difference,
-    frechet_distance,
-    frechet_estimate,
-    kernel_estimate,
-    moments,
-    open_extractor,
-    statistics_of,
-)
+from ddpm.metrics.extractors import open_extractor
+from ddpm.metrics.features import features_of
+from ddpm.metrics.frechet import frechet_difference, frechet_distance, frechet_estimate
+from ddpm.metrics.kernel import kernel_estimate
+from ddpm.metrics.statistics import Statistics, moments, statistics_of
 from ddpm.model.model import Model
-from ddpm.samplers import Sampling
+from ddpm.samplers.plan import Sampling
 
 MODEL = "models/fashion-mnist"
 CELLS = Path("runs/samplers")

@@ -24,7 +24,7 @@ from record import write_result
 import ddpm
 from ddpm.generation.draw import draw, plan_for
 from ddpm.model.model import Model
-from ddpm.samplers import Sampling
+from ddpm.samplers.plan import Sampling
 
 BATCH = 64
 BETAS = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}

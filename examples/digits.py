@@ -1,7 +1,7 @@
 """The whole cycle on scikit-learn's handwritten digits: train, sample, score, compress. Some minutes on two CPU cores.
 
-    python examples/digits.py                   everything goes into runs/example
-    python examples/digits.py FOLDER --images 500k --seeds 64
+python examples/digits.py                   everything goes into runs/example
+python examples/digits.py FOLDER --images 500k --seeds 64
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ ddpm.save_grid(samples, given.folder / "samples.png")
 ddpm.tune_variance(model)
 likelihood = ddpm.evaluate_likelihood(model, "digits:test", variance="optimal")
 distances = ddpm.evaluate_fid(samples, "digits:test", features="pixels")
-print(f"{likelihood.bound.total.value:.3f} ± {likelihood.bound.total.error:.3f} bits/dim, FID {distances.fid.value:.2f}")
+print(
+    f"{likelihood.bound.total.value:.3f} ± {likelihood.bound.total.error:.3f} bits/dim, FID {distances.fid.value:.2f}"
+)
 
 # Compress one of them to real bytes, and read a prefix and the whole of them back.
 ddpm.tune_codec(model, fit_steps=500)

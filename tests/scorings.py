@@ -29,7 +29,7 @@ from ddpm.likelihood.monte_carlo import Scoring
 from ddpm.model.checkpoint import load_model, write_checkpoint
 from ddpm.model.model import Model, build_network
 from ddpm.model.recipe import make_recipe
-from ddpm.samplers import Sampling
+from ddpm.samplers.plan import Sampling
 
 SHAPE = (1, 2, 4)
 SPREAD = 0.3  # standard deviation of the pixels of `pixels`, on the scale of [-1, 1]

@@ -31,8 +31,8 @@ from ddpm.diffusion.schedule import VARIANCES
 from ddpm.model.checkpoint import WEIGHTS
 from ddpm.model.model import build_network
 from ddpm.model.recipe import Recipe, load_recipe, recipe_names, resolve
-from ddpm.samplers import SAMPLERS, SPACINGS
-from ddpm.samplers.plan import TUNED
+from ddpm.samplers.plan import SAMPLERS, TUNED
+from ddpm.samplers.spacing import SPACINGS
 
 PROJECT = Path(__file__).resolve().parents[1]
 TEXTS = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]

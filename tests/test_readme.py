@@ -15,19 +15,19 @@ import numpy as np
 import pytest
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from PIL import Image
-from test_docs import PROJECT, blocks, commands, read
 from typer.testing import CliRunner
 
 import ddpm
 from ddpm.cli import app
+from test_docs import PROJECT, blocks, commands, read
 
 README = PROJECT / "README.md"
-TINY = "train_images=32 batch_size=16 network.channels=32 network.blocks=1 process.steps=40"
+TINY = "train_images=16 batch_size=16 network.channels=32 network.blocks=1 process.steps=40"
 SMALLER = (
     (r"^(sample .*)--seeds 0-\d+", r"\1--seeds 0-3"),
     (r"^(evaluate fid .*)--seeds 0-\d+", r"\1--seeds 0-63"),
     (r"^(evaluate memorisation .*)", r"\1 --seeds 0-15 --steps 10"),
-    (r"^(evaluate likelihood .*)", r"\1 --calls 256 --solver-steps 3 --limit 32"),
+    (r"^(evaluate likelihood .*)", r"\1 --calls 256 --solver-steps 1 --limit 4"),
     (r"^(evaluate codec .*)", r"\1 --limit 8"),
     (r"^(tune variance .*)", r"\1 --calls 400"),
     (r"^(tune codec .*)", r"\1 --fit-steps 20"),
@@ -116,7 +116,9 @@ def test_python_of_the_readme_runs(folder: Path, monkeypatch: pytest.MonkeyPatch
     block = block.replace('train_images="50k"', f"**nested({TINY!r})").replace("range(256)", "range(64)")
     block = block.replace("tune_codec(model)", "tune_codec(model, fit_steps=20)")
     block = block.replace("trials=8, samples=128", "trials=5, samples=64")
-    block = block.replace("tune_variance(model)", "tune_variance(model, calls=400)").replace("rate=True", "rate=True, calls=256")
+    block = block.replace("tune_variance(model)", "tune_variance(model, calls=400)").replace(
+        "rate=True", "rate=True, calls=256"
+    )
     exec(compile(block, "README.md", "exec"), {"nested": nested})
 
 

@@ -51,7 +51,9 @@ from ddpm.generation.draw import draw_progressively, labels_for, plan_for
 from ddpm.likelihood.ode_bound import ode_bound
 from ddpm.likelihood.rate_distortion import estimate_rate_distortion
 from ddpm.model.scoring import scoring_for
-from ddpm.samplers import SAMPLERS, SPACINGS, Sampling, trajectory
+from ddpm.samplers.plan import SAMPLERS, Sampling
+from ddpm.samplers.spacing import SPACINGS
+from ddpm.samplers.trajectory import trajectory
 
 ROOT = Path(ddpm.__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "codec" / "golden"

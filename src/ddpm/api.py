@@ -48,7 +48,7 @@ from ddpm.model.checkpoint import load_model as load
 from ddpm.model.datasets import recipe_images, training_images
 from ddpm.model.model import Model, checked_model
 from ddpm.model.recipe import Recipe, changed, load_recipe, resolve
-from ddpm.samplers import Sampling, SamplingOptions
+from ddpm.samplers.plan import Sampling, SamplingOptions
 from ddpm.training import Cost, estimate_cost, linear_images, make_linear
 from ddpm.training import train as train_run
 from ddpm.tuning import CodecDataReport, tune_codec, tune_timesteps, tune_variance
@@ -309,7 +309,7 @@ def _codec(model: Model, progress: Progress, *, make: bool) -> Codec:
     return make_codec(model, data)
 
 
-# ---- every verb checks the types of its arguments ---------------------------------------------------------------------
+# ---- every verb checks the types of its arguments -------------------------------------------------------------------
 
 _ADVICE = {"model": "; ddpm.load(path) returns one", "recipe": "; ddpm.recipe(name) returns one"}
 _POSITIVE = ("batch_size", "columns", "count", "fit_steps")

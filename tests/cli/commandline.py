@@ -77,7 +77,7 @@ def type_in(*words: str | Path) -> Done:
     with (
         mock.patch.object(sys, "argv", ["ddpm", *typed]),
         mock.patch.object(warnings, "showwarning", warnings.showwarning),
-        mock.patch.object(typer.main, "get_command", lambda app: ROOT),  # which Typer would build anew each time
+        mock.patch.object(typer.main, "get_command", return_value=ROOT),  # which Typer would build anew each time
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):

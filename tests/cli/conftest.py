@@ -9,7 +9,7 @@ import pytest
 from commandline import TINY, done
 from PIL import Image
 
-from ddpm.networks import UNet
+from ddpm.networks.unet import UNet
 
 
 @pytest.fixture(autouse=True)

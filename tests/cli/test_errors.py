@@ -210,12 +210,11 @@ def test_images_that_cannot_be_used_are_named(source: str, digits_run: Path):
 
 @pytest.mark.usefixtures("inputs", "no_calls")
 def test_sizes_that_are_suggested_can_be_given():
+    words = "train small --out new --set network.multipliers=[1,1,1,1,1] --data"
     for data in ("mixed", "big.npy"):
-        said = refused(f"train small --data {data} --out new --set network.multipliers=[1,1,1,1,1]", "--size")
-        size = said.split("--size ")[1].split()[0].rstrip(",.;:")
+        size = refused(f"{words} {data}", "--size").split("--size ")[1].split()[0].rstrip(",.;:")
         assert size.replace("x", "").isdecimal()
-        refused(f"train small --data {data} --size {size} --out new --set network.multipliers=[1,1,1,1,1] --set batch_size=0",
-                "batch_size")  # fmt: skip
+        refused(f"{words} {data} --size {size} --set batch_size=0", "batch_size")  # and nothing of the size
 
 
 @pytest.mark.usefixtures("inputs", "no_calls")

@@ -12,7 +12,7 @@ from commandline import COMMANDS, CONTROL, done, type_in
 
 import ddpm
 from ddpm.base.progress import Progress
-from ddpm.samplers import Sampling
+from ddpm.samplers.plan import Sampling
 
 
 class Report:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import ddpm
-from ddpm.networks import UNet
+from ddpm.networks.unet import UNet
 
 FEW = ("--steps", "3", "--batch-size", "4")
 

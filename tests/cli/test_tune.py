@@ -24,8 +24,15 @@ def added(run: Path, before: dict[str, str]) -> set[str]:
     return {path for path in after.keys() - before.keys() if not Path(path).name.startswith(".")}
 
 
-@pytest.mark.parametrize(("kind", "weights", "file"), [("variance", "raw", "raw"), ("timesteps", "ema", "averaged"),
-                                                       ("codec", "raw", "raw"), ("codec", "ema", "averaged")])  # fmt: skip
+CASES = [
+    ("variance", "raw", "raw"),
+    ("timesteps", "ema", "averaged"),
+    ("codec", "raw", "raw"),
+    ("codec", "ema", "averaged"),
+]
+
+
+@pytest.mark.parametrize(("kind", "weights", "file"), CASES)
 def test_one_file_is_added_and_named_and_the_same_question_has_the_same_answer(
     kind: str, weights: str, file: str, run: Path
 ):

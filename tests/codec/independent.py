@@ -16,14 +16,15 @@ from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import load_file
-
-from ddpm.base.tensors import Floats, Pixels
 
 LOSSLESS, GREY, STORED, SEEDS, CLASS = 1, 2, 4, 8, 16
 START, ORDER, SIGNS, CODEBOOK = 1, 2, 3, 4
 WORD = 2**64 - 1
 
+Floats = NDArray[np.float64]
+Pixels = NDArray[np.uint8]
 Guesses = list[list[list[int]]]
 
 

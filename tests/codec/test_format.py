@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from ddpm.codec import encode as encoding
 from ddpm.codec.codec_data import Codec
 from ddpm.codec.decode import open_file
 from ddpm.diffusion.schedule import make_schedule
-from ddpm.errors import DamagedFile, PartialImageWarning, WrongModel
+from ddpm.errors import DamagedFile, InputError, PartialImageWarning, WrongModel
 from ddpm.model.model import Model
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "format.md"
@@ -127,12 +128,36 @@ def test_both_decoders_refuse_the_same(model: Model, wide: Pixels):
             ddpm.decompress(model, bad)
 
 
+def steps_of(linear: Codec, data: bytes) -> list[np.ndarray]:
+    """The index bits of each step of a file of one tile."""
+    return np.split(open_file(linear, data).packet.bits, np.cumsum(linear.chain.bits)[:-1])
+
+
+@pytest.mark.parametrize("steps", [1, 25])
+def test_flow_follows_the_ode_of_the_second_decoder(steps: int, model: Model, linear: Codec, files: dict[str, bytes]):
+    """DDIM without noise from a state, over the levels of the codec and then over halves."""
+    data, second = files["colour"], independent.open_model(FOLDER)
+    x = independent.walk(second, [row.tolist() for row in steps_of(linear, data)[:steps]], 0, 0)
+    levels = second.side["levels"][steps:]
+    while levels[-1] > 1:
+        levels.append(levels[-1] // 2)
+    for here, following in itertools.pairwise([*levels, 0]):
+        x0 = independent.clean(second, x, here)
+        a, b = second.abar[here], second.abar[following]
+        x = b**0.5 * x0 + (1 - b) ** 0.5 * (x - a**0.5 * x0) / (1 - a) ** 0.5
+    size = reached(data) + -(-sum(linear.chain.bits[:steps]) // 8)
+    found = ddpm.decompress(model, data, most_bytes=size, reconstruct="flow")
+    assert np.abs(np.clip(np.rint((x + 1) * 127.5), 0, 255)[:, :6, :10] - found).max() <= 1
+    assert (found != ddpm.decompress(model, data, most_bytes=size)).any()
+
+
+def test_unknown_reconstruction_is_refused(model: Model, files: dict[str, bytes]):
+    with pytest.raises(InputError, match="median"):
+        ddpm.decompress(model, files["colour"], reconstruct="median")
+
+
 def test_guesses_of_both_decoders_differ_by_a_hundredth_of_the_margin_at_most(linear: Codec, files: dict[str, bytes]):
-    data = files["colour"]
-    bits, rows, place = open_file(linear, data).packet.bits, [], 0
-    for count in linear.chain.bits:
-        rows.append(bits[place : place + count])
-        place += count
+    rows = steps_of(linear, files["colour"])
     start = linear.chain.start([(0, 0)], (3, 32, 32))
     steps = np.array([len(rows)])
     ours = linear.chain.clean(linear.chain.decode([row[None] for row in rows], start, steps), steps)[0].numpy()

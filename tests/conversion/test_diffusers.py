@@ -30,7 +30,7 @@ from ddpm.diffusion.schedule import make_schedule
 from ddpm.model.checkpoint import read_config
 from ddpm.model.model import Model
 from ddpm.model.recipe import Recipe, changed
-from ddpm.samplers import ancestral
+from ddpm.samplers.ancestral import ancestral
 from ddpm.training import learner as learner_module
 from ddpm.training.learner import Learner
 

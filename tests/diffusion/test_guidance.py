@@ -23,7 +23,8 @@ from ddpm.errors import InputError
 from ddpm.generation.draw import labels_for, plan_for
 from ddpm.model.model import Model, build_network
 from ddpm.model.recipe import Recipe, make_recipe, resolve
-from ddpm.samplers import SAMPLERS, Sampling, trajectory
+from ddpm.samplers.plan import SAMPLERS, Sampling
+from ddpm.samplers.trajectory import trajectory
 from ddpm.training.learner import Learner
 from scorings import RECIPE, drawn, merged, stored_model
 

@@ -28,18 +28,14 @@ from ddpm.evaluation.fid_report import FidReport
 from ddpm.evaluation.samples import Samples, given_samples, model_samples, written
 from ddpm.generation.draw import plan_for, protocol
 from ddpm.generation.resumable import Drawing
-from ddpm.metrics import (
-    Distance,
-    Extractor,
-    Statistics,
-    frechet_estimate,
-    kernel_estimate,
-    load_statistics,
-    open_extractor,
-    statistics_of,
-)
+from ddpm.metrics.extractors import open_extractor
+from ddpm.metrics.features import Extractor
+from ddpm.metrics.frechet import frechet_estimate
+from ddpm.metrics.jackknife import Distance
+from ddpm.metrics.kernel import kernel_estimate
+from ddpm.metrics.statistics import Statistics, load_statistics, statistics_of
 from ddpm.model.model import Model
-from ddpm.samplers import Sampling
+from ddpm.samplers.plan import Sampling
 from scorings import image_set, pixels, stored_model
 
 SHAPE = (1, 8, 8)

@@ -35,7 +35,7 @@ from ddpm.generation.draw import draw, labels_for, plan_for, protocol
 from ddpm.generation.image_folder import FORMAT, open_image_folder, protocol_of, seeds_in
 from ddpm.generation.resumable import Drawing
 from ddpm.model.model import Model
-from ddpm.samplers import Plan, Sampling, plan
+from ddpm.samplers.plan import Plan, Sampling, plan
 from scorings import stored_model
 
 SAMPLING = Sampling(steps=3)

@@ -17,7 +17,7 @@ from ddpm.generation.image_folder import open_image_folder, protocol_of
 from ddpm.generation.save import SLOTS, save_samples
 from ddpm.model.model import Model
 from ddpm.model.timesteps import TunedTimesteps, add_timesteps
-from ddpm.samplers import Sampling
+from ddpm.samplers.plan import Sampling
 from scorings import stored_model
 
 FEW: dict[str, Any] = {"steps": 3, "sampler": "ddim"}

@@ -20,7 +20,7 @@ from ddpm.diffusion.denoiser import LEARNED, REVERSE_VARIANCES, Denoiser
 from ddpm.diffusion.optimal_variance import Measured
 from ddpm.diffusion.process import PREDICTIONS, Process
 from ddpm.diffusion.schedule import make_schedule
-from ddpm.networks import UNet
+from ddpm.networks.unet import UNet
 
 T, CHANNELS, HEIGHT, WIDTH = 60, 2, 2, 3
 THRESHOLD = {False: "none", True: "static"}

@@ -17,7 +17,10 @@ from torch.export import Dim, export, save
 
 from ddpm.base.geometry import Geometry
 from ddpm.errors import InputError
-from ddpm.metrics import FEATURES, features_of, frechet_distance, open_extractor, statistics_of
+from ddpm.metrics.extractors import FEATURES, open_extractor
+from ddpm.metrics.features import features_of
+from ddpm.metrics.frechet import frechet_distance
+from ddpm.metrics.statistics import statistics_of
 
 CPU = torch.device("cpu")
 COLOUR = Geometry(3, 9, 12)

@@ -11,7 +11,8 @@ from mpmath import matrix, mp  # comes with torch, by way of sympy
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from ddpm.errors import InputError
-from ddpm.metrics import Statistics, frechet_difference, frechet_distance, frechet_estimate, statistics_of
+from ddpm.metrics.frechet import frechet_difference, frechet_distance, frechet_estimate
+from ddpm.metrics.statistics import Statistics, statistics_of
 
 
 def random_covariance(rng: np.random.Generator, dimensions: int, rank: int | None = None) -> np.ndarray:

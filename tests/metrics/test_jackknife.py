@@ -7,8 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ddpm.metrics import Distance
-from ddpm.metrics.jackknife import block_numbers, jackknife
+from ddpm.metrics.jackknife import Distance, block_numbers, jackknife
 
 NUMBERS = np.random.default_rng(0).gamma(2, size=24)
 

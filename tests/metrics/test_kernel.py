@@ -8,7 +8,7 @@ import torch
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from ddpm.errors import InputError
-from ddpm.metrics import kernel_estimate
+from ddpm.metrics.kernel import kernel_estimate
 
 # Two distributions on 30 points of four dimensions, so that the true distance is a finite sum.
 RNG = np.random.default_rng(0)

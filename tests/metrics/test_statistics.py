@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddpm.errors import DamagedFile, DdpmError, InputError
-from ddpm.metrics import (
+from ddpm.metrics.frechet import frechet_distance
+from ddpm.metrics.statistics import (
     Moments,
     Statistics,
     check_statistics_file,
-    frechet_distance,
     is_statistics,
     load_statistics,
     moments,

@@ -16,7 +16,8 @@ from ddpm.diffusion.objectives import simple_loss
 from ddpm.errors import InputError
 from ddpm.model.model import build_denoiser, build_network, checked_model, resolve_device, some_weight
 from ddpm.model.recipe import load_recipe, make_recipe, resolve
-from ddpm.networks import LinearDenoiser, UNet
+from ddpm.networks.linear import LinearDenoiser
+from ddpm.networks.unet import UNet
 from scorings import RECIPE, merged, stored_model
 
 

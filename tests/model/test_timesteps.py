@@ -14,7 +14,7 @@ from ddpm.base.files import signed
 from ddpm.errors import InputError, WrongModel
 from ddpm.generation.draw import plan_for
 from ddpm.model.timesteps import SIDECAR, TunedTimesteps, add_timesteps, read_timesteps, tuned_for
-from ddpm.samplers import Sampling, Tuned
+from ddpm.samplers.plan import Sampling, Tuned
 from scorings import SHA, Of, edited, stored_model
 
 AVERAGED = "levels-averaged.json"

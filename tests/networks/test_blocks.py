@@ -14,8 +14,8 @@ from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.objectives import simple_loss
 from ddpm.diffusion.process import PREDICTIONS, Process
 from ddpm.diffusion.schedule import make_schedule
-from ddpm.networks import UNet
 from ddpm.networks.blocks import Attention, Downsample, ResidualBlock, Upsample, norm, time_embedding
+from ddpm.networks.unet import UNet
 
 Module = TypeVar("Module", bound=nn.Module)
 

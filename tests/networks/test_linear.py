@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ddpm.networks import LinearDenoiser
 from ddpm.networks import linear as module
-from ddpm.networks.linear import LEAST_VARIANCE, cosines
+from ddpm.networks.linear import LEAST_VARIANCE, LinearDenoiser, cosines
 
 SHAPE = (3, 4, 5)
 SIZE = 60

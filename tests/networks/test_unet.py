@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ddpm.networks import UNet
+from ddpm.networks.unet import UNet
 
 CIFAR = {"channels": 128, "multipliers": (1, 2, 2, 2), "blocks": 2, "attention_levels": (1,), "dropout": 0.1}
 LSUN = {"channels": 128, "multipliers": (1, 1, 2, 2, 4, 4), "blocks": 2, "attention_levels": (4,)}

@@ -26,7 +26,7 @@ from torch import Tensor
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.process import Process
 from ddpm.diffusion.schedule import make_schedule
-from ddpm.samplers import SAMPLERS
+from ddpm.samplers.plan import SAMPLERS
 
 T = 1000
 SCHEDULE = make_schedule()

@@ -16,7 +16,9 @@ from torch import Tensor
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.process import PREDICTIONS, Process
 from ddpm.diffusion.schedule import VARIANCES, Schedule, make_schedule
-from ddpm.samplers import SAMPLERS, State, ancestral
+from ddpm.samplers.ancestral import ancestral
+from ddpm.samplers.base import State
+from ddpm.samplers.plan import SAMPLERS
 from ddpm.samplers.spacing import spaced
 
 T = 1000

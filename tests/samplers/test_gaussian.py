@@ -21,9 +21,8 @@ from ddpm.diffusion.denoiser import OPTIMAL, THRESHOLDS, Denoiser
 from ddpm.diffusion.optimal_variance import Measured
 from ddpm.diffusion.process import PREDICTIONS, Process
 from ddpm.diffusion.schedule import VARIANCES, Schedule, make_schedule
-from ddpm.samplers import SAMPLERS
 from ddpm.samplers.dpm import weighted_centre
-from ddpm.samplers.plan import ETA
+from ddpm.samplers.plan import ETA, SAMPLERS
 
 T = 1000
 SCHEDULE = make_schedule()

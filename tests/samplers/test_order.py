@@ -20,7 +20,7 @@ from torch import Tensor
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.process import Process
 from ddpm.diffusion.schedule import Schedule, make_schedule
-from ddpm.samplers import SAMPLERS
+from ddpm.samplers.plan import SAMPLERS
 
 ORDERS = {"ddim": 1, "heun": 2, "dpm++": 2, "unipc": 3}
 STOCHASTIC = {"ancestral", "dpm++sde"}

@@ -24,9 +24,9 @@ from ddpm.generation.draw import draw, plan_for, protocol
 from ddpm.model.model import Model
 from ddpm.model.timesteps import TunedTimesteps, add_timesteps
 from ddpm.model.variances import Variances, write_variances
-from ddpm.samplers import SAMPLERS, SPACINGS, Plan, Sampling, Tuned, plan, trajectory
-from ddpm.samplers.plan import DEFAULT_ETA, ETA, FAST
-from ddpm.samplers.spacing import spaced
+from ddpm.samplers.plan import DEFAULT_ETA, ETA, FAST, SAMPLERS, Plan, Sampling, Tuned, plan
+from ddpm.samplers.spacing import SPACINGS, spaced
+from ddpm.samplers.trajectory import trajectory
 from scorings import drawn, stored_model
 
 PAPER = make_schedule()

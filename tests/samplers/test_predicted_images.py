@@ -11,7 +11,9 @@ from ddpm.base.geometry import Geometry
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.process import PREDICTIONS, Process
 from ddpm.diffusion.schedule import make_schedule
-from ddpm.samplers import SAMPLERS, Sampling, State, plan, predicted_images, trajectory
+from ddpm.samplers.base import State
+from ddpm.samplers.plan import SAMPLERS, Sampling, plan
+from ddpm.samplers.trajectory import predicted_images, trajectory
 
 
 def restless(x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -17,7 +17,9 @@ from torch import Tensor
 from ddpm.diffusion.denoiser import THRESHOLDS, Denoiser
 from ddpm.diffusion.process import Process
 from ddpm.diffusion.schedule import Schedule, make_schedule
-from ddpm.samplers import SAMPLERS, SPACINGS, Sampling, State, Tuned, plan
+from ddpm.samplers.base import State
+from ddpm.samplers.plan import SAMPLERS, Sampling, Tuned, plan
+from ddpm.samplers.spacing import SPACINGS
 
 T = 1000
 SCHEDULE = make_schedule()

@@ -18,8 +18,10 @@ from ddpm.diffusion.schedule import VARIANCES, make_schedule
 from ddpm.generation.draw import draw_progressively, labels_for, plan_for
 from ddpm.model.model import Model
 from ddpm.model.recipe import make_recipe, resolve
-from ddpm.networks import UNet
-from ddpm.samplers import SAMPLERS, Sampling, State, plan, trajectory
+from ddpm.networks.unet import UNet
+from ddpm.samplers.base import State
+from ddpm.samplers.plan import SAMPLERS, Sampling, plan
+from ddpm.samplers.trajectory import trajectory
 from scorings import drawn
 
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ from ddpm.base.units import images_to_x
 from ddpm.errors import InputError
 from ddpm.model.checkpoint import find_checkpoint, read_config, read_weights
 from ddpm.model.recipe import Recipe
-from ddpm.networks import LinearDenoiser
+from ddpm.networks.linear import LinearDenoiser
 
 SETTINGS = {
     "batch_size": 16,

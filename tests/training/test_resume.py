@@ -70,7 +70,7 @@ def test_resumed_run_equals_uninterrupted_run(variant: str, tmp_path: Path):
 
 def test_the_comparison_sees_another_seed_another_length_and_one_changed_bit(tmp_path: Path):
     """Guards every test that says `differences(...) == []`."""
-    changes = {"train_images": 36, "training": {"sample_images": 36}}
+    changes = {"train_images": 36}
     reference, run = nursery().reference(**changes), tmp_path / "run"
     train(run, **changes, seed=6)
     found = differences(run, reference)

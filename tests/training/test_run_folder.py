@@ -37,7 +37,7 @@ SMALL: dict[str, Any] = {
     "train_images": 36,
     "network": {"channels": 4, "groups": 2, "multipliers": [1]},
     "process": {"steps": 2},
-    "training": {"log_images": 12, "checkpoint_images": 12, "sample_images": 36, "warmup_images": 30},
+    "training": {"log_images": 12, "checkpoint_images": 12, "sample_images": 1000, "warmup_images": 30},
 }
 
 

@@ -19,13 +19,16 @@ from ddpm.base.seeding import MOST_SEEDS
 from ddpm.diffusion.schedule import BETAS, make_schedule
 from ddpm.errors import DamagedFile, InputError, WrongModel
 from ddpm.generation.draw import plan_for
-from ddpm.metrics import Extractor, extractors, features_of, frechet_distance, open_extractor, statistics_of
+from ddpm.metrics import extractors
+from ddpm.metrics.extractors import open_extractor
+from ddpm.metrics.features import Extractor, features_of
+from ddpm.metrics.frechet import frechet_distance
+from ddpm.metrics.statistics import statistics_of
 from ddpm.model.model import Model
 from ddpm.model.sidecar import Sidecar
 from ddpm.model.timesteps import SIDECAR, TunedTimesteps, read_timesteps, tuned_for
-from ddpm.samplers import SAMPLERS, SPACINGS, Sampling, Tuned
-from ddpm.samplers.plan import DEFAULT_ETA, ETA
-from ddpm.samplers.spacing import spaced
+from ddpm.samplers.plan import DEFAULT_ETA, ETA, SAMPLERS, Sampling, Tuned
+from ddpm.samplers.spacing import SPACINGS, spaced
 from ddpm.tuning import timesteps
 from ddpm.tuning.criterion import FEWEST, FIRST_SEED, Criterion, criterion_on
 from ddpm.tuning.search import SMALLEST_STEP, Point, compass

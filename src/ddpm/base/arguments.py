@@ -9,6 +9,7 @@ import operator
 import re
 import types
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, Union, Unpack, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -39,6 +40,8 @@ def checked(function: Callable[P, R], advice: Mapping[str, str], positive: Conta
             raise InputError(f"{name} must be {words}, not {shown}{advice.get(name, '')}.") from None
         if name in positive and value is not None and value < 1:
             raise InputError(f"{name} must be at least 1, not {value}.")
+        if Path in get_args(hint) and value == "":
+            raise InputError(f"{name} is an empty path: name a file or a folder.")
         return value
 
     @functools.wraps(function)

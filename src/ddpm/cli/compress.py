@@ -27,7 +27,7 @@ def compress(
     device: options.CodecDevice = "cpu",
     as_json: options.AsJson = False,
 ) -> None:
-    """Compress images to .dpc files, lossless unless --rate or --bytes is given; any prefix is an image too."""
+    """Compress images to .dpc files. Lossless unless --rate or --bytes is given; any prefix is an image too."""
     import ddpm
 
     report = ddpm.compress_files(

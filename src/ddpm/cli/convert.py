@@ -14,10 +14,11 @@ def convert(
     src: Annotated[Path, typer.Argument(help="A diffusers DDPM folder (UNet2D weights and scheduler).")],
     dst: Annotated[Path, typer.Argument(help="The checkpoint folder to write.")],
     size: Annotated[
-        str | None, typer.Option(help="H or HxW of its images, in pixels, if the folder leaves it open [default: the folder's].")
+        str | None,
+        typer.Option(help="H or HxW of its images, in pixels, if the folder leaves it open [default: the folder's]."),
     ] = None,
 ) -> None:
-    """Turn a published model in the diffusers layout into a checkpoint."""
+    """Convert a diffusers model to a checkpoint."""
     import ddpm
 
     written = ddpm.convert(src, dst, size=size, progress=PROGRESS)

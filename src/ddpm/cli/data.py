@@ -16,7 +16,7 @@ def data(
     ],
     as_json: options.AsJson = False,
 ) -> None:
-    """Say what is in a source of images, and what is wrong with it, before a step is taken."""
+    """Report what is in a source of images. Run it before training: it also says what is wrong with them."""
     import ddpm
 
     print_report(ddpm.inspect(src), as_json=as_json)

@@ -26,7 +26,7 @@ def decompress(
     device: options.CodecDevice = "cpu",
     as_json: options.AsJson = False,
 ) -> None:
-    """Decompress .dpc files to PNGs: exact where the file is lossless and whole, else as far as its bytes reach."""
+    """Decompress .dpc files to PNGs. Exact if the file is lossless and whole, else as far as its bytes reach."""
     import ddpm
 
     report = ddpm.decompress_files(

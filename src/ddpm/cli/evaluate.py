@@ -10,7 +10,7 @@ from ddpm.cli import options
 from ddpm.cli.console import PROGRESS, load, print_report
 
 app = typer.Typer(
-    help="Measure a model: bits/dim, FID and KID, compressed files, memorisation.",
+    help="Measure a model: likelihood, FID and KID, codec, memorisation.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -24,14 +24,16 @@ def likelihood(
     full: Annotated[
         bool, typer.Option("--full", help="No estimates: every level of every image; a stop loses nothing.")
     ] = False,
-    shard: Annotated[str | None, typer.Option(help="With --full: this process's share, 1/4 to 4/4 [default: all].")] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="With --full: this process's share, 1/4 to 4/4 [default: all].")
+    ] = None,
     levels: Annotated[
         int | None, typer.Option(help="Only the best K levels for the bound (after ddpm tune variance) [default: all].")
     ] = None,
     variance: options.Variance = None,
     rate: Annotated[bool, typer.Option("--rate", help="Also rate and distortion by level (Fig. 5, Table 4).")] = False,
     ode: Annotated[bool, typer.Option("--ode", help="Also bits/dim by the probability-flow ODE.")] = False,
-    solver_steps: Annotated[int, typer.Option(help="Of the ODE, four network calls each.")] = 40,
+    solver_steps: Annotated[int, typer.Option(help="Steps of the ODE's solver, four network calls each.")] = 40,
     codec: Annotated[
         bool, typer.Option("--codec", help="Also bits/dim of real lossless files (after ddpm tune codec).")
     ] = False,
@@ -43,7 +45,7 @@ def likelihood(
     device: options.Device = "auto",
     as_json: options.AsJson = False,
 ) -> None:
-    """What images cost, in bits/dim: the variational bound (VLB), and beside it the ODE and real files."""
+    """Likelihood of images in bits/dim: the variational bound (VLB), and what is asked for beside it."""
     import ddpm
 
     report = ddpm.evaluate_likelihood(
@@ -76,7 +78,9 @@ def fid(
     features: Annotated[
         str, typer.Option(help="pixels, or the file of a torch.export program: uint8 (B, C, H, W) to floats (B, D).")
     ],
-    seeds: Annotated[str | None, typer.Option(help="Of a model's samples [default: 0-2047].")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Seeds of a model's samples, such as 0-2047 [default: 0-2047].")
+    ] = None,
     sampler: options.Sampler = None,
     steps: options.Steps = None,
     spacing: options.Spacing = None,
@@ -97,7 +101,7 @@ def fid(
     device: options.Device = "auto",
     as_json: options.AsJson = False,
 ) -> None:
-    """How far samples lie from real images: FID and KID from the same features, with errors and the protocol."""
+    """FID and KID of samples, from the same features, with their errors and the protocol."""
     import ddpm
     from ddpm.base.seeding import parse_seeds
     from ddpm.model.checkpoint import is_run
@@ -129,13 +133,13 @@ def fid(
 def codec(
     run: options.Run,
     data: options.Data,
-    limit: Annotated[int, typer.Option(min=1, help="Only so many of the images, drawn at random.")] = 200,
+    limit: Annotated[int, typer.Option(min=1, help="Only so many of the images, drawn by seed 0.")] = 200,
     weights: options.Weights = "ema",
     out: options.Results = None,
     device: options.CodecDevice = "cpu",
     as_json: options.AsJson = False,
 ) -> None:
-    """Compressed files on disk, lossless and lossy, beside PNG, WebP, JPEG, AVIF and JPEG XL."""
+    """Size and distortion of compressed files, beside PNG, WebP, JPEG, AVIF and JPEG XL."""
     import ddpm
 
     model = load(run, weights, device)
@@ -158,7 +162,7 @@ def memorisation(
     device: options.Device = "auto",
     as_json: options.AsJson = False,
 ) -> None:
-    """Are samples copies? How near they lie to the training images, beside images that the model never saw."""
+    """Distance of samples to the training images, beside that of images which the model never saw."""
     import ddpm
     from ddpm.base.seeding import parse_seeds
 

@@ -12,17 +12,17 @@ TrainingImages = Annotated[
     str | None, typer.Option("--data", help="Images to fit on [default: the run's own training images].")
 ]
 Weights = Annotated[str, typer.Option(help="Which weights: ema (their exponential moving average) or raw.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-CodecDevice = Annotated[str, typer.Option(help="auto, cpu, cuda, ...; the network runs in float64.")]
+Device = Annotated[str, typer.Option(help="Where networks run: auto, cpu, cuda, cuda:1, ...")]
+CodecDevice = Annotated[str, typer.Option(help="Where the network runs, in float64: auto, cpu, cuda, ...")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
-Seed = Annotated[int, typer.Option(help="Of random images, levels and noises.")]
+Seed = Annotated[int, typer.Option(help="Seed of random images, levels and noises.")]
 Results = Annotated[str | None, typer.Option("--out", help="A folder for files [default: evaluation/ in the run].")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only so many of the images, drawn by the seed [default: all].")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images in a network call; it changes no result.")]
 Tiles = Annotated[int, typer.Option("--batch-size", min=1, help="Tiles in a network call; it changes no result.")]
 
-Seeds = Annotated[str, typer.Option(help="One image a seed: 7, 0-63 or 1,5,10-19.")]
+Seeds = Annotated[str, typer.Option(help="Seeds, one image each: 7, 0-63 or 1,5,10-19.")]
 Sampler = Annotated[
     str | None,
     typer.Option(
@@ -32,13 +32,15 @@ Sampler = Annotated[
 ]
 Steps = Annotated[
     int | None,
-    typer.Option(help="Timesteps to visit, a network call each (heun 2 N - 1) [default: all of the process]."),
+    typer.Option(
+        help="Number of timesteps, one network call each (heun: 2 N - 1 calls) [default: all of the process]."
+    ),
 ]
 Spacing = Annotated[
     str | None,
     typer.Option(
-        help="Of the timesteps: tuned (by ddpm tune timesteps), uniform, quadratic, log-snr or karras [default: tuned "
-        "if they were, else uniform]."
+        help="Spacing of the timesteps: tuned (by ddpm tune timesteps), uniform, quadratic, log-snr or karras "
+        "[default: tuned if they were, else uniform]."
     ),
 ]
 Eta = Annotated[
@@ -47,11 +49,13 @@ Eta = Annotated[
 Variance = Annotated[
     str | None,
     typer.Option(
-        help="Of the reverse steps (sampler ancestral, bounds): large, small, or optimal (after ddpm tune variance) "
-        "[default: the model's own]."
+        help="Variance of the reverse steps, in bounds and sampler ancestral: large, small, or optimal (after ddpm "
+        "tune variance) [default: the model's own]."
     ),
 ]
-Threshold = Annotated[str, typer.Option(help="Of predicted clean images: static (clip to [-1, 1]), dynamic or none.")]
+Threshold = Annotated[
+    str, typer.Option(help="How predicted clean images are clipped: static (to [-1, 1]), dynamic or none.")
+]
 ClassName = Annotated[
     str | None, typer.Option("--class", help="Only images of this class, by name or number [default: drawn by seed].")
 ]

@@ -18,7 +18,7 @@ def show(
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Print what a model is: recipe, parameters, schedule, checkpoints; or what a .dpc file holds, step by step."""
+    """Describe a model or a .dpc file: recipe, parameters, schedule and checkpoints, or what it holds by step."""
     import ddpm
 
     table = ddpm.show(path, run)

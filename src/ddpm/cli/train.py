@@ -25,11 +25,16 @@ def train(
         str | None, typer.Option(help="How --size scales: crop (keeps the aspect) or resize [default: crop].")
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a key of the recipe, such as network.channels=64; repeatable [default: none].",
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the recipe and what it will cost.")] = False,
 ) -> None:
-    """Train a model; the same command again resumes, a larger train_images continues."""
+    """Train a model. The same command again resumes; a larger train_images continues."""
     import ddpm
     from ddpm.base.files import check_output
 

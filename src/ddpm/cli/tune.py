@@ -11,7 +11,7 @@ from ddpm.cli.console import PROGRESS, load, parse_steps, print_report
 from ddpm.errors import InputError
 
 app = typer.Typer(
-    help="Fit once what is stored beside a checkpoint: variances, timesteps for few steps, codec data.",
+    help="Fit variances, timesteps or codec data to a model.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -30,7 +30,7 @@ def variance(
     device: options.Device = "auto",
     as_json: options.AsJson = False,
 ) -> None:
-    """The variance of every reverse step that makes the bound least."""
+    """Measure the optimal reverse variances. They minimise the variational bound."""
     import ddpm
 
     model = load(run, weights, device)
@@ -53,15 +53,15 @@ def timesteps(
             "pixels]."
         ),
     ] = None,
-    trials: Annotated[int, typer.Option(min=1, help="For each number of steps.")] = 32,
-    samples: Annotated[int, typer.Option(min=1, help="Drawn for each trial.")] = 1024,
+    trials: Annotated[int, typer.Option(min=1, help="Trials for each number of steps.")] = 32,
+    samples: Annotated[int, typer.Option(min=1, help="Samples drawn for each trial.")] = 1024,
     seed: options.Seed = 0,
     weights: options.Weights = "ema",
     batch_size: options.BatchSize = 64,
     device: options.Device = "auto",
     as_json: options.AsJson = False,
 ) -> None:
-    """The timesteps of short chains that bring samples nearest to the training images."""
+    """Search the best timesteps for few steps: those whose samples lie nearest to the training images."""
     import ddpm
 
     numbers = parse_steps(steps)
@@ -89,7 +89,10 @@ def codec(
         bool, typer.Option("--force", help="Replace what is there; files made with it become unreadable.")
     ] = False,
     out: Annotated[
-        str | None, typer.Option(help="With run linear: the folder of a new model of its kind, measured on --data [default: none].")
+        str | None,
+        typer.Option(
+            help="With run linear: the folder of a new model of its kind, measured on --data [default: none]."
+        ),
     ] = None,
     seed: options.Seed = 0,
     weights: options.Weights = "ema",
@@ -97,7 +100,7 @@ def codec(
     device: options.Device = "auto",
     as_json: options.AsJson = False,
 ) -> None:
-    """The codec data that ddpm compress needs: timesteps, index bits and a model of pixels; takes minutes."""
+    """Make the codec data that ddpm compress needs: timesteps, index bits and a model of pixels; takes minutes."""
     import ddpm
 
     if out is None:

@@ -100,10 +100,8 @@ def read_codec_data(of: Weights) -> CodecData | None:
 def check_codes(model: Model) -> None:
     """Raise InputError for a model whose images no codec can hold."""
     if model.geometry.channels not in (1, 3):
-        channels = model.geometry.channels
-        raise InputError(
-            f"the model in '{model.source}' has {channels} channels; the codec holds grey (1) and RGB (3)."
-        )
+        found = f"{model.geometry.channels} channels; the codec holds grey (1) and RGB (3)"
+        raise InputError(f"the model in '{model.source}' has {found}.")
 
 
 def make_codec(model: Model, data: CodecData) -> Codec:

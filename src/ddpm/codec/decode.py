@@ -213,8 +213,9 @@ def _open_stored(codec: Codec, packet: Packet) -> Decoded:
     """An image that is stored as PNG; the PNG's own header must agree before its pixels are unpacked."""
     header, steps = packet.header, (0, 0)
     if packet.data is None:
-        sentence = "it is cut short, and an image that is stored as PNG can be read only whole."
-        return Decoded(None, DAMAGED, steps, True, sentence)
+        return Decoded(
+            None, DAMAGED, steps, True, "it is cut short, and an image stored as PNG can be read only whole."
+        )
     channels = 1 if header.grey else codec.geometry.channels
     try:
         with warnings.catch_warnings(), Image.open(io.BytesIO(packet.data), formats=("PNG",)) as image:

@@ -118,11 +118,6 @@ def encode(
     return found
 
 
-def tiles_of(codec: Codec, image: Pixels) -> int:
-    """How many tiles an image becomes."""
-    return tiles_in((image.shape[1], image.shape[2]), codec.geometry.size)
-
-
 def check_image(codec: Codec, image: Pixels, limit: int | None = None) -> None:
     """Raise InputError for what no file can hold: another mode than the model's, an empty or a too large image, fewer
     bytes than a header takes (limit, of a lossy file)."""
@@ -161,7 +156,8 @@ def _header(codec: Codec, image: Pixels, flags: int, label: int | None) -> Heade
 
 def _lossy_header(codec: Codec, image: Pixels, limit: int, label: int | None) -> Header:
     """With the most units whose file, header and checksum included, has at most `limit` bytes."""
-    header, costs, tiles = _header(codec, image, 0, label), codec.chain.bits, tiles_of(codec, image)
+    header, costs = _header(codec, image, 0, label), codec.chain.bits
+    tiles = tiles_in(header.size, codec.geometry.size)
 
     def size(units: int) -> int:
         return len(replace(header, units=units).pack()) + -(-bits_of(costs, tiles, units) // 8) + 2

@@ -108,6 +108,5 @@ def _written(path: str, one: Decoded, target: Path) -> DecompressedFile:
     if one.image is not None:
         with whole_file(target) as temporary:
             to_pil(one.image).save(temporary)
-    code = DamagedFile.exit_code if one.status == DAMAGED else 0
-    out = None if one.image is None else str(target)
+    code, out = DamagedFile.exit_code if one.status == DAMAGED else 0, None if one.image is None else str(target)
     return DecompressedFile(path, out, one.status, *one.steps, one.stored, one.problem, code)

@@ -16,12 +16,12 @@ from torch import Tensor
 from ddpm.base.tensors import Integers, Pixels
 
 
-def grid(size: tuple[int, int], tile: tuple[int, int]) -> tuple[int, int]:
+def grid(size: tuple[int, ...], tile: tuple[int, int]) -> tuple[int, int]:
     """Rows and columns of tiles that cover an image of (height, width)."""
     return -(-size[0] // tile[0]), -(-size[1] // tile[1])
 
 
-def tiles_in(size: tuple[int, int], tile: tuple[int, int]) -> int:
+def tiles_in(size: tuple[int, ...], tile: tuple[int, int]) -> int:
     """How many tiles cover an image of (height, width)."""
     return math.prod(grid(size, tile))
 

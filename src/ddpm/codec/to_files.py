@@ -16,8 +16,9 @@ from ddpm.base.tensors import Pixels
 from ddpm.codec.codec_data import Codec
 from ddpm.codec.container import MAGIC
 from ddpm.codec.decode import LOSSLESS, LOSSY, decode, open_file
-from ddpm.codec.encode import Encoded, check_image, encode, tiles_of
+from ddpm.codec.encode import Encoded, check_image, encode
 from ddpm.codec.progressive import AT_ONCE
+from ddpm.codec.tiles import tiles_in
 from ddpm.data.decode import BadImage
 from ddpm.data.decode import decode as decode_image
 from ddpm.errors import InputError, NotVerified
@@ -168,7 +169,7 @@ def write_compressed(
             check_image(codec, image, limit)
         except InputError as error:
             raise InputError(f"'{path}': {error}") from None
-    tiles = [tiles_of(codec, image) for image in images]
+    tiles = [tiles_in(image.shape[1:], codec.geometry.size) for image in images]
     found: list[Encoded] = []
     with progress.stage("Compressing", sum(tiles) * len(codec.chain.steps)) as advance:
         for rows in in_groups(tiles, GROUP * batch_size):

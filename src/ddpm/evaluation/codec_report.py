@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
 INK = {"PNG": "C7", "WebP": "C1", "JPEG": "C3", "AVIF": "C4", "JPEG XL": "C2"}
 STRIP_BYTES = (20, 40, 80, 160)
 STRIP_ROWS = 4

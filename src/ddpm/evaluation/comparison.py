@@ -23,22 +23,22 @@ from ddpm.errors import InputError
 from ddpm.evaluation.fid_report import FidReport
 from ddpm.evaluation.samples import Samples, given_samples, image_batches, model_samples
 from ddpm.generation.draw import described, plan_for
-from ddpm.metrics import (
-    BLOCKS,
-    Extractor,
+from ddpm.metrics.extractors import open_extractor
+from ddpm.metrics.features import Extractor
+from ddpm.metrics.frechet import frechet_estimate
+from ddpm.metrics.jackknife import BLOCKS
+from ddpm.metrics.kernel import kernel_estimate
+from ddpm.metrics.statistics import (
     Statistics,
     check_statistics_file,
-    frechet_estimate,
     is_statistics,
-    kernel_estimate,
     load_statistics,
-    open_extractor,
     save_statistics,
     statistics_of,
 )
 from ddpm.model.datasets import images_for
 from ddpm.model.model import Model, resolve_device
-from ddpm.samplers import Sampling, SamplingOptions
+from ddpm.samplers.plan import Sampling, SamplingOptions
 
 USUAL = 2048  # images; a Fréchet distance from fewer is mostly bias
 LEAST = 2 * BLOCKS  # images on either side, for an error

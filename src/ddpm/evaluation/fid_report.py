@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ddpm.metrics import Distance
+from ddpm.metrics.jackknife import Distance
 
 KID_SCALE = 1000  # papers print a kernel distance times this
 HASH_SHOWN = 12

@@ -19,7 +19,7 @@ from ddpm.metrics.neighbours import nearest_neighbours
 from ddpm.model.checkpoint import results_folder
 from ddpm.model.datasets import images_for, training_images
 from ddpm.model.model import Model, checked_model
-from ddpm.samplers import Sampling, SamplingOptions
+from ddpm.samplers.plan import Sampling, SamplingOptions
 
 FIRST_PERCENTILE = 1.0
 SHOWN, NEAREST = 8, 7

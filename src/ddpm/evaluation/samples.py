@@ -22,7 +22,7 @@ from ddpm.generation.draw import draw_batches, protocol
 from ddpm.generation.image_folder import open_image_folder, protocol_in
 from ddpm.generation.resumable import ARRAY, Drawing
 from ddpm.model.model import Model
-from ddpm.samplers import Plan
+from ddpm.samplers.plan import Plan
 
 NEAREST_LEVEL, AS_GIVEN = "nearest of 256 levels", "8 bits, as given"
 

@@ -19,8 +19,9 @@ from ddpm.errors import InputError
 from ddpm.model.model import Model
 from ddpm.model.timesteps import SIDECAR, tuned_for
 from ddpm.model.variances import denoiser_for, read_variances
-from ddpm.samplers import Plan, Sampling, State, plan, predicted_images, trajectory
-from ddpm.samplers.plan import TUNED
+from ddpm.samplers.base import State
+from ddpm.samplers.plan import TUNED, Plan, Sampling, plan
+from ddpm.samplers.trajectory import predicted_images, trajectory
 
 MOST_SHOWN = 20  # levels in a sentence
 

@@ -41,7 +41,7 @@ from ddpm.generation.image_folder import (
 )
 from ddpm.model.checkpoint import is_run
 from ddpm.model.model import Model
-from ddpm.samplers import Plan
+from ddpm.samplers.plan import Plan
 
 BATCH_FILE = ".batch.npz"  # drawn, and not all of its PNGs are written yet
 ARRAY = ".npz"

@@ -13,7 +13,7 @@ from ddpm.errors import InputError
 from ddpm.generation.draw import described, draw, draw_progressively, plan_for
 from ddpm.generation.resumable import ARRAY, Drawing
 from ddpm.model.model import Model, checked_model
-from ddpm.samplers import Sampling, SamplingOptions
+from ddpm.samplers.plan import Sampling, SamplingOptions
 
 SLOTS = 20  # columns of a progressive grid
 

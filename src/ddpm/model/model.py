@@ -13,7 +13,8 @@ from ddpm.diffusion.denoiser import LEARNED, Denoiser
 from ddpm.diffusion.process import Process
 from ddpm.errors import InputError
 from ddpm.model.recipe import Recipe
-from ddpm.networks import LinearDenoiser, UNet
+from ddpm.networks.linear import LinearDenoiser
+from ddpm.networks.unet import UNet
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ddpm.errors import DamagedFile, InputError, WrongModel
 from ddpm.model.sidecar import Sidecar, Weights
-from ddpm.samplers import Tuned
+from ddpm.samplers.plan import Tuned
 
 SIDECAR = Sidecar("levels", "ddpm levels", "timesteps")
 

@@ -22,7 +22,7 @@ from ddpm.diffusion.objectives import LOSSES, draw_levels, level_probabilities, 
 from ddpm.errors import InputError
 from ddpm.model.model import Model, build_denoiser, build_network
 from ddpm.model.recipe import Recipe
-from ddpm.networks import LinearDenoiser
+from ddpm.networks.linear import LinearDenoiser
 
 MEASURED = 8192  # images that a linear denoiser is measured on
 

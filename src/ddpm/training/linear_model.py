@@ -18,7 +18,7 @@ from ddpm.errors import InputError
 from ddpm.model.checkpoint import write_checkpoint
 from ddpm.model.model import build_network
 from ddpm.model.recipe import make_recipe
-from ddpm.networks import LinearDenoiser
+from ddpm.networks.linear import LinearDenoiser
 
 TILE = 32
 MOST_TILES = 8192

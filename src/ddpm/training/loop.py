@@ -21,7 +21,7 @@ from ddpm.model.checkpoint import checkpoints, prune, read_config, read_training
 from ddpm.model.model import resolve_device
 from ddpm.model.recipe import Recipe
 from ddpm.model.scoring import scoring_for
-from ddpm.samplers import Sampling
+from ddpm.samplers.plan import Sampling
 from ddpm.training.learner import Learner, learning_rate
 from ddpm.training.run_folder import VALIDATION, RunFolder
 

@@ -17,7 +17,10 @@ from torch import Tensor
 from ddpm.data import ImageSet
 from ddpm.data.subsets import chosen_rows
 from ddpm.errors import InputError
-from ddpm.metrics import Extractor, Statistics, features_of, frechet_distance, moments, open_extractor, statistics_of
+from ddpm.metrics.extractors import open_extractor
+from ddpm.metrics.features import Extractor, features_of
+from ddpm.metrics.frechet import frechet_distance
+from ddpm.metrics.statistics import Statistics, moments, statistics_of
 from ddpm.model.model import Model
 
 FIRST_SEED = 1_000_000_000  # of the trials' samples, far from those that people draw and evaluate

@@ -28,9 +28,8 @@ from ddpm.model.datasets import training_images
 from ddpm.model.model import Model, checked_model
 from ddpm.model.scoring import check_fits
 from ddpm.model.timesteps import SIDECAR, TunedTimesteps, add_timesteps
-from ddpm.samplers import SPACINGS, Sampling, Tuned, plan
-from ddpm.samplers.plan import DEFAULT_ETA, ETA, FAST, TUNED
-from ddpm.samplers.spacing import spaced
+from ddpm.samplers.plan import DEFAULT_ETA, ETA, FAST, TUNED, Sampling, Tuned, plan
+from ddpm.samplers.spacing import SPACINGS, spaced
 from ddpm.tuning.criterion import Criterion, criterion_on
 from ddpm.tuning.search import Point, compass
 
