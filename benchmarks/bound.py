@@ -25,7 +25,7 @@ from record import write_result
 
 import ddpm
 from ddpm.base.units import bits
-from ddpm.data import ImageSet
+from ddpm.data.sources import ImageSet
 from ddpm.errors import InputError
 from ddpm.evaluation.full_sum import full_sum
 from ddpm.likelihood.estimate import REPETITIONS, Estimate, bound_of, estimate_of, repetitions, step_probabilities

@@ -38,7 +38,7 @@ import ddpm
 from ddpm.base.files import whole_file
 from ddpm.base.seeding import normal
 from ddpm.base.units import x_to_images
-from ddpm.data import ImageSet
+from ddpm.data.sources import ImageSet
 from ddpm.generation.draw import plan_for, protocol
 from ddpm.generation.resumable import Drawing
 from ddpm.metrics.extractors import open_extractor

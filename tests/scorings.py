@@ -18,8 +18,9 @@ from ddpm.base.files import signed
 from ddpm.base.geometry import Geometry
 from ddpm.base.progress import Advance, Progress
 from ddpm.base.units import images_to_x
-from ddpm.data import ImageSet, Reader
 from ddpm.data.items import ArrayItems
+from ddpm.data.sources import ImageSet
+from ddpm.data.stream import Reader
 from ddpm.diffusion.bound import prior_nats, step_term
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.process import Process

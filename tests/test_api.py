@@ -20,7 +20,7 @@ import ddpm
 from ddpm import api
 from ddpm.base.progress import Progress
 from ddpm.codec.codec_data import read_codec_data
-from ddpm.data import ImageSet
+from ddpm.data.sources import ImageSet
 from ddpm.diffusion.denoiser import THRESHOLDS
 from ddpm.errors import DamagedFile, DdpmError, InputError, PartialImageWarning, WrongModel
 from ddpm.model.model import Model

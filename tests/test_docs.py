@@ -25,7 +25,7 @@ import ddpm
 from ddpm.cli import app
 from ddpm.cli.console import parse_changes
 from ddpm.codec.decode import RECONSTRUCTIONS
-from ddpm.data import FITS
+from ddpm.data.sizing import FITS
 from ddpm.diffusion.denoiser import OPTIMAL, THRESHOLDS
 from ddpm.diffusion.schedule import VARIANCES
 from ddpm.model.checkpoint import WEIGHTS

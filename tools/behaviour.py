@@ -43,7 +43,7 @@ import ddpm
 
 # Below the front door, to be adapted after a move.
 from ddpm.base.seeding import generator, normal, torch_seeded
-from ddpm.data import batches
+from ddpm.data.stream import batches
 from ddpm.diffusion.schedule import BETAS, make_schedule
 from ddpm.evaluation.full_sum import full_sum
 from ddpm.evaluation.rate_plots import write_rate_distortion

@@ -36,22 +36,28 @@ from ddpm.codec.to_files import (
     write_compressed,
 )
 from ddpm.conversion import convert
-from ddpm.data import ImageSet, open_images
-from ddpm.data import inspect_source as inspect
+from ddpm.data.preflight import inspect_source as inspect
+from ddpm.data.sources import ImageSet, open_images
 from ddpm.errors import DamagedFile, DdpmError, InputError, PartialImageWarning, WrongModel
-from ddpm.evaluation import evaluate_codec, evaluate_fid, evaluate_likelihood, evaluate_memorisation
+from ddpm.evaluation.codec_report import evaluate_codec
+from ddpm.evaluation.comparison import evaluate_fid
+from ddpm.evaluation.likelihood_report import evaluate_likelihood
+from ddpm.evaluation.memorisation import evaluate_memorisation
 from ddpm.generation.draw import draw, plan_for
 from ddpm.generation.save import save_samples
 from ddpm.metrics.neighbours import nearest_neighbours
 from ddpm.model.checkpoint import check_tunable, describe
 from ddpm.model.checkpoint import load_model as load
-from ddpm.model.datasets import recipe_images, training_images
-from ddpm.model.model import Model, checked_model
+from ddpm.model.datasets import recipe_images
+from ddpm.model.model import Model
 from ddpm.model.recipe import Recipe, changed, load_recipe, resolve
 from ddpm.samplers.plan import Sampling, SamplingOptions
-from ddpm.training import Cost, estimate_cost, linear_images, make_linear
-from ddpm.training import train as train_run
-from ddpm.tuning import CodecDataReport, tune_codec, tune_timesteps, tune_variance
+from ddpm.training.cost import Cost, estimate_cost
+from ddpm.training.linear_model import linear_images, make_linear
+from ddpm.training.loop import train as train_run
+from ddpm.tuning.codec import CodecDataReport, tune_codec
+from ddpm.tuning.timesteps import tune_timesteps
+from ddpm.tuning.variances import tune_variance
 
 __all__ = [
     "Console",
@@ -141,7 +147,7 @@ def sample(
     how  sampler, steps, spacing, variance, eta, threshold, class_name, guidance: see samplers.Sampling; without any,
          the paper's chain over all levels
     """
-    plan, numbers = plan_for(checked_model(model), Sampling(**how)), list(seeds)
+    plan, numbers = plan_for(model, Sampling(**how)), list(seeds)
     with progress_of(progress).stage("Sampling", len(numbers) * plan.chain.steps) as advance:
         return np.asarray(draw(model, numbers, plan, batch_size=batch_size, advance=advance))
 
@@ -291,12 +297,12 @@ def decompress_files(
 
 def _codec(model: Model, progress: Progress, *, make: bool) -> Codec:
     """A model's codec; where its codec data were never made, they are made, or that is a WrongModel."""
-    check_codes(checked_model(model))
+    check_codes(model)
     data = read_codec_data(model)
     if data is None and make:
         check_tunable(model.source)
         try:
-            data = tune_codec(model, training_images(model), progress=progress).made
+            data = tune_codec(model, progress=progress).made
         except InputError:
             data = read_codec_data(model)  # another process made them meanwhile
             if data is None:

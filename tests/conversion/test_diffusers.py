@@ -24,7 +24,7 @@ from ddpm.base.units import images_to_x
 from ddpm.conversion import convert
 from ddpm.conversion.scheduler import PREDICTIONS, SCHEDULES, VARIANCES
 from ddpm.conversion.weights import translated
-from ddpm.data import Batch
+from ddpm.data.stream import Batch
 from ddpm.diffusion.objectives import draw_levels, simple_loss
 from ddpm.diffusion.schedule import make_schedule
 from ddpm.model.checkpoint import read_config

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddpm.data import inspect_source, open_images
 from ddpm.data.grammar import parse_source
+from ddpm.data.preflight import inspect_source
+from ddpm.data.sources import open_images
 from ddpm.errors import InputError
 
 

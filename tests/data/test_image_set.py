@@ -11,7 +11,8 @@ import torch
 
 import ddpm
 from ddpm.base.geometry import Geometry
-from ddpm.data import image_set, inspect_source, open_images
+from ddpm.data.preflight import inspect_source
+from ddpm.data.sources import image_set, open_images
 from ddpm.errors import InputError
 
 PIXELS = np.random.default_rng(7).integers(0, 256, (6, 3, 9, 12), np.uint8)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm.data import inspect_source
 from ddpm.data.decode import POLICY
+from ddpm.data.preflight import inspect_source
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import time
 import numpy as np
 import pytest
 
-from ddpm.data import open_images, scan
+from ddpm.data import scan
+from ddpm.data.sources import open_images
 
 
 @pytest.fixture

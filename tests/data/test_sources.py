@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from ddpm.base.geometry import Geometry
-from ddpm.data import FITS, ON_BAD_IMAGE, open_images
+from ddpm.data.sizing import FITS
+from ddpm.data.sources import ON_BAD_IMAGE, open_images
 from ddpm.errors import InputError
 
 PIXELS = np.random.default_rng(7).integers(0, 256, (6, 3, 9, 12), np.uint8)

@@ -12,9 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddpm.data import Batch, Reader, batches, open_images
 from ddpm.data import stream as stream_module
-from ddpm.data.stream import stream_coins, stream_indices
+from ddpm.data.sources import open_images
+from ddpm.data.stream import Batch, Reader, batches, stream_coins, stream_indices
 from ddpm.errors import InputError
 
 

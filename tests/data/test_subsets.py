@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ddpm.data import Reader, image_set
+from ddpm.data.sources import image_set
+from ddpm.data.stream import Reader
 from ddpm.data.subsets import chosen_rows, hashes, seen_before
 
 RNG = np.random.default_rng(0)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ddpm.base.geometry import Geometry
 from ddpm.base.units import x_to_images
-from ddpm.data import Batch
+from ddpm.data.stream import Batch
 from ddpm.diffusion.denoiser import Denoiser, Guided
 from ddpm.diffusion.process import PREDICTIONS, Process
 from ddpm.diffusion.schedule import make_schedule

@@ -21,7 +21,7 @@ from ddpm.base.files import only_process
 from ddpm.base.progress import Advance, Progress
 from ddpm.base.seeding import generator
 from ddpm.base.units import bits, images_to_x
-from ddpm.data import Reader
+from ddpm.data.stream import Reader
 from ddpm.diffusion.bound import prior_nats, step_term
 from ddpm.diffusion.optimal_variance import Measured
 from ddpm.diffusion.schedule import make_schedule

@@ -20,8 +20,8 @@ from ddpm.base.progress import Advance, Progress
 from ddpm.data.subsets import hashes
 from ddpm.diffusion.optimal_variance import Measured
 from ddpm.errors import DamagedFile, InputError
-from ddpm.evaluation import evaluate_likelihood, full_sum, likelihood_report
-from ddpm.evaluation.likelihood_report import LikelihoodReport
+from ddpm.evaluation import full_sum, likelihood_report
+from ddpm.evaluation.likelihood_report import LikelihoodReport, evaluate_likelihood
 from ddpm.likelihood.estimate import Estimate, estimate_bound
 from ddpm.likelihood.monte_carlo import Scoring
 from ddpm.likelihood.ode_bound import ode_bound

@@ -135,7 +135,7 @@ def test_the_fashion_mnist_judge_finds_the_distances_noted_beside_it(data_root: 
     judge = data_root.parent / "judge" / "fashion-mnist-features.pt2"
     if not judge.exists():
         pytest.skip(f"there is no judge beside the data: {judge}")
-    from ddpm.data import open_images
+    from ddpm.data.sources import open_images
 
     images = open_images(f"{data_root / 'fashion-mnist'}:test")
     extractor = open_extractor(str(judge), images.geometry, CPU)

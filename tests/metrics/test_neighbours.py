@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddpm.data import image_set
+from ddpm.data.sources import image_set
 from ddpm.errors import InputError
 from ddpm.metrics.neighbours import nearest_neighbours
 

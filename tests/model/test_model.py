@@ -11,10 +11,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ddpm.base.units import images_to_x
-from ddpm.data import Batch
+from ddpm.data.stream import Batch
 from ddpm.diffusion.objectives import simple_loss
 from ddpm.errors import InputError
-from ddpm.model.model import build_denoiser, build_network, checked_model, resolve_device, some_weight
+from ddpm.model.model import build_denoiser, build_network, resolve_device, some_weight
 from ddpm.model.recipe import load_recipe, make_recipe, resolve
 from ddpm.networks.linear import LinearDenoiser
 from ddpm.networks.unet import UNet
@@ -93,10 +93,6 @@ def test_a_model_knows_its_geometry_and_its_device(tmp_path: Path):
     assert model.geometry.shape == (1, 4, 4)
     assert model.device == torch.device("cpu")
     assert model.denoiser.network is model.network
-    assert checked_model(model) is model
-    for wrong in (str(tmp_path / "model"), tmp_path, None, model.network):
-        with pytest.raises(InputError, match=r"ddpm\.load"):
-            checked_model(wrong)
 
 
 def test_a_device_is_one_that_is_there():

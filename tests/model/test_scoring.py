@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddpm.data import ImageSet
+from ddpm.data.sources import ImageSet
 from ddpm.data.subsets import chosen_rows, hashes
 from ddpm.diffusion.denoiser import LEARNED, REVERSE_VARIANCES
 from ddpm.diffusion.optimal_variance import Measured

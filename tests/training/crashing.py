@@ -290,9 +290,10 @@ def differences(run: Path, other: Path) -> list[str]:
     found += [f"{name} differs" for name in sorted(mine.keys() | others.keys()) if mine.get(name) != others.get(name)]
     if losses(run) != losses(other):
         found.append(f"the metrics differ: {losses(run)} and {losses(other)}")
-    grids = [path / "samples" / f"{newest[0].name}.png" for path in (run, other)]
-    if not all(grid.is_file() for grid in grids) or grids[0].read_bytes() != grids[1].read_bytes():
-        found.append("the last grids differ")
+    for what, name in (("last grids", f"samples/{newest[0].name}.png"), ("loss curves", "loss.png")):
+        images = [path / name for path in (run, other)]
+        if not all(image.is_file() for image in images) or images[0].read_bytes() != images[1].read_bytes():
+            found.append(f"the {what} differ")
     return found
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ddpm.base.geometry import Geometry
 from ddpm.base.seeding import generator
 from ddpm.base.units import images_to_x
-from ddpm.data import Batch
+from ddpm.data.stream import Batch
 from ddpm.diffusion.denoiser import LEARNED
 from ddpm.diffusion.objectives import LEVEL_SAMPLING, LOSSES, bound_loss, draw_levels, level_probabilities, remember
 from ddpm.diffusion.schedule import VARIANCES

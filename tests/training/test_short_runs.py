@@ -10,7 +10,7 @@ import pytest
 from ddpm.base.progress import Progress
 from ddpm.model.checkpoint import read_config, read_training
 from ddpm.model.recipe import make_recipe
-from ddpm.training import train
+from ddpm.training.loop import train
 from ddpm.training.run_folder import RunFolder
 from scorings import RECIPE, image_set, merged, pixels
 

@@ -10,7 +10,7 @@ import pytest
 
 from ddpm.base.progress import Console
 from ddpm.model.recipe import make_recipe
-from ddpm.training import train
+from ddpm.training.loop import train
 from scorings import RECIPE, image_set, merged, pixels
 
 WIDTH = 80

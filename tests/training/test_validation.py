@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from ddpm.base.progress import Advance, Progress
-from ddpm.data import ImageSet
+from ddpm.data.sources import ImageSet
 from ddpm.errors import InputError
 from ddpm.likelihood.estimate import estimate_bound
 from ddpm.model.checkpoint import load_model, read_config, read_training, read_weights
 from ddpm.model.recipe import Recipe, make_recipe
 from ddpm.model.scoring import scoring_for
-from ddpm.training import train
+from ddpm.training.loop import train
 from ddpm.training.run_folder import RunFolder
 from scorings import RECIPE, image_set, merged, pixels
 

@@ -11,8 +11,8 @@ from ddpm.data.subsets import hashes
 from ddpm.errors import InputError
 from ddpm.model.checkpoint import load_model
 from ddpm.model.variances import SIDECAR, denoiser_for, read_variances
-from ddpm.tuning import tune_variance, variances
-from ddpm.tuning.variances import FLOOR, VarianceReport, calls_needed
+from ddpm.tuning import variances
+from ddpm.tuning.variances import FLOOR, VarianceReport, calls_needed, tune_variance
 from scorings import Counting, image_set, pixels, stored_model
 
 IMAGES = pixels(30, (1, 4, 4))

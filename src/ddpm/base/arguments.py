@@ -65,21 +65,17 @@ def _converted(value: Any, hint: Any) -> Any:
     kind, parts = get_origin(hint) or hint, get_args(hint)
     if kind in (Union, types.UnionType):
         return _first(value, parts)
-    if (isinstance(value, str | bytes) and kind in (Iterable, Sequence)) or (
-        isinstance(value, bool) and kind is not bool
-    ):
-        raise TypeError
-    if kind in (Iterable, Sequence):
+    if kind in (Iterable, Sequence) and not isinstance(value, str | bytes):
         return [_converted(item, parts[0]) for item in value]
-    if kind is int:
+    if kind is int and not isinstance(value, bool):
         return operator.index(value)
-    if kind is float and isinstance(value, numbers.Real):
+    if kind is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
         return float(value)
     if kind is bool and isinstance(value, np.bool_):
         return bool(value)
-    if isinstance(kind, type) and kind is not Any and not isinstance(value, kind):
-        raise TypeError
-    return value
+    if kind is Any or (isinstance(value, kind) and kind not in (int, Iterable, Sequence)):
+        return value
+    raise TypeError
 
 
 def _first(value: Any, hints: Sequence[Any]) -> Any:

@@ -18,7 +18,8 @@ from ddpm.base.units import x_to_images
 from ddpm.codec.codec_data import SIDECAR, Codec, check_codes, make_codec, read_codec_data
 from ddpm.codec.decode import GREY_LEVEL, LOSSLESS, OpenFile, decode, open_file
 from ddpm.codec.encode import Encoded, encode
-from ddpm.data import ImageSet, Reader
+from ddpm.data.sources import ImageSet
+from ddpm.data.stream import Reader
 from ddpm.data.subsets import chosen_rows, seen_before
 from ddpm.errors import InputError, NotVerified
 from ddpm.evaluation.image_formats import FormatResult, measure_others, psnr

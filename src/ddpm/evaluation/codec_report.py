@@ -17,12 +17,12 @@ from ddpm.base.tensors import Pixels
 from ddpm.codec.codec_data import SIDECAR, Codec
 from ddpm.codec.decode import decode, open_file
 from ddpm.codec.encode import Encoded, encode
-from ddpm.data import ImageData
+from ddpm.data.sources import ImageData
 from ddpm.evaluation.codec_measurement import MANY, CodecReport, codec_for, measure_codec
 from ddpm.evaluation.image_formats import psnr, smallest_webp
 from ddpm.model.checkpoint import results_folder
 from ddpm.model.datasets import images_for
-from ddpm.model.model import Model, checked_model
+from ddpm.model.model import Model
 from ddpm.model.scoring import check_fits
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def evaluate_codec(
     Errors: InputError for a model whose codec data were not made, and for images of another geometry.
     """
     report_to = progress_of(progress)
-    images = images_for(checked_model(model), data)
+    images = images_for(model, data)
     check_fits(model, images)
     codec, rows = codec_for(model, images, limit)
     folder = results_folder(model.source, out)

@@ -18,7 +18,7 @@ from torch import Tensor
 from ddpm.base.files import writable_folder
 from ddpm.base.progress import Progress, progress_of
 from ddpm.base.tensors import Floats
-from ddpm.data import ImageData, ImageSet, image_set, open_images
+from ddpm.data.sources import ImageData, ImageSet, image_set, open_images
 from ddpm.errors import InputError
 from ddpm.evaluation.fid_report import FidReport
 from ddpm.evaluation.samples import Samples, given_samples, image_batches, model_samples

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ddpm.base.progress import Progress, progress_of
-from ddpm.data import ImageData
+from ddpm.data.sources import ImageData
 from ddpm.errors import InputError
 from ddpm.evaluation.codec_measurement import prepared_code
 from ddpm.evaluation.full_sum import FullSum, full_sum
@@ -19,7 +19,7 @@ from ddpm.likelihood.ode_bound import OdeBound, calls_per_image, images_within, 
 from ddpm.likelihood.rate_distortion import RateDistortion, calls_per_step, estimate_rate_distortion
 from ddpm.model.checkpoint import results_folder
 from ddpm.model.datasets import images_for
-from ddpm.model.model import Model, checked_model
+from ddpm.model.model import Model
 from ddpm.model.scoring import best_chains, scoring_for
 from ddpm.model.variances import read_variances
 
@@ -140,7 +140,7 @@ def evaluate_likelihood(
     few calls, and for variances that were not measured; WrongModel and DamagedFile for side files.
     """
     report_to = progress_of(progress)
-    images = images_for(checked_model(model), data)
+    images = images_for(model, data)
     part = _part(shard, full=full)
     scoring = scoring_for(
         model, images, variance=variance, levels=levels, limit=limit, seed=seed, batch_size=batch_size

@@ -12,13 +12,13 @@ import numpy as np
 from ddpm.base.image_io import save_grid
 from ddpm.base.progress import Progress, progress_of
 from ddpm.base.tensors import Floats, Pixels
-from ddpm.data import ImageData
+from ddpm.data.sources import ImageData
 from ddpm.errors import InputError
 from ddpm.generation.draw import described, draw, plan_for
 from ddpm.metrics.neighbours import nearest_neighbours
 from ddpm.model.checkpoint import results_folder
 from ddpm.model.datasets import images_for, training_images
-from ddpm.model.model import Model, checked_model
+from ddpm.model.model import Model
 from ddpm.samplers.plan import Sampling, SamplingOptions
 
 FIRST_PERCENTILE = 1.0
@@ -84,7 +84,7 @@ def evaluate_memorisation(
     Errors: InputError for held-out images that are training images, and as in `sample`.
     """
     report_to = progress_of(progress)
-    plan = plan_for(checked_model(model), Sampling(**how))
+    plan = plan_for(model, Sampling(**how))
     held_out = images_for(model, data)
     training = training_images(model, training_data, option="--training-data")
     file = None if out is None else results_folder(model.source, out) / "memorisation.png"

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ddpm.base.geometry import Geometry
 from ddpm.base.progress import SILENT, Progress
-from ddpm.data import ImageSet
 from ddpm.data.grammar import parse_source
+from ddpm.data.sources import ImageSet
 from ddpm.errors import InputError
 from ddpm.generation.draw import draw_batches, protocol
 from ddpm.generation.image_folder import open_image_folder, protocol_in

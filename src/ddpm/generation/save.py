@@ -12,7 +12,7 @@ from ddpm.base.progress import Progress, progress_of
 from ddpm.errors import InputError
 from ddpm.generation.draw import described, draw, draw_progressively, plan_for
 from ddpm.generation.resumable import ARRAY, Drawing
-from ddpm.model.model import Model, checked_model
+from ddpm.model.model import Model
 from ddpm.samplers.plan import Sampling, SamplingOptions
 
 SLOTS = 20  # columns of a progressive grid
@@ -37,7 +37,7 @@ def save_samples(
     Errors (InputError), before anything is drawn: another output, or one that holds something else.
     """
     path, report_to, numbers = _output(out, progressive=progressive), progress_of(progress), list(seeds)
-    plan = plan_for(checked_model(model), Sampling(**how))
+    plan = plan_for(model, Sampling(**how))
     drawing = None if path.suffix == ".png" else Drawing(model, plan, numbers, path)
     if drawing is None:
         check_grid(len(numbers) * (SLOTS if progressive else 1), model.geometry)

@@ -19,7 +19,7 @@ from ddpm.base.progress import Advance, Progress, unheard
 from ddpm.base.seeding import generator
 from ddpm.base.tensors import Floats, Integers
 from ddpm.base.units import images_to_x
-from ddpm.data import Reader
+from ddpm.data.stream import Reader
 from ddpm.diffusion.bound import prior_nats, step_term
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.schedule import Schedule

@@ -8,7 +8,7 @@ import numpy as np
 
 from ddpm.base.image_io import checked_images
 from ddpm.base.tensors import Floats, Integers, Pixels
-from ddpm.data import ImageData, ImageSet, image_set
+from ddpm.data.sources import ImageData, ImageSet, image_set
 from ddpm.errors import InputError
 
 

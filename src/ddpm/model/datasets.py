@@ -6,7 +6,7 @@ import os
 import warnings
 
 from ddpm.base.geometry import parse_size
-from ddpm.data import ImageData, ImageSet, image_set, open_images
+from ddpm.data.sources import ImageData, ImageSet, image_set, open_images
 from ddpm.errors import InputError, MixedSizes
 from ddpm.model.model import Model
 from ddpm.model.recipe import Recipe, changed

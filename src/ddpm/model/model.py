@@ -56,13 +56,6 @@ class Model:
         return build_denoiser(self.recipe, self.network)
 
 
-def checked_model(model: object) -> Model:
-    """The argument, if it is a model; InputError for anything else, such as the path of one."""
-    if not isinstance(model, Model):
-        raise InputError(f"a model is what ddpm.load(path) returns, not {model!r}.")
-    return model
-
-
 def some_weight(network: nn.Module) -> Tensor:
     """A tensor with the network's dtype and device; a linear denoiser alone has buffers and no parameters."""
     return next(itertools.chain(network.parameters(), network.buffers()))

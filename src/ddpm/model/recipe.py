@@ -17,7 +17,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ddpm.base.geometry import Geometry, parse_size
-from ddpm.data import FITS, ON_BAD_IMAGE
+from ddpm.data.sizing import FITS
+from ddpm.data.sources import ON_BAD_IMAGE
 from ddpm.diffusion.denoiser import LEARNED
 from ddpm.diffusion.objectives import LEVEL_SAMPLING, LOSSES
 from ddpm.diffusion.process import PREDICTIONS

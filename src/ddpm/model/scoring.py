@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ddpm.base.progress import Advance, unheard
 from ddpm.base.tensors import Integers
-from ddpm.data import ImageSet, Reader
+from ddpm.data.sources import ImageSet
+from ddpm.data.stream import Reader
 from ddpm.data.subsets import chosen_rows, seen_before
 from ddpm.diffusion.denoiser import OPTIMAL, REVERSE_VARIANCES, Denoiser, Network
 from ddpm.errors import InputError, known

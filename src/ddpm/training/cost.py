@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from ddpm.data import Batch
+from ddpm.data.stream import Batch
 from ddpm.model.model import build_network, resolve_device
 from ddpm.model.recipe import Recipe, changed
 from ddpm.training.learner import Learner

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from ddpm.base.seeding import generator, torch_seeded
 from ddpm.base.tensors import to_device
 from ddpm.base.units import images_to_x
-from ddpm.data import Batch, ImageSet
+from ddpm.data.sources import ImageSet
+from ddpm.data.stream import Batch
 from ddpm.diffusion.objectives import LOSSES, draw_levels, level_probabilities, no_history, remember
 from ddpm.errors import InputError
 from ddpm.model.model import Model, build_denoiser, build_network

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ddpm.base.units import images_to_x
-from ddpm.data import ImageSet
+from ddpm.data.sources import ImageSet
 from ddpm.data.tiles import source_tiles
 from ddpm.errors import InputError
 from ddpm.model.checkpoint import write_checkpoint

@@ -13,7 +13,8 @@ from pathlib import Path
 from ddpm.base.files import only_process
 from ddpm.base.image_io import save_grid
 from ddpm.base.progress import SILENT, Progress
-from ddpm.data import ImageSet, batches
+from ddpm.data.sources import ImageSet
+from ddpm.data.stream import batches
 from ddpm.errors import DamagedFile, InputError
 from ddpm.generation.draw import draw, plan_for
 from ddpm.likelihood.estimate import estimate_bound

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm.base.files import check_output, check_signed, signed, whole_file
-from ddpm.data import ImageSet
+from ddpm.data.sources import ImageSet
 from ddpm.errors import InputError
 from ddpm.model.recipe import Recipe, make_recipe
 

@@ -18,14 +18,14 @@ from ddpm.base.tensors import Floats, Integers, Pixels
 from ddpm.codec.codec_data import SIDECAR, CodecData, check_codes, read_codec_data, write_codec_data
 from ddpm.codec.mixture import SIXTEENTHS
 from ddpm.codec.trellis import fewest_bits
-from ddpm.data import ImageData, ImageSet
+from ddpm.data.sources import ImageData, ImageSet
 from ddpm.data.subsets import chosen_rows, hashes
 from ddpm.diffusion.schedule import Schedule
 from ddpm.errors import InputError
 from ddpm.likelihood.monte_carlo import Scoring
 from ddpm.model.checkpoint import check_tunable
 from ddpm.model.datasets import training_images
-from ddpm.model.model import Model, checked_model
+from ddpm.model.model import Model
 from ddpm.model.scoring import scoring_for
 from ddpm.tuning.pixel_model_fit import fit_causal
 
@@ -88,7 +88,7 @@ def tune_codec(
     the codec cannot hold, a folder that cannot be written to.
     """
     report_to = progress_of(progress)
-    _check(checked_model(model), force=force)
+    _check(model, force=force)
     images = training_images(model, data)
     if len(images) < LEAST_IMAGES:
         raise InputError(f"'{images.name}' holds {len(images)} images; a codec is fitted on at least {LEAST_IMAGES}.")

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddpm.data import ImageSet
+from ddpm.data.sources import ImageSet
 from ddpm.data.subsets import chosen_rows
 from ddpm.errors import InputError
 from ddpm.metrics.extractors import open_extractor

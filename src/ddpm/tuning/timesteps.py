@@ -19,13 +19,13 @@ import numpy as np
 
 from ddpm.base.progress import Advance, Progress, progress_of, unheard
 from ddpm.base.tensors import Floats
-from ddpm.data import ImageData
+from ddpm.data.sources import ImageData
 from ddpm.diffusion.schedule import Schedule
 from ddpm.errors import DamagedFile, InputError, WrongModel
 from ddpm.generation.draw import draw, plan_for
 from ddpm.model.checkpoint import check_tunable
 from ddpm.model.datasets import training_images
-from ddpm.model.model import Model, checked_model
+from ddpm.model.model import Model
 from ddpm.model.scoring import check_fits
 from ddpm.model.timesteps import SIDECAR, TunedTimesteps, add_timesteps
 from ddpm.samplers.plan import DEFAULT_ETA, ETA, FAST, TUNED, Sampling, Tuned, plan
@@ -152,7 +152,7 @@ def tune_timesteps(
     """
     report_to = progress_of(progress)
     numbers = sorted(set(steps))
-    check_tuning(checked_model(model), sampler, numbers, trials)
+    check_tuning(model, sampler, numbers, trials)
     images = training_images(model, data)
     check_fits(model, images)
     criterion = criterion_on(model, images, features, samples=samples, seed=seed)

@@ -17,7 +17,7 @@ from ddpm.base.progress import Progress, progress_of
 from ddpm.base.seeding import generator
 from ddpm.base.tensors import Floats, Integers
 from ddpm.base.units import BIN, GREY_LEVELS
-from ddpm.data import ImageData
+from ddpm.data.sources import ImageData
 from ddpm.data.subsets import hashes
 from ddpm.diffusion.decoder import log_probability
 from ddpm.diffusion.optimal_variance import Measured
@@ -25,7 +25,7 @@ from ddpm.errors import InputError
 from ddpm.likelihood.monte_carlo import Calls, Scoring, balanced
 from ddpm.model.checkpoint import check_tunable
 from ddpm.model.datasets import training_images
-from ddpm.model.model import Model, checked_model
+from ddpm.model.model import Model
 from ddpm.model.scoring import scoring_for
 from ddpm.model.variances import Variances, write_variances
 
@@ -88,7 +88,7 @@ def tune_variance(
     Errors (InputError): images of another geometry or class set, too few calls, a checkpoint that cannot be written to.
     """
     report_to = progress_of(progress)
-    steps = checked_model(model).recipe.process.steps
+    steps = model.recipe.process.steps
     least = calls_needed(steps, 1)
     each = CALLS_PER_LEVEL if calls is None else calls // least
     if each < 1:
