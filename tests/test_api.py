@@ -215,6 +215,25 @@ def test_whole_numbers_that_are_none_are_refused_by_name(name: str, key: str, ve
             called(verbs[name][0], verbs[name][1] | {key: value})
 
 
+def test_what_is_empty_is_refused_by_name(plain: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for call, named in (
+        (lambda: ddpm.sample(plain, seeds=[]), "seeds"),
+        (lambda: ddpm.evaluate_fid(plain, "digits:test", features="pixels", seeds=[]), "0 samples"),
+        (lambda: ddpm.evaluate_fid(plain, "digits:test", features="pixels", keep=""), "keep"),
+        (lambda: ddpm.evaluate_likelihood(plain, "digits:test", full=True, out=""), "out"),
+        (lambda: ddpm.compress_files(plain, [], tmp_path), "files"),
+        (lambda: ddpm.decompress_files(plain, [], tmp_path), "files"),
+        (lambda: ddpm.load(""), "path"),
+        (lambda: ddpm.images(""), "src"),
+        (lambda: ddpm.tune_timesteps(plain, steps=[]), "steps"),
+        (lambda: ddpm.tune_timesteps(plain, steps=[2], features=[]), "features"),
+    ):
+        with pytest.raises(InputError, match=named):
+            call()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_model_and_recipe_are_what_load_and_recipe_return(run: Path):
     with pytest.raises(InputError, match=r"model .*ddpm\.load"):
         ddpm.sample(str(run), seeds=[0])
@@ -643,6 +662,22 @@ def test_first_compress_makes_the_codec_data_and_decompress_never_does(
     with pytest.raises(WrongModel) as caught:
         ddpm.decompress(other, data)
     assert all(fingerprint in str(caught.value) for fingerprint in both)
+
+
+def test_first_compress_takes_what_another_process_made_meanwhile_and_else_says_why_it_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    image, made = ddpm.images("digits:test")[0], api.tune_codec
+    with pytest.raises(InputError, match="nowhere"):
+        ddpm.compress(stored_model(tmp_path / "moved", **DIGITS | {"data": "nowhere"}), image)
+    model = stored_model(tmp_path / "model", **DIGITS)
+
+    def overtaken(model: Model, **how: Any) -> Any:
+        made(model, "digits:train[0:64]", fit_steps=2)
+        return made(model, **how)
+
+    monkeypatch.setattr(api, "tune_codec", overtaken)
+    assert (ddpm.decompress(model, ddpm.compress(model, image)) == image).all()
 
 
 def test_of_two_that_make_the_codec_data_at_once_one_is_refused(tmp_path: Path):

@@ -46,7 +46,7 @@ from ddpm.evaluation.memorisation import evaluate_memorisation
 from ddpm.generation.draw import draw, plan_for
 from ddpm.generation.save import save_samples
 from ddpm.metrics.neighbours import nearest_neighbours
-from ddpm.model.checkpoint import check_tunable, describe
+from ddpm.model.checkpoint import describe
 from ddpm.model.checkpoint import load_model as load
 from ddpm.model.datasets import recipe_images
 from ddpm.model.model import Model
@@ -127,10 +127,9 @@ def _resolved(recipe: Recipe) -> tuple[ImageSet, Recipe]:
 
 def cost(recipe: Recipe) -> tuple[Recipe, Cost]:
     """A recipe with everything filled in, and what running it will take; one without data must fix its geometry."""
-    if recipe.data is None:
-        resolved = resolve(recipe, recipe.geometry, recipe.network.classes or 0)
-    else:
-        resolved = _resolved(recipe)[1]
+    if recipe.data is not None:
+        recipe = _resolved(recipe)[1]
+    resolved = resolve(recipe, recipe.geometry, recipe.network.classes or 0)
     return resolved, estimate_cost(resolved)
 
 
@@ -300,12 +299,10 @@ def _codec(model: Model, progress: Progress, *, make: bool) -> Codec:
     check_codes(model)
     data = read_codec_data(model)
     if data is None and make:
-        check_tunable(model.source)
         try:
             data = tune_codec(model, progress=progress).made
         except InputError:
-            data = read_codec_data(model)  # another process made them meanwhile
-            if data is None:
+            if (data := read_codec_data(model)) is None:  # else another process made them meanwhile
                 raise
     if data is None:
         raise WrongModel(
@@ -315,11 +312,8 @@ def _codec(model: Model, progress: Progress, *, make: bool) -> Codec:
     return make_codec(model, data)
 
 
-# ---- every verb checks the types of its arguments -------------------------------------------------------------------
-
 _ADVICE = {"model": "; ddpm.load(path) returns one", "recipe": "; ddpm.recipe(name) returns one"}
 _POSITIVE = ("batch_size", "columns", "count", "fit_steps")
-
-for _name in __all__:
+for _name in __all__:  # every verb checks the types of its arguments
     if not isinstance(globals()[_name], type):
         globals()[_name] = checked(globals()[_name], _ADVICE, _POSITIVE)

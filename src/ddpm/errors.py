@@ -57,7 +57,7 @@ class PartialImageWarning(UserWarning):
 def nearest(name: str, names: Iterable[str]) -> str:
     """A phrase that offers the closest of some names, or an empty one."""
     found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f", did you mean '{found[0]}'?" if found else ""
+    return f" (did you mean '{found[0]}'?)" if found else ""
 
 
 def known(what: str, name: object, names: Iterable[str]) -> None:

@@ -76,6 +76,7 @@ def test_lines_come_at_first_then_every_ten_seconds_and_at_the_end(clock: list[f
         assert lines == ["Sampling: 1,500 of 4,000", "Sampling: 3,000 of 4,000  loss 0.1"]
         advance(1)
         advance(5)
+        advance(0)
     assert capsys.readouterr().err.splitlines() == ["Sampling: 4,000 of 4,000"] * 2
 
 

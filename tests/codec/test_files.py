@@ -17,7 +17,7 @@ from ddpm.codec.codec_data import Codec, make_codec, read_codec_data
 from ddpm.codec.container import LOSSLESS, Header
 from ddpm.codec.decode import decode, open_file
 from ddpm.codec.encode import encode
-from ddpm.codec.to_files import byte_limit, compress_all, in_groups, read_image
+from ddpm.codec.to_files import byte_limit, compress_all, in_groups, read_image, targets_in
 from ddpm.errors import DamagedFile, InputError, NotVerified, WrongModel
 from ddpm.model.model import Model
 from ddpm.training.linear_model import make_linear
@@ -266,3 +266,14 @@ def test_file_that_does_not_hold_what_was_written_is_named(
     with pytest.raises(NotVerified, match=r"'files/0\.dpc'"):
         ddpm.compress_files(model, paths[:1], "files", progress=False)
     ddpm.compress_files(model, paths[:1], "unverified", verify=False, progress=False)
+
+
+def test_a_file_that_is_there_is_replaced_only_by_force(tmp_path: Path):
+    (tmp_path / "a.dpc").write_bytes(b"mine")
+    assert targets_in(["x/b.png"], tmp_path, ".dpc", force=False) == [tmp_path / "b.dpc"]
+    assert targets_in(["x/a.png"], tmp_path, ".dpc", force=True) == [tmp_path / "a.dpc"]
+    with pytest.raises(InputError, match="a.dpc' is there"):
+        targets_in(["x/a.png"], tmp_path, ".dpc", force=False)
+    for same in (["x/a.png", "x/a.png"], ["x/a.png", "y/a.jpg"]):
+        with pytest.raises(InputError, match=r"x/a\.png"):
+            targets_in(same, tmp_path, ".dpc", force=True)

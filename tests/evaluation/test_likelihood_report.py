@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+import ddpm
 from ddpm.base.progress import Advance, Progress
 from ddpm.data.subsets import hashes
 from ddpm.diffusion.optimal_variance import Measured
@@ -152,7 +153,7 @@ def test_images_may_be_an_array_or_a_source(tmp_path: Path):
     for images in (array, array[:, 0], str(tmp_path / "images.npy"), tmp_path / "images.npy"):
         assert values(scored(model, images)) == expected
     with pytest.raises(InputError, match=r"ddpm\.load"):
-        evaluate_likelihood(model.source, IMAGES)  # type: ignore[arg-type]
+        ddpm.evaluate_likelihood(model.source, IMAGES)  # type: ignore[arg-type]
 
 
 def test_measured_variances_are_named(model: Model):

@@ -55,7 +55,7 @@ def refusal(**options: Any) -> str:
 @pytest.mark.parametrize(("option", "name"), [(option, name) for option, names in CHOICES.items() for name in names])
 def test_a_misspelt_choice_is_answered_with_the_nearest_and_with_all_there_are(option: str, name: str):
     said = refusal(steps=8, **{option: f"{name}x"})
-    assert f"{option} '{name}x', did you mean '{name}'?" in said
+    assert f"{option} '{name}x' (did you mean '{name}'?)" in said
     assert ", ".join(CHOICES[option]) in said
 
 

@@ -76,7 +76,7 @@ class Console(Progress):
         def advance(more: int, note: str = "") -> None:
             nonlocal done, last
             done += more
-            if done >= total or time.monotonic() - last >= LINE_SECONDS:
+            if more and (done >= total or time.monotonic() - last >= LINE_SECONDS):
                 last = time.monotonic()
                 self.say(f"{title}: {min(done, total):,} of {total:,}{'  ' + note if note else ''}")
 

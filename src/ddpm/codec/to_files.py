@@ -208,6 +208,8 @@ def in_groups(tiles: Sequence[int], most: int) -> Iterator[range]:
 
 def targets_in(inputs: Sequence[str], out: str | Path, suffix: str, *, force: bool) -> list[Path]:
     """Where each input's output goes; refuses two of one name and files that are there, before any work is done."""
+    if not inputs:
+        raise InputError("no files were given: name at least one.")
     folder = writable_folder(out)
     targets = [folder / f"{Path(path).stem}{suffix}" for path in inputs]
     for place, target in enumerate(targets):

@@ -116,5 +116,5 @@ def image_batches(images: ImageSet, batch_size: int) -> Iterator[Tensor]:
 def written(seeds: Sequence[int]) -> str:
     """Seeds as a person writes them, in this order: 0-63, or 1,5,10-19."""
     numbers = np.asarray(seeds, np.int64)
-    runs = np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1)
+    runs = np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1)[: len(numbers)]
     return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)

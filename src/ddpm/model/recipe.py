@@ -248,7 +248,7 @@ def _sentence(error: ValidationError) -> str:
         here = [key for key in keys if key.split(".")[:-1] == table]
         elsewhere = [key for key in keys if key.split(".")[-1] == where[-1]]
         meant = " or ".join(f"'{key}'" for key in elsewhere)
-        hint = f", did you mean {meant}?" if meant else nearest(".".join(where), here)
+        hint = f" (did you mean {meant}?)" if meant else nearest(".".join(where), here)
         return f"there is no key '{'.'.join(where)}'{hint}; valid here: {', '.join(here)}."
     message = WORDS.get(first["type"], first["msg"][0].lower() + first["msg"][1:])
     return f"key '{'.'.join(where)}': {message} (it is {first['input']!r})."
