@@ -135,10 +135,7 @@ def photograph() -> None:
     top, left = CORNER
     crop = load_sample_image("china.jpg")[top : top + CROP, left : left + CROP].transpose(2, 0, 1)
     crop = np.ascontiguousarray(crop)
-    table: dict[str, Any] = {
-        "image": f"china.jpg[{top}:{top + CROP}, {left}:{left + CROP}]",
-        "size": list(crop.shape),
-    }
+    table: dict[str, Any] = {"image": f"china.jpg[{top}:{top + CROP}, {left}:{left + CROP}]", "size": list(crop.shape)}
     shown = [(crop, "the crop")]
     for run in (NETWORK, "linear"):
         codec = opened(run)

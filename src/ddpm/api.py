@@ -59,34 +59,14 @@ from ddpm.tuning.codec import CodecDataReport, tune_codec
 from ddpm.tuning.timesteps import tune_timesteps
 from ddpm.tuning.variances import tune_variance
 
+# fmt: off
 __all__ = [
-    "Console",
-    "Progress",
-    "compress",
-    "compress_files",
-    "convert",
-    "cost",
-    "decompress",
-    "decompress_files",
-    "evaluate_codec",
-    "evaluate_fid",
-    "evaluate_likelihood",
-    "evaluate_memorisation",
-    "images",
-    "inspect",
-    "load",
-    "nearest_neighbours",
-    "recipe",
-    "sample",
-    "save_grid",
-    "save_samples",
-    "show",
-    "train",
-    "tune_codec",
-    "tune_linear",
-    "tune_timesteps",
-    "tune_variance",
+    "Console", "Progress", "compress", "compress_files", "convert", "cost", "decompress", "decompress_files",
+    "evaluate_codec", "evaluate_fid", "evaluate_likelihood", "evaluate_memorisation", "images", "inspect", "load",
+    "nearest_neighbours", "recipe", "sample", "save_grid", "save_samples", "show", "train", "tune_codec",
+    "tune_linear", "tune_timesteps", "tune_variance",
 ]
+# fmt: on
 
 
 def recipe(name: str | Path, /, **changes: Any) -> Recipe:

@@ -14,11 +14,7 @@ from PIL import Image
 
 from ddpm.model.recipe import load_recipe, recipe_names
 
-PARAMETERS = {
-    "cifar10": "35,746,307",
-    "lsun-bedroom-256": "113,673,219",
-    "lsun-bedroom-256-large": "255,677,955",
-}
+PARAMETERS = {"cifar10": "35,746,307", "lsun-bedroom-256": "113,673,219", "lsun-bedroom-256-large": "255,677,955"}
 SHAPE = ("--set", "image.channels=3", "--set", "image.height=16", "--set", "image.width=16")
 OPEN = ("compress", "small", "standard")  # take their geometry from the data
 FAST = ("digits", "small", "compress")

@@ -93,14 +93,7 @@ def test_any_header_comes_back_and_its_bytes_from_it(header: Header, rest: bytes
 @pytest.mark.parametrize("flags", FLAGS)
 def test_every_flag_has_its_fields_in_the_order_of_the_document(flags: int):
     units, label, seeds = 0 if flags & (LOSSLESS | STORED) else 300, 9 * bool(flags & CLASS), ((1, 2), (128, 3))
-    header = Header(
-        flags,
-        b"abcd",
-        (5, 200),
-        units or None,
-        label or None,
-        seeds if flags & SEEDS else (),
-    )
+    header = Header(flags, b"abcd", (5, 200), units or None, label or None, seeds if flags & SEEDS else ())
     fields = [b"\x8f\x44\x50", b"\x01", bytes([flags]), b"abcd", b"\x05", b"\xc8\x01"]
     fields += [b"\xac\x02"] * bool(units) + [b"\x09"] * bool(label)
     fields += [b"\x02", b"\x01\x02", b"\x80\x01\x03"] if flags & SEEDS else []

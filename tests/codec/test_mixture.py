@@ -47,11 +47,7 @@ def test_frequencies_rise_from_nothing_to_all(numbers: Numbers):
     assert np.diff(found[0]).min() >= 1
 
 
-EXTREMES = [
-    [0, -(2**30), 2**30],
-    [-(2**30), -8, 2040, 4088, 2**30],
-    [-(2**30), SMALLEST, 0, LARGEST, 2**30],
-]
+EXTREMES = [[0, -(2**30), 2**30], [-(2**30), -8, 2040, 4088, 2**30], [-(2**30), SMALLEST, 0, LARGEST, 2**30]]
 
 
 def test_frequencies_rise_in_every_corner():

@@ -179,12 +179,7 @@ def test_checkpoint_holds_ema_weights_and_the_default_training(tmp_path: Path):
 
 # Left at diffusers' default, these give a network of the same shapes; the middle is 1,000 times what counts as equal.
 SILENT = ["freq_shift", "flip_sin_to_cos", "norm_eps", "downsample_padding", "attention_head_dim"]
-SILENT_OTHERS = {
-    "act_fn": "gelu",
-    "center_input_sample": True,
-    "mid_block_scale_factor": 2,
-    "attn_norm_num_groups": 4,
-}
+SILENT_OTHERS = {"act_fn": "gelu", "center_input_sample": True, "mid_block_scale_factor": 2, "attn_norm_num_groups": 4}
 
 
 @pytest.mark.parametrize("option", [*SILENT, *SILENT_OTHERS])

@@ -125,11 +125,7 @@ def test_every_prediction_is_read_as_the_image_it_means(prediction: str, t: int)
 def test_the_predicted_image_is_clipped_only_when_asked(prediction: str, clip: bool):
     x0, xt = 2 * normal(5), normal(6)
     denoiser = Denoiser(
-        Says(output_for(prediction, x0, xt, 300)),
-        PROCESS,
-        prediction,
-        threshold=THRESHOLD[clip],
-        dtype=torch.float64,
+        Says(output_for(prediction, x0, xt, 300)), PROCESS, prediction, threshold=THRESHOLD[clip], dtype=torch.float64
     )
     expected = x0.clamp(-1, 1) if clip else x0
     assert (denoiser.x0(xt, torch.full((3,), 300)) - expected).abs().max() < 1e-10

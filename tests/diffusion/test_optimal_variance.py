@@ -36,10 +36,7 @@ def measured(decoder: dict[int, float] | None = None) -> Measured:
     for level, log_variance in (decoder or {}).items():
         fitted[level] = log_variance
     return Measured(
-        squared_error=errors(),
-        decoder_log_variance=fitted,
-        decoder_nats=np.full(T + 1, np.nan),
-        second_moment=0.25,
+        squared_error=errors(), decoder_log_variance=fitted, decoder_nats=np.full(T + 1, np.nan), second_moment=0.25
     )
 
 

@@ -19,13 +19,7 @@ from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.process import PREDICTIONS, Process
 from ddpm.diffusion.schedule import make_schedule
 from ddpm.errors import InputError
-from ddpm.likelihood.ode import (
-    EXACT_DIMENSIONS,
-    draw_probes,
-    log_density,
-    ode_term,
-    standard_normal_log_density,
-)
+from ddpm.likelihood.ode import EXACT_DIMENSIONS, draw_probes, log_density, ode_term, standard_normal_log_density
 from ddpm.networks.unet import UNet
 
 T = 1000

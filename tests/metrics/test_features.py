@@ -155,11 +155,7 @@ def test_the_fashion_mnist_judge_finds_the_distances_noted_beside_it(data_root: 
 
 @pytest.mark.parametrize(
     ("which", "words"),
-    [
-        ("pixel", r"'pixel'.*did you mean 'pixels'"),
-        ("inception.pt2", r"'inception\.pt2'.*pixels"),
-        ("", "''.*pixels"),
-    ],
+    [("pixel", r"'pixel'.*did you mean 'pixels'"), ("inception.pt2", r"'inception\.pt2'.*pixels"), ("", "''.*pixels")],
 )
 def test_a_name_nobody_knows_is_answered_with_those_there_are(which: str, words: str):
     with pytest.raises(InputError, match=words):

@@ -40,13 +40,7 @@ RECIPE: dict[str, Any] = {
     "learning_rate": 1e-3,
     "network": {"channels": 4, "multipliers": [1], "blocks": 1, "groups": 2, "dropout": 0.1},
     "process": {"steps": 8},
-    "training": {
-        "warmup_images": 100,
-        "flip": True,
-        "log_images": 30,
-        "sample_images": 130,
-        "checkpoint_images": 64,
-    },
+    "training": {"warmup_images": 100, "flip": True, "log_images": 30, "sample_images": 130, "checkpoint_images": 64},
 }
 
 

@@ -54,8 +54,7 @@ def trained(variance: float) -> Denoiser:
 
 
 @pytest.mark.parametrize(
-    ("variance", "least"),
-    [pytest.param(1.0, 0.27551323339680617, marks=pytest.mark.slow), (0.25, 0.17305340608368602)],
+    ("variance", "least"), [pytest.param(1.0, 0.27551323339680617, marks=pytest.mark.slow), (0.25, 0.17305340608368602)]
 )
 def test_a_trained_network_approaches_the_least_loss_and_stays_above_it(variance: float, least: float):
     """mean_t A lam / (A lam + 1 - A), within 2 % and not below by three standard errors.

@@ -17,17 +17,7 @@ if not hasattr(os, "fork"):
     pytest.skip("fork is needed", allow_module_level=True)
 
 import torch
-from crashing import (
-    Ended,
-    differences,
-    losses,
-    metrics,
-    nursery,
-    saved,
-    snapshot,
-    train_command,
-    unfinished,
-)
+from crashing import Ended, differences, losses, metrics, nursery, saved, snapshot, train_command, unfinished
 from safetensors.torch import load_file
 
 import ddpm

@@ -60,8 +60,7 @@ def whole(tmp_path_factory) -> RunFolder:
 
 
 @pytest.mark.parametrize(
-    ("every", "total", "points"),
-    [(24, 90, [24, 48, 72, 96]), (20, 48, [24, 40, 48]), (1000, 16, [16])],
+    ("every", "total", "points"), [(24, 90, [24, 48, 72, 96]), (20, 48, [24, 40, 48]), (1000, 16, [16])]
 )
 def test_lines_come_at_the_intervals_and_once_at_the_end(every: int, total: int, points: list[int], tmp_path: Path):
     """An interval ends with the batch in which it is passed, and so does the run."""

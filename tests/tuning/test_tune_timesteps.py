@@ -32,14 +32,7 @@ from ddpm.samplers.spacing import SPACINGS, spaced
 from ddpm.tuning import timesteps
 from ddpm.tuning.criterion import FEWEST, FIRST_SEED, Criterion, criterion_on
 from ddpm.tuning.search import SMALLEST_STEP, Point, compass
-from ddpm.tuning.timesteps import (
-    Curve,
-    Trials,
-    check_tuning,
-    levels_at,
-    search_timesteps,
-    tune_timesteps,
-)
+from ddpm.tuning.timesteps import Curve, Trials, check_tuning, levels_at, search_timesteps, tune_timesteps
 from scorings import Counting, drawn, image_set, pixels, stored_model
 
 PAPER = make_schedule()

@@ -10,9 +10,7 @@ from ddpm.cli import options
 from ddpm.cli.console import PROGRESS, load, print_report
 
 app = typer.Typer(
-    help="Measure a model: likelihood, FID and KID, codec, memorisation.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
+    help="Measure a model: likelihood, FID and KID, codec, memorisation.", no_args_is_help=True, rich_markup_mode=None
 )
 
 

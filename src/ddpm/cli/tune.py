@@ -11,9 +11,7 @@ from ddpm.cli.console import PROGRESS, load, parse_steps, print_report
 from ddpm.errors import InputError
 
 app = typer.Typer(
-    help="Fit variances, timesteps or codec data to a model.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
+    help="Fit variances, timesteps or codec data to a model.", no_args_is_help=True, rich_markup_mode=None
 )
 
 

@@ -17,15 +17,7 @@ from ddpm.base.progress import Advance, unheard
 from ddpm.base.tensors import Integers, Pixels
 from ddpm.base.units import x_to_images
 from ddpm.codec.codec_data import Codec
-from ddpm.codec.container import (
-    FINGERPRINT_BYTES,
-    MOST_PIXELS,
-    Cursor,
-    Packet,
-    checksum,
-    read_header,
-    read_packet,
-)
+from ddpm.codec.container import FINGERPRINT_BYTES, MOST_PIXELS, Cursor, Packet, checksum, read_header, read_packet
 from ddpm.codec.encode import whole_guess
 from ddpm.codec.mixture import SIXTEENTHS
 from ddpm.codec.progressive import AT_ONCE

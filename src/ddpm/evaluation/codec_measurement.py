@@ -147,12 +147,7 @@ def prepared_code(model: Model, images: ImageSet, limit: int | None) -> Callable
 
 
 def measure_codec(
-    codec: Codec,
-    images: ImageSet,
-    rows: Integers,
-    folder: Path,
-    *,
-    advance: Advance = unheard,
+    codec: Codec, images: ImageSet, rows: Integers, folder: Path, *, advance: Advance = unheard
 ) -> CodecReport:
     """Compress images to files in `folder`, read them back whole and step by step, and do the same with other formats.
 

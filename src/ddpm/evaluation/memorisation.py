@@ -109,12 +109,7 @@ def held_out_distances(held_out: Pixels, training: Pixels) -> Floats:
 
 
 def measure_memorisation(
-    samples: Pixels,
-    training: Pixels,
-    usual: Floats,
-    *,
-    source: str = "an array",
-    grid_file: Path | None = None,
+    samples: Pixels, training: Pixels, usual: Floats, *, source: str = "an array", grid_file: Path | None = None
 ) -> MemorisationReport:
     """Compare samples with held-out images by their distance to the training images; images are uint8 (., C, H, W).
 

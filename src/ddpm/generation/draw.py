@@ -122,13 +122,7 @@ def draw(model: Model, seeds: Sequence[int], plan: Plan, *, batch_size: int = 64
 
 
 def draw_progressively(
-    model: Model,
-    seeds: Sequence[int],
-    plan: Plan,
-    *,
-    slots: int = 20,
-    batch_size: int = 64,
-    advance: Advance = unheard,
+    model: Model, seeds: Sequence[int], plan: Plan, *, slots: int = 20, batch_size: int = 64, advance: Advance = unheard
 ) -> Tensor:
     """The clean images predicted along the trajectory (Ho et al. 2020, Fig. 6). Options as in draw_batches.
 

@@ -31,14 +31,7 @@ from ddpm.base.image_io import save_folder
 from ddpm.base.progress import Advance, unheard
 from ddpm.errors import DamagedFile, DdpmError, InputError
 from ddpm.generation.draw import draw_batches, labels_for, protocol
-from ddpm.generation.image_folder import (
-    ImageFolder,
-    check_protocol,
-    protocol_in,
-    protocol_of,
-    seeds_in,
-    write_protocol,
-)
+from ddpm.generation.image_folder import ImageFolder, check_protocol, protocol_in, protocol_of, seeds_in, write_protocol
 from ddpm.model.checkpoint import is_run
 from ddpm.model.model import Model
 from ddpm.samplers.plan import Plan

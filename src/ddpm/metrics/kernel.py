@@ -24,11 +24,7 @@ TILE = 1024  # images a side of a tile of the kernel matrix; a tile and its temp
 
 
 def kernel_estimate(
-    features: npt.NDArray[np.floating],
-    reference: npt.NDArray[np.floating],
-    *,
-    blocks: int = BLOCKS,
-    tile: int = TILE,
+    features: npt.NDArray[np.floating], reference: npt.NDArray[np.floating], *, blocks: int = BLOCKS, tile: int = TILE
 ) -> Distance:
     """The kernel distance of a sample to a reference, with its error; the bias is 0.
 

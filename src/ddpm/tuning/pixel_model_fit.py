@@ -16,16 +16,7 @@ from ddpm.base.seeding import generator
 from ddpm.base.tensors import Integers, Pixels
 from ddpm.base.units import LEVELS
 from ddpm.codec.mixture import LARGEST, SCALE_UNIT, SIXTEENTHS, SMALLEST
-from ddpm.codec.pixel_model import (
-    HIDDEN_BITS,
-    INPUT_BITS,
-    OUTPUT_BITS,
-    WEIGHT_BITS,
-    Canvas,
-    CausalModel,
-    Layers,
-    width,
-)
+from ddpm.codec.pixel_model import HIDDEN_BITS, INPUT_BITS, OUTPUT_BITS, WEIGHT_BITS, Canvas, CausalModel, Layers, width
 from ddpm.codec.range_coder import TOTAL_BITS
 
 HIDDEN, COMPONENTS = 96, 4
@@ -92,12 +83,7 @@ def code_length(said: Tensor, guess: Tensor, level: Tensor) -> Tensor:
 
 
 def fit_causal(
-    guess: Integers,
-    pixels: Pixels,
-    *,
-    steps: int,
-    seed: int = 0,
-    advance: Advance = unheard,
+    guess: Integers, pixels: Pixels, *, steps: int, seed: int = 0, advance: Advance = unheard
 ) -> CausalModel:
     """Train on images (N, C, H, W) with their guesses, in sixteenths of a grey level; `steps` of the optimiser."""
     count, channels, *size = guess.shape
