@@ -272,7 +272,7 @@ def test_a_file_that_is_there_is_replaced_only_by_force(tmp_path: Path):
     (tmp_path / "a.dpc").write_bytes(b"mine")
     assert targets_in(["x/b.png"], tmp_path, ".dpc", force=False) == [tmp_path / "b.dpc"]
     assert targets_in(["x/a.png"], tmp_path, ".dpc", force=True) == [tmp_path / "a.dpc"]
-    with pytest.raises(InputError, match="a.dpc' is there"):
+    with pytest.raises(InputError, match=r"a\.dpc' is there"):
         targets_in(["x/a.png"], tmp_path, ".dpc", force=False)
     for same in (["x/a.png", "x/a.png"], ["x/a.png", "y/a.jpg"]):
         with pytest.raises(InputError, match=r"x/a\.png"):
