@@ -162,8 +162,11 @@ def called(verb: Callable[..., Any], arguments: dict[str, Any]) -> Any:
     return verb(*(arguments[name] for name in only), **{k: v for k, v in arguments.items() if k not in only})
 
 
-def test_every_verb_is_tried(verbs: Calls):
+def test_every_verb_is_tried_and_those_that_take_long_show_progress_unless_told_otherwise(verbs: Calls):
     assert sorted(verbs) == sorted(VERBS)
+    shown = {name: inspect.signature(getattr(api, name)).parameters.get("progress") for name in VERBS}
+    assert all(progress.default is True for progress in shown.values() if progress is not None)
+    assert {name for name in VERBS if name.startswith(("tune", "evaluate"))} <= {k for k, p in shown.items() if p}
 
 
 SAMPLING = {"sampler", "steps", "spacing", "variance", "eta", "threshold", "class_name", "guidance"}
@@ -649,6 +652,9 @@ def test_first_compress_makes_the_codec_data_and_decompress_never_does(
     for _ in range(2):
         with pytest.raises(WrongModel, match=r"codec-averaged\.json"):
             ddpm.decompress(other, data)
+    (tmp_path / "a.dpc").write_bytes(data)
+    (row,) = ddpm.decompress_files(other, [tmp_path / "a.dpc"], tmp_path).files
+    assert (row.status, row.exit_code, row.out) == ("refused", WrongModel.exit_code, None)
     with pytest.raises(InputError, match="bytes"):
         ddpm.compress(other, image, most_bytes=0)
     assert read_codec_data(other) is None

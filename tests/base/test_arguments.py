@@ -86,7 +86,7 @@ BAD: list[tuple[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value", "expected"), GOOD, ids=[f"{name} {value!r}" for name, value, _ in GOOD])
+@pytest.mark.parametrize(("name", "value", "expected"), GOOD, ids=[f"{name} {k}" for k, (name, _, _) in enumerate(GOOD)])
 def test_what_is_of_the_type_is_converted_to_it(name: str, value: Any, expected: Any):
     if name == "unknown":  # as of any function
         with pytest.raises(TypeError, match="missing"):
@@ -98,7 +98,7 @@ def test_what_is_of_the_type_is_converted_to_it(name: str, value: Any, expected:
     assert type(found) is type(expected)
 
 
-@pytest.mark.parametrize(("name", "value"), BAD, ids=[f"{name} {value!r}" for name, value in BAD])
+@pytest.mark.parametrize(("name", "value"), BAD, ids=[f"{name} {k}" for k, (name, _) in enumerate(BAD)])
 def test_what_is_not_is_refused_by_name_in_one_sentence(name: str, value: Any):
     with pytest.raises(InputError, match=f"^{name} ") as caught:
         taken(**{name: value})

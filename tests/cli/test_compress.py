@@ -117,8 +117,13 @@ def test_show_lists_the_steps_of_a_file(coded: Path, files: list[Path]):
     table = json.loads(done("show", "files/one.dpc", coded, "--json").out)
     assert table["steps"][-1]["bytes"] + 2 == table["progressive_end"] == table["bytes"]
     assert all(step["there"] for step in table["steps"])
+    assert "behind" not in end.out
     shutil.copytree(coded, "runs/mine")
     assert json.loads(done("show", "files/one.dpc", "--json").out)["model"] == "runs/mine"
+    done("compress", coded, files[0], "--out", "exact")
+    table = json.loads(done("show", "exact/one.dpc", "--json").out)
+    rest = Path("exact/one.dpc").stat().st_size - table["progressive_end"]
+    assert f"{rest:,} bytes behind" in done("show", "exact/one.dpc").out
 
 
 def test_show_without_the_model_says_which_it_wants(coded: Path, files: list[Path]):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from commandline import COMMANDS, CONTROL, done, type_in
 
-import ddpm
+from ddpm import api
 from ddpm.base.progress import Progress
 from ddpm.samplers.plan import Sampling
 
@@ -108,6 +108,9 @@ PASSED: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     "convert": ("A B", "--size 8x9", "convert", {"src": "A", "dst": "B", "size": "8x9"}),
     "data": ("SRC", "--json", "inspect", {"src": "SRC"}),
 }  # fmt: skip
+SIGNATURES = {
+    verb: inspect.signature(getattr(api, verb)) for verb in ("load", *(row[2] for row in PASSED.values()))
+}
 ELSEWHERE = {"train", "show"}  # in test_train.py and test_look.py
 OTHER_DEFAULTS = {("evaluate codec", "limit"), ("evaluate codec", "device"), ("compress", "device"),
                   ("decompress", "device"), ("evaluate memorisation", "seeds"),
@@ -119,16 +122,16 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
     """Verbs that do nothing but note what they were asked; a loaded model is the word that named it."""
     noted: dict[str, dict[str, Any]] = {}
 
-    def noting(name: str, verb: Any) -> Any:
+    def noting(name: str) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
-            bound = inspect.signature(verb).bind(*args, **kwargs).arguments
+            bound = SIGNATURES[name].bind(*args, **kwargs).arguments
             noted[name] = bound.pop("how", {}) | bound
             return bound["path"] if name == "load" else Report()
 
         return call
 
-    for name in ("load", *(verb for _, _, verb, _ in PASSED.values())):
-        monkeypatch.setattr(ddpm.api, name, noting(name, getattr(ddpm.api, name)))
+    for name in SIGNATURES:
+        monkeypatch.setattr(api, name, noting(name))
     return noted
 
 
@@ -162,7 +165,7 @@ def test_options_reach_the_verb(command: str, asked: dict[str, dict[str, Any]]):
 def test_defaults_are_those_of_the_verb(command: str, asked: dict[str, dict[str, Any]]):
     words, _, verb, expected = PASSED[command]
     end = done(*command.split(), *words.split())
-    parameters = inspect.signature(getattr(ddpm.api, verb)).parameters
+    parameters = SIGNATURES[verb].parameters
     usual = dict(vars(Sampling())) if "how" in parameters else {}
     usual |= {name: p.default for name, p in parameters.items() if p.default is not p.empty}
     found = plain(asked[verb])
@@ -196,7 +199,7 @@ def test_samples_that_are_a_source_are_not_loaded(asked: dict[str, dict[str, Any
 
 def test_new_linear_model_is_asked_for_by_out(asked: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch):
     noted: dict[str, Any] = {}
-    monkeypatch.setattr(ddpm.api, "tune_linear", lambda *args, **options: noted.update(options, args=args) or Report())
+    monkeypatch.setattr(api, "tune_linear", lambda *args, **options: noted.update(options, args=args) or Report())
     done("tune", "codec", "linear", "--data", "SRC", "--out", "O", "--fit-steps", "9", "--device", "D")
     assert plain(noted) == {"args": ("SRC", "O"), "device": "D", "fit_steps": 9}
     for words in ("linear --out O", "RUN --data SRC --out O"):

@@ -74,11 +74,6 @@ def test_what_cannot_be_written_or_drawn_is_refused_before_a_network_call(
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
 
 
-def test_a_model_is_asked_for_not_its_path(tmp_path: Path):
-    with pytest.raises(InputError, match=r"ddpm\.load"):
-        save_samples("runs/digits", tmp_path / "a.png", seeds=[0])  # type: ignore[arg-type]
-
-
 def test_every_form_holds_what_is_drawn(model: Model, tmp_path: Path):
     plan, seeds = plan_for(model, Sampling(**FEW)), [4, 2, 9]
     expected = draw(model, seeds, plan, batch_size=2)

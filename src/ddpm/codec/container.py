@@ -134,7 +134,7 @@ def read_header(cursor: Cursor) -> Header:
     """
     start = cursor.data[: len(MAGIC)]
     if not (start and MAGIC.startswith(start)):
-        raise DamagedFile("it is not a .dpc file: it does not begin like one.")
+        raise DamagedFile("it is not a .dpc file: it does not start with the bytes 8F 44 50.")
     cursor.take(len(MAGIC))
     version, flags = cursor.take(2)
     if version != VERSION:
