@@ -86,7 +86,7 @@ BAD: list[tuple[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value", "expected"), GOOD, ids=[f"{name} {k}" for k, (name, _, _) in enumerate(GOOD)])
+@pytest.mark.parametrize(("name", "value", "expected"), GOOD, ids=[f"{name} {k}" for k, (name, *_) in enumerate(GOOD)])
 def test_what_is_of_the_type_is_converted_to_it(name: str, value: Any, expected: Any):
     if name == "unknown":  # as of any function
         with pytest.raises(TypeError, match="missing"):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from commandline import COMMANDS, CONTROL, done, type_in
 
-from ddpm import api
+from ddpm import __version__, api
 from ddpm.base.progress import Progress
 from ddpm.samplers.plan import Sampling
 
@@ -108,9 +108,7 @@ PASSED: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     "convert": ("A B", "--size 8x9", "convert", {"src": "A", "dst": "B", "size": "8x9"}),
     "data": ("SRC", "--json", "inspect", {"src": "SRC"}),
 }  # fmt: skip
-SIGNATURES = {
-    verb: inspect.signature(getattr(api, verb)) for verb in ("load", *(row[2] for row in PASSED.values()))
-}
+SIGNATURES = {verb: inspect.signature(getattr(api, verb)) for verb in ("load", *(row[2] for row in PASSED.values()))}
 ELSEWHERE = {"train", "show"}  # in test_train.py and test_look.py
 OTHER_DEFAULTS = {("evaluate codec", "limit"), ("evaluate codec", "device"), ("compress", "device"),
                   ("decompress", "device"), ("evaluate memorisation", "seeds"),
@@ -241,4 +239,4 @@ def test_groups_and_the_whole_list_their_commands():
 
 
 def test_version_is_printed():
-    assert done("--version").out == f"ddpm {ddpm.__version__}\n"
+    assert done("--version").out == f"ddpm {__version__}\n"
