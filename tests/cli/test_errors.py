@@ -137,6 +137,7 @@ VALUES = {
     f"{TRAIN} --set train_images=many": ["train_images"],
     f"{TRAIN} --set network.channels": ["--set", "network.channels"],
     f"{TRAIN} --set =3": ["--set", "=3"],
+    f"{TRAIN} --set network.=3": ["--set", "network.=3"],
     f"{TRAIN} --set seed=3 --set seed.x=3": ["--set", "seed"],
     f"{TRAIN} --set validation=digits:val": ["val"],
     f"{TRAIN} --size 17 --set network.multipliers=[1,1]": ["17", "--size"],

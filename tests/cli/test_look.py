@@ -111,7 +111,8 @@ def test_text_ends_in_the_recipe_as_toml_also_of_an_older_checkpoint(digits_run:
     recipe = tomllib.loads(done("show", path).out.split("\n\n", 1)[1])
     assert recipe == {key: value for key, value in as_json("show", path)["recipe"].items() if value is not None}
     assert as_json("show", path)["images_seen"] == 32
-    assert len(as_json("show", digits_run)["checkpoints"]) == 2
+    older, newest = as_json("show", digits_run)["checkpoints"]
+    assert done("show", digits_run).out.startswith(f"checkpoint    {newest}\n              {older}\nimages ")
 
 
 # ---- convert --------------------------------------------------------------------------------------------------------
