@@ -226,3 +226,9 @@ def test_a_table_of_a_newer_format_wants_a_newer_ddpm(tmp_path: Path):
     with pytest.raises(InputError, match=r"notes\.json.*newer ddpm"):
         read_signed(path, "ddpm notes", 2, advice="")
     assert read_signed(path, "ddpm notes", 3, advice="") is not None
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_it_is_locked(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file"), only_process(tmp_path / "file" / "run"):
+        raise AssertionError("entered")
