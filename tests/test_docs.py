@@ -328,5 +328,5 @@ WORDS_OF_OTHERS = r"would fit|ordinary means|\bpictures?\b|means nothing to|make
 @pytest.mark.parametrize("path", [*TEXTS, *sorted(PACKAGE.rglob("*.py"))], ids=name_of)
 def test_words_are_the_project_s_own(path: Path):
     """docs/design.md lists the words; these are the ones it replaced. On disk the number of samples is "pictures"."""
-    text = read(path).replace('"pictures"', "").replace("is called pictures", "")
+    text = read(path).replace('"pictures"', "").replace("are called pictures", "")
     assert re.findall(WORDS_OF_OTHERS, text, re.IGNORECASE) == []

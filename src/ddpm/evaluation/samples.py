@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ddpm.base.geometry import Geometry
+from ddpm.base.image_io import file_name
 from ddpm.base.progress import SILENT, Progress
 from ddpm.data.grammar import parse_source
 from ddpm.data.sources import ImageSet
@@ -49,8 +50,9 @@ def given_samples(images: ImageSet) -> Samples:
     """Images that are there already."""
     about = {"source": images.name, "fingerprint": images.fingerprint, **_drawn_how(images)}
     quantisation = NEAREST_LEVEL if "model" in about else AS_GIVEN
-    batches = partial(image_batches, images)
-    return Samples(len(images), images.geometry, about, quantisation, batches, images.fingerprint)
+    return Samples(
+        len(images), images.geometry, about, quantisation, partial(image_batches, images), images.fingerprint
+    )
 
 
 def model_samples(
@@ -100,7 +102,7 @@ def _drawn_how(images: ImageSet) -> dict[str, Any]:
         if array is not None and len(array[1]) == len(images):
             return {"model": array[0], "seeds": written(array[1])}
         found = open_image_folder(place)
-        seeds = {f"{seed:06d}.png": seed for seed in found.seeds}
+        seeds = {file_name(seed): seed for seed in found.seeds}
         names = [images.item_name(k) for k in range(len(images))]
         if seeds.keys() >= set(names):
             return {"model": found.protocol, "seeds": written([seeds[name] for name in names])}

@@ -55,8 +55,9 @@ def read_timesteps(of: Weights, sampler: str, steps: int) -> TunedTimesteps | No
             f"'{SIDECAR.path(of)}' holds {steps} timesteps of {sampler} for reach {entry['reach']}, which this ddpm "
             f"does not have: tune them again with {SIDECAR.made_by(of)}."
         )
-    known = {"samples" if key == "pictures" else key: value for key, value in entry.items() if key != "reach"}
-    return TunedTimesteps(**{**known, "levels": tuple(known["levels"])})
+    entry.pop("reach", None)
+    samples, levels = entry.pop("pictures"), tuple(entry.pop("levels"))  # on disk the samples are called pictures
+    return TunedTimesteps(levels=levels, samples=samples, **entry)
 
 
 def tuned_for(of: Weights, sampler: str, steps: int) -> Tuned | None:
@@ -67,7 +68,8 @@ def tuned_for(of: Weights, sampler: str, steps: int) -> Tuned | None:
 
 def add_timesteps(of: Weights, sampler: str, found: TunedTimesteps) -> Path:
     """Store levels beside those that are there; those of the same sampler and number of steps are replaced."""
-    entry = {"pictures" if key == "samples" else key: value for key, value in asdict(found).items()}  # its name on disk
+    entry = asdict(found)
+    entry["pictures"] = entry.pop("samples")
     with SIDECAR.lock(of):
         try:
             table = SIDECAR.read(of) or {"samplers": {}}
