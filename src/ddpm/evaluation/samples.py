@@ -50,9 +50,8 @@ def given_samples(images: ImageSet) -> Samples:
     """Images that are there already."""
     about = {"source": images.name, "fingerprint": images.fingerprint, **_drawn_how(images)}
     quantisation = NEAREST_LEVEL if "model" in about else AS_GIVEN
-    return Samples(
-        len(images), images.geometry, about, quantisation, partial(image_batches, images), images.fingerprint
-    )
+    batches = partial(image_batches, images)
+    return Samples(len(images), images.geometry, about, quantisation, batches, images.fingerprint)
 
 
 def model_samples(

@@ -50,12 +50,11 @@ def read_timesteps(of: Weights, sampler: str, steps: int) -> TunedTimesteps | No
     entry = None if table is None else table["samplers"].get(sampler, {}).get(str(steps))
     if entry is None:
         return None
-    if entry.get("reach", 1.0) not in (None, 1.0):  # earlier versions could scale a solver's extrapolation
+    if (reach := entry.pop("reach", None)) not in (None, 1.0):  # earlier versions could scale a solver's extrapolation
         raise InputError(
-            f"'{SIDECAR.path(of)}' holds {steps} timesteps of {sampler} for reach {entry['reach']}, which this ddpm "
+            f"'{SIDECAR.path(of)}' holds {steps} timesteps of {sampler} for reach {reach}, which this ddpm "
             f"does not have: tune them again with {SIDECAR.made_by(of)}."
         )
-    entry.pop("reach", None)
     samples, levels = entry.pop("pictures"), tuple(entry.pop("levels"))  # on disk the samples are called pictures
     return TunedTimesteps(levels=levels, samples=samples, **entry)
 
