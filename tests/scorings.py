@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm.base.files import signed
 from ddpm.base.geometry import Geometry
 from ddpm.base.progress import Advance, Progress
+from ddpm.base.tables import signed
 from ddpm.base.units import images_to_x
 from ddpm.data.items import ArrayItems
 from ddpm.data.sources import ImageSet

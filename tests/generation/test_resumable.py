@@ -24,10 +24,11 @@ from filelock import FileLock
 from PIL import Image
 from torch import Tensor
 
-from ddpm.base.files import read_own_arrays, signed
 from ddpm.base.geometry import Geometry
 from ddpm.base.image_io import MODES, save_folder
+from ddpm.base.npz import read_own_arrays
 from ddpm.base.progress import Advance
+from ddpm.base.tables import signed
 from ddpm.diffusion.schedule import make_schedule
 from ddpm.errors import DamagedFile, DdpmError, InputError
 from ddpm.generation import resumable

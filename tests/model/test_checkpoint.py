@@ -19,7 +19,7 @@ import torch
 
 import ddpm
 from ddpm import cli
-from ddpm.base.files import signed
+from ddpm.base.tables import signed
 from ddpm.errors import DamagedFile, DdpmError, InputError
 from ddpm.model.checkpoint import (
     CONFIG_FILE,

@@ -101,13 +101,16 @@ def test_a_newer_format_is_refused_without_being_read(of: Of):
         SPOONS.read(of)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "null", "3", "{}", '{"format": "ddpm forks"}', "\xff", "folder"])
+@pytest.mark.parametrize("text", ["", "[]", "null", "3", "{}", '{"format": "ddpm forks"}', "\xff"])
 def test_another_file_under_its_name_is_refused(text: str, of: Of):
-    if text == "folder":
-        SPOONS.path(of).mkdir()
-    else:
-        SPOONS.path(of).write_text(text, encoding="latin-1")
+    SPOONS.path(of).write_text(text, encoding="latin-1")
     with pytest.raises(DamagedFile, match=r"spoons-averaged\.json"):
+        SPOONS.read(of)
+
+
+def test_a_folder_under_its_name_is_refused(of: Of):
+    SPOONS.path(of).mkdir()
+    with pytest.raises(InputError, match=r"spoons-averaged\.json.*a file belongs there"):
         SPOONS.read(of)
 
 

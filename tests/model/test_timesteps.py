@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ddpm.base.files import signed
+from ddpm.base.tables import signed
 from ddpm.errors import InputError, WrongModel
 from ddpm.generation.draw import plan_for
 from ddpm.model.timesteps import SIDECAR, TunedTimesteps, add_timesteps, read_timesteps, tuned_for

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ddpm.base.files import ARCHIVE_ERRORS, array_names, read_arrays
+from ddpm.base.npz import BadArchive, array_names, map_array, read_arrays
 from ddpm.base.tensors import Integers, Pixels
 from ddpm.data.items import Part, Source, array_part
 from ddpm.errors import InputError
@@ -23,7 +23,7 @@ MOST_CLASSES = 100_000
 
 def npy_source(path: Path) -> Source:
     """One array in a .npy file; it is memory-mapped, so it may be larger than memory."""
-    array = _read(path, lambda: np.lib.format.open_memmap(path, mode="r"))
+    array = _read(path, lambda: map_array(path))
     part = array_part(channels_first(array, f"'{path}'"), None, path.name)
     return Source("NumPy array", {"": lambda: part}, ())
 
@@ -41,9 +41,7 @@ def _read(path: Path, read: Callable[[], Any], key: str = "") -> Any:
     """Call a reader and turn what it raises into a sentence for the user."""
     try:
         return read()
-    except ARCHIVE_ERRORS as error:
-        if "Object arrays" in str(error) or "Python objects" in str(error):
-            raise InputError(f"'{path}' holds Python objects, which are not read: save plain uint8.") from None
+    except BadArchive:
         where = f" (at {key})" if key else ""
         raise InputError(f"'{path}' is cut short or damaged{where}, or not a {path.suffix} file.") from None
 

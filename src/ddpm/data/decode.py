@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ddpm.base.files import ARCHIVE_ERRORS
 from ddpm.base.image_io import from_pil
+from ddpm.base.npz import ARCHIVE_ERRORS
 from ddpm.base.tensors import Pixels
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")

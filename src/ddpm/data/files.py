@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpm.base.files import ARCHIVE_ERRORS
+from ddpm.base.npz import ARCHIVE_ERRORS
 from ddpm.base.tensors import Integers
 from ddpm.data.arrays import SPLITS, class_numbers, number_names
 from ddpm.data.decode import EXTENSIONS

@@ -15,8 +15,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ddpm.base.files import ARCHIVE_ERRORS
 from ddpm.base.image_io import MODES
+from ddpm.base.npz import ARCHIVE_ERRORS
 from ddpm.base.tensors import Integers, Pixels
 from ddpm.data.decode import BadImage, RawImage, decode
 

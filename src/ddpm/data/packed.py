@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpm.base.files import ARCHIVE_ERRORS
+from ddpm.base.npz import ARCHIVE_ERRORS
 from ddpm.base.tensors import Integers, Pixels
 from ddpm.data.arrays import class_numbers, number_names
 from ddpm.data.items import Part, Source, array_part

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ddpm.base.files import only_process, read_own_arrays, whole_file
+from ddpm.base.files import only_process, whole_file
+from ddpm.base.npz import read_own_arrays
 from ddpm.base.progress import SILENT, Progress
 from ddpm.base.tensors import Floats, Integers
 from ddpm.errors import DamagedFile

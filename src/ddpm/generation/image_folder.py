@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ddpm.base.files import ARCHIVE_ERRORS, read_arrays, read_signed, signed, whole_file
+from ddpm.base.files import whole_file
 from ddpm.base.image_io import file_name
+from ddpm.base.npz import ARCHIVE_ERRORS, read_arrays
+from ddpm.base.tables import read_signed, signed
 from ddpm.errors import DamagedFile, InputError
 
 FORMAT = "ddpm images"

@@ -26,8 +26,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm.base.files import UNFINISHED, check_output, only_process, read_own_arrays, whole_file, writable_folder
+from ddpm.base.files import UNFINISHED, check_output, only_process, whole_file, writable_folder
 from ddpm.base.image_io import save_folder
+from ddpm.base.npz import read_own_arrays
 from ddpm.base.progress import Advance, unheard
 from ddpm.errors import DamagedFile, DdpmError, InputError
 from ddpm.generation.draw import draw_batches, labels_for, protocol

@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.export.passes import move_to_device_pass
 
-from ddpm.base.files import ARCHIVE_ERRORS
 from ddpm.base.geometry import Geometry
+from ddpm.base.npz import ARCHIVE_ERRORS
 from ddpm.errors import InputError
 from ddpm.metrics.features import Extractor, probed
 

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ddpm.base.files import ARCHIVE_ERRORS, array_names, check_output, read_arrays, whole_file
+from ddpm.base.files import check_output, whole_file
+from ddpm.base.npz import BadArchive, array_names, read_arrays
 from ddpm.base.tensors import Floats
 from ddpm.errors import DamagedFile, DdpmError, InputError
 from ddpm.metrics.jackknife import checked_features
@@ -155,7 +156,7 @@ def is_statistics(path: str | os.PathLike[str]) -> bool:
     """Whether a file is an .npz that holds mu and sigma; images may lie in one as well."""
     try:
         return {"mu", "sigma"} <= set(array_names(Path(path)))
-    except ARCHIVE_ERRORS:
+    except (BadArchive, InputError):
         return False
 
 
@@ -194,9 +195,7 @@ def _read(path: Path) -> Mapping[str, npt.NDArray[Any]]:
         names = array_names(path)
         found = [key for key in KEYS if key in names]
         table = dict(zip(found, read_arrays(path, *found), strict=True))
-    except ARCHIVE_ERRORS as error:
-        if "Object arrays" in str(error):
-            raise InputError(f"'{path}' holds Python objects, which are not read: save plain numbers.") from None
+    except BadArchive:
         raise DamagedFile(f"'{path}' is cut short or damaged.") from None
     if not {"mu", "sigma"} <= set(table):
         raise InputError(f"'{path}' holds {', '.join(names) or 'nothing'}, and not mu and sigma.")

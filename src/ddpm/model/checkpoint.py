@@ -27,7 +27,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ddpm.base.files import UNFINISHED, check_signed, signed, sync, writable_folder
+from ddpm.base.files import UNFINISHED, sync, writable_folder
+from ddpm.base.tables import check_signed, signed
 from ddpm.errors import DamagedFile, InputError
 from ddpm.model.model import Model, build_network, resolve_device
 from ddpm.model.recipe import Recipe, make_recipe

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from filelock import FileLock
-
-from ddpm.base.files import read_signed, signed, whole_file
+from ddpm.base.files import locked, whole_file
+from ddpm.base.tables import read_signed, signed
 from ddpm.errors import WrongModel
 
 STORED = {"ema": "averaged", "raw": "raw"}
@@ -82,4 +81,4 @@ class Sidecar:
     def lock(self, of: Weights) -> AbstractContextManager[Any]:
         """Wait until no other process writes it."""
         path = self.path(of)
-        return FileLock(path.with_name(f".{path.name}.lock"))
+        return locked(path.with_name(f".{path.name}.lock"), wait=True)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddpm.base.files import check_output, check_signed, signed, whole_file
+from ddpm.base.files import check_output, whole_file
+from ddpm.base.tables import check_signed, signed
 from ddpm.data.sources import ImageSet
 from ddpm.errors import InputError
 from ddpm.model.recipe import Recipe, make_recipe
