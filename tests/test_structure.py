@@ -28,6 +28,7 @@ LAYERS = (
     ("evaluation",),
     ("api",),
     ("cli",),
+    ("__main__",),
 )
 LAYER_OF = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 ORDER = ("schedule", "process", "optimal_variance", "denoiser", "decoder", "bound", "objectives")

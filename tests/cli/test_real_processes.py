@@ -126,3 +126,31 @@ def test_full_sum_that_was_stopped_goes_on_where_it_was(digits_run: Path, here: 
     assert all((file.stat().st_mtime_ns, file.stat().st_ino) == stamp for file, stamp in held.items())
     assert len(list(here.glob("kept/full-*/shard-*.npz"))) == 3
     assert json.loads(end.out)["vlb"]["calls"] == 1500 * 12
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no /dev/full")
+def test_output_that_cannot_be_written_is_one_sentence_and_a_closed_one_is_none(here: Path):
+    with Path("/dev/full").open("wb") as full:
+        child = start("show", "linear", cwd=here, stdout=full, stderr=subprocess.PIPE)
+        _, err = child.communicate(timeout=100)
+    assert child.returncode == 2
+    assert re.fullmatch(rb"ddpm: 'standard output' could not be written: No space left[^\n]*\.\n", err)
+    child = subprocess.run(f"{sys.executable} -m ddpm show linear >&- 2>&-", shell=True, timeout=100, check=False)
+    assert child.returncode == 0
+
+
+def test_ctrl_c_while_modules_are_imported_is_no_traceback(here: Path):
+    code = """
+import sys
+module, sys.argv = sys.argv[1], ["ddpm", "show", "linear"]
+class Pressed:
+    def find_spec(self, name, path=None, target=None):
+        if name == module:
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Pressed())
+from ddpm.__main__ import main
+main()
+"""
+    for module in ("typer", "ddpm.cli.train", "torch", "ddpm.model.checkpoint"):
+        child = subprocess.run([sys.executable, "-c", code, module], capture_output=True, timeout=100, check=False)
+        assert (child.returncode, child.stderr) == (130, b"ddpm: stopped.\n"), module

@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar, Union, Unpack, get_args, get_origin,
 
 import numpy as np
 
+from ddpm.base.files import cannot
 from ddpm.errors import InputError
 
 P = ParamSpec("P")
@@ -22,6 +23,8 @@ R = TypeVar("R")
 
 def checked(function: Callable[P, R], advice: Mapping[str, str], positive: Container[str]) -> Callable[P, R]:
     """The function, its arguments first converted to the types of its annotations: NumPy's numbers to Python's.
+
+    What the operating system refuses, and no place nearer has a sentence for, is an InputError too.
 
     advice    by an argument's name: where to get one, for the error's sentence
     positive  names of whole numbers that are at least 1
@@ -48,7 +51,10 @@ def checked(function: Callable[P, R], advice: Mapping[str, str], positive: Conta
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         given = [argument(name, value) for name, value in zip(names, args, strict=False)]
         named = {name: argument(name, value) for name, value in kwargs.items()}
-        return function(*given, *args[len(names) :], **named)  # type: ignore[arg-type]
+        try:
+            return function(*given, *args[len(names) :], **named)  # type: ignore[arg-type]
+        except OSError as error:
+            raise cannot(error.filename or "a file", "read or written", error) from error
 
     return call
 

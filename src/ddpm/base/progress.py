@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 Advance = Callable[..., None]
@@ -44,11 +44,12 @@ class Console(Progress):
         self.bars: Any = None  # rich's, while a stage is shown
 
     def say(self, sentence: str) -> None:
-        """A line on stderr."""
-        if self.bars is not None:
-            self.bars.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
-        else:
-            print(sentence, file=sys.stderr, flush=True)
+        """A line on stderr, if anybody is left to read it: work goes on when a terminal or a pipe was closed."""
+        with suppress(OSError):
+            if self.bars is not None:
+                self.bars.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+            else:
+                print(sentence, file=sys.stderr, flush=True)
 
     @contextmanager
     def stage(self, title: str, total: int, done: int = 0) -> Iterator[Advance]:

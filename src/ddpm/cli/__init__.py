@@ -8,6 +8,7 @@ Nothing here imports PyTorch before a command runs.
 from __future__ import annotations
 
 import io
+import os
 import sys
 import warnings
 
@@ -22,7 +23,7 @@ from ddpm.cli.decompress import decompress
 from ddpm.cli.sample import sample
 from ddpm.cli.show import show
 from ddpm.cli.train import train
-from ddpm.errors import DdpmError
+from ddpm.errors import DdpmError, InputError
 
 INTERRUPTED = 130
 
@@ -60,7 +61,15 @@ def main() -> None:
     except DdpmError as error:
         PROGRESS.say(f"ddpm: {error}")
         sys.exit(error.exit_code)
+    except MemoryError:
+        PROGRESS.say("ddpm: the memory is too small for this: choose smaller images, batches or files.")
+        sys.exit(InputError.exit_code)
     except SystemExit as leaving:
         if leaving.code == INTERRUPTED:  # Typer turns Ctrl-C into this code without a word
             PROGRESS.say("ddpm: stopped.")
         raise
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:  # what could not be written was said; Python's own flush at the end would say it again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-import tomllib
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ddpm.base.files import cannot
 from ddpm.base.progress import Console
+from ddpm.base.tables import parse_toml
 from ddpm.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,8 +34,14 @@ def print_report(report: Report, *, as_json: bool) -> None:
 
 def print_result(table: dict[str, Any], lines: Sequence[str], *, as_json: bool) -> None:
     """The result on stdout: a JSON object, or lines for a person."""
-    for line in [json.dumps(table, indent=2)] if as_json else lines:
-        print(line)
+    try:
+        for line in [json.dumps(table, indent=2)] if as_json else lines:
+            print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads the output has read enough: Typer ends without a word
+        raise
+    except OSError as error:
+        raise cannot("standard output", "written", error) from None
 
 
 def load(run: str, weights: str, device: str) -> Model:
@@ -90,8 +98,8 @@ def parse_changes(settings: Sequence[str]) -> dict[str, Any]:
 
 def _value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"value = {text}")["value"]
+    except ValueError:
         return text
 
 
