@@ -111,5 +111,4 @@ def make_codec(model: Model, data: CodecData) -> Codec:
     denoiser = replace(scored_denoiser(model), network=network, dtype=torch.float64, threshold="static")
     chain = Chain(denoiser, data.levels, data.errors, data.bits)
     classes = model.recipe.network.classes or 0
-    no_class = classes if classes and model.recipe.training.label_dropout else None
-    return Codec(chain, data.causal, model.geometry, data.own_sha256, model.source, classes, no_class)
+    return Codec(chain, data.causal, model.geometry, data.own_sha256, model.source, classes, model.no_class)

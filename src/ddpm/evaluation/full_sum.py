@@ -146,6 +146,9 @@ def full_sum(model: Model, scoring: Scoring, where: Path) -> FullSum:
         "data": [scoring.images.images.fingerprint, _digest(scoring.images.rows.tolist())],
         "seed": scoring.seed,
     }
+    own, labels = scoring.images.images.labels, scoring.labels
+    if labels is not None and (own is None or labels.tolist() != own[scoring.images.rows].tolist()):
+        table["labels"] = _digest(labels.tolist())  # the images' own are in their fingerprint
     return FullSum(scoring, where / f"full-{_digest(table)[:12]}")
 
 

@@ -46,6 +46,11 @@ class Model:
         return self.recipe.geometry
 
     @property
+    def no_class(self) -> int | None:
+        """The label of no class, where the model was also trained without its classes; None for others."""
+        return self.recipe.network.classes or None if self.recipe.training.label_dropout else None
+
+    @property
     def device(self) -> torch.device:
         """Where its weights lie."""
         return some_weight(self.network).device

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 from torch import Tensor
 
 from ddpm.base.progress import Advance, unheard
-from ddpm.base.tensors import Integers
 from ddpm.data.sources import ImageSet
 from ddpm.data.stream import Reader
 from ddpm.data.subsets import chosen_rows, seen_before
@@ -17,6 +15,7 @@ from ddpm.errors import InputError, known
 from ddpm.likelihood.best_levels import BestLevels, best_levels
 from ddpm.likelihood.monte_carlo import Scoring
 from ddpm.model.datasets import check_geometry
+from ddpm.model.labels import Labels, labelling
 from ddpm.model.model import Model
 from ddpm.model.variances import SIDECAR, denoiser_for, read_variances
 
@@ -27,6 +26,7 @@ def scoring_for(
     *,
     variance: str | None = None,
     levels: int | None = None,
+    labels: Labels | None = None,
     limit: int | None = None,
     seed: int = 0,
     batch_size: int = 128,
@@ -36,11 +36,12 @@ def scoring_for(
 
     variance  of the reverse steps, one of REVERSE_VARIANCES; None is the model's own
     levels    K: the best K of the T levels for the bound, with optimal variances; None takes all
+    labels    how the classes of the images become the model's, see labels.labelling
     limit     score only so many of the images, drawn by the seed; None scores all
     others    as in Scoring
 
-    Errors (InputError): another geometry, channel count or class set; no images; variances that were not measured, or
-    measured on these very images.
+    Errors (InputError): no images; another geometry or channel count; classes that the model does not know; variances
+    that were not measured, or measured on these very images.
     """
     known("variance", variance, REVERSE_VARIANCES)
     if levels is not None and variance not in (None, OPTIMAL):
@@ -48,6 +49,7 @@ def scoring_for(
             f"the best levels are chosen for variance '{OPTIMAL}', not '{variance}': leave the variance out."
         )
     check_fits(model, images)
+    classes = labelling(model, images, labels)
     if limit is not None and limit < 1:
         raise InputError(f"the limit must be at least 1 image, not {limit}.")
     rows = chosen_rows(len(images), limit, seed)
@@ -60,7 +62,7 @@ def scoring_for(
         scored_denoiser(model, variance),
         reader,
         schedule if levels is None else schedule.subset(best_chains(model, levels).chains[-1]),
-        labels=class_numbers(model, images, rows),
+        labels=classes.of(images, rows, seed),
         seed=seed,
         batch_size=batch_size,
         device=model.device,
@@ -85,31 +87,10 @@ def scored_denoiser(model: Model, variance: str | None = None) -> Denoiser:
 
 
 def check_fits(model: Model, images: ImageSet) -> None:
-    """Raise InputError unless there are images, of the model's geometry and classes."""
+    """Raise InputError unless there are images, of the model's geometry."""
     if not len(images):
         raise InputError(f"there are no images in '{images.name}': name a source that holds some.")
     check_geometry(model, images)
-    class_numbers(model, images, np.arange(0))
-
-
-def class_numbers(model: Model, images: ImageSet, rows: Integers) -> Integers | None:
-    """The images' classes as the model counts them, matched by name; None for a model without classes."""
-    if not model.recipe.network.classes:
-        return None
-    names = list(model.class_names)
-    if images.labels is None:
-        raise InputError(
-            f"the model in '{model.source}' needs a class with each image ({', '.join(names)}), and '{images.name}' "
-            "has none."
-        )
-    strange = [name for name in images.class_names if name not in names]
-    if strange:
-        raise InputError(
-            f"the images in '{images.name}' have classes that the model in '{model.source}' does not know: "
-            f"{', '.join(strange)}; it knows {', '.join(names)}."
-        )
-    numbers = np.array([names.index(name) for name in images.class_names], np.int64)
-    return numbers[images.labels[rows]]
 
 
 def best_chains(model: Model, most: int) -> BestLevels:
