@@ -21,7 +21,7 @@ class InputError(DdpmError, ValueError):
 
 
 class MixedSizes(InputError):
-    """Images of one source differ in size, and no size to bring them to was given."""
+    """Images differ in size, from each other or from what is needed, and nothing said how to bring them to one."""
 
 
 class Stopped(DdpmError):

@@ -6,7 +6,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -109,17 +109,26 @@ def open_images(
     return _image_set(name.text, part, geometry, source.class_names, fit if size else None)
 
 
-def image_set(data: ImageData) -> ImageSet:
-    """Images as an ImageSet: a source (see open_images), an array that channels_first can read, or an ImageSet."""
-    if isinstance(data, ImageSet):
-        return data
+def image_set(
+    data: ImageData, *, size: tuple[int, int] | None = None, fit: str = "crop", channels: int | None = None
+) -> ImageSet:
+    """Images as an ImageSet: a source, an array that channels_first can read, or an ImageSet.
+
+    size, fit  as in open_images
+    channels   of a source, as there
+    """
     if isinstance(data, str | os.PathLike):
-        try:
-            return open_images(data, default_split=None)
-        except MixedSizes:  # what it advises is to name a size, and there is none to name here
-            raise InputError(f"the images in '{data}' differ in size: bring them to one size first.") from None
-    images = channels_first(as_array(data, "images"), "the array")
-    return _image_set("array", array_part(images, None, "array"), Geometry(*images.shape[1:]))
+        return open_images(data, size=size, fit=fit, channels=channels, default_split=None)
+    if isinstance(data, ImageSet):
+        found = data
+    else:
+        images = channels_first(as_array(data, "images"), "the array")
+        found = _image_set("array", array_part(images, None, "array"), Geometry(*images.shape[1:]))
+    if size in (None, found.geometry.size):
+        return found
+    geometry = Geometry(found.geometry.channels, *size)
+    rule = f"{found.fingerprint}/{geometry}/{fit}"
+    return replace(found, geometry=geometry, fit=fit, fingerprint=hashlib.sha256(rule.encode()).hexdigest())
 
 
 def _image_set(

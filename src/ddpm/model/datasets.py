@@ -6,8 +6,9 @@ import os
 import warnings
 
 from ddpm.base.geometry import parse_size
+from ddpm.data.sizing import FITS
 from ddpm.data.sources import ImageData, ImageSet, image_set, open_images
-from ddpm.errors import InputError, MixedSizes
+from ddpm.errors import InputError, MixedSizes, known
 from ddpm.model.model import Model
 from ddpm.model.recipe import Recipe, changed
 
@@ -27,33 +28,67 @@ def recipe_images(recipe: Recipe, *, split: str | None = "train") -> ImageSet:
     )
 
 
-def images_for(model: Model, data: ImageData, *, split: str | None = None) -> ImageSet:
-    """Images to score or fit a model on: a source, sized by the model's rule, an array, or an ImageSet."""
-    if not isinstance(data, str | os.PathLike):
-        return image_set(data)
-    src = os.fspath(data)
+def images_for(
+    model: Model, data: ImageData, *, split: str | None = None, size: str | int | None = None, fit: str | None = None
+) -> ImageSet:
+    """Images to score a model on, of its geometry: a source, an array or an ImageSet.
+
+    split  of a source that has splits and names none; None: it must name one
+    size   "H" or "HxW": the model's own is the only one that can be asked for
+    fit    "crop" or "resize" brings images of other sizes to it; None: as the model's training images came to it
+    """
+    known("fit", fit, FITS)
+    if size is not None and parse_size(str(size)) != model.geometry.size:
+        raise InputError(f"size {size} is not that of the model's images, {model.geometry}: leave the size out.")
+    if size is not None or fit is not None:
+        return _brought(model, data, split, fit or model.recipe.fit)
     try:
-        found = recipe_images(changed(model.recipe, {"data": src}), split=split)
-    except MixedSizes:
-        raise InputError(f"the images in '{src}' differ in size, those of the model are {model.geometry}.") from None
+        return _as_trained(model, data, split)
+    except MixedSizes as error:
+        raise InputError(f"{str(error)[:-1]}; --fit crop or --fit resize brings them to that size.") from None
+
+
+def _as_trained(model: Model, data: ImageData, split: str | None) -> ImageSet:
+    """Images that come to the model's geometry as its training images did."""
+    if isinstance(data, str | os.PathLike):
+        try:
+            found = recipe_images(changed(model.recipe, {"data": os.fspath(data)}), split=split)
+        except MixedSizes:
+            sizes = f"differ in size, those of the model are {model.geometry}"
+            raise MixedSizes(f"the images in '{data}' {sizes}.") from None
+    else:
+        found = image_set(data)
+    check_geometry(model, found)
+    return found
+
+
+def _brought(model: Model, data: ImageData, split: str | None, fit: str) -> ImageSet:
+    """Images of any size, brought to the model's."""
+    height, width = model.geometry.size
+    if isinstance(data, str | os.PathLike):
+        rule = {"data": os.fspath(data), "size": f"{height}x{width}", "fit": fit}
+        found = recipe_images(changed(model.recipe, rule), split=split)
+    else:
+        found = image_set(data, size=model.geometry.size, fit=fit)
     check_geometry(model, found)
     return found
 
 
 def check_geometry(model: Model, images: ImageSet) -> None:
-    """Raise InputError unless images have the model's geometry."""
+    """Raise InputError unless images have the model's geometry; MixedSizes where it is their size that differs."""
     if images.geometry != model.geometry:
-        raise InputError(f"the images in '{images.name}' are {images.geometry}, those of the model {model.geometry}.")
+        error = InputError if images.geometry.size == model.geometry.size else MixedSizes
+        raise error(f"the images in '{images.name}' are {images.geometry}, those of the model {model.geometry}.")
 
 
 def training_images(model: Model, data: ImageData | None = None, *, option: str = "--data") -> ImageSet:
     """Images to fit something to a model on: `data`, or None for those its recipe names; `option` names others."""
     if data is not None:
-        return images_for(model, data, split="train")
+        return _as_trained(model, data, "train")
     if model.recipe.data is None:
         raise InputError(f"the recipe of '{model.source}' names no training images: name them with {option}.")
     try:
-        found = images_for(model, model.recipe.data, split="train")
+        found = _as_trained(model, model.recipe.data, "train")
     except InputError as error:
         raise InputError(f"the training images ({option} names others) cannot be used: {error}") from None
     if model.data_fingerprint not in ("", found.fingerprint):
