@@ -46,7 +46,8 @@ from ddpm.base.seeding import generator, normal, torch_seeded
 from ddpm.data.stream import batches
 from ddpm.diffusion.schedule import BETAS, make_schedule
 from ddpm.evaluation.full_sum import full_sum
-from ddpm.evaluation.rate_plots import write_rate_distortion
+from ddpm.evaluation.rate_plots import RATE_FILES, write_rate_distortion
+from ddpm.evaluation.result_files import ResultFiles
 from ddpm.generation.draw import draw_progressively, labels_for, plan_for
 from ddpm.likelihood.ode_bound import ode_bound
 from ddpm.likelihood.rate_distortion import estimate_rate_distortion
@@ -188,9 +189,9 @@ def judged(name: str, count: int = 48) -> tuple[Any, Any]:
 def rate(name: str, **how: Any) -> dict[str, Any]:
     options = {key: value for key, value in how.items() if key != "calls"}
     found = estimate_rate_distortion(scoring_for(*judged(name), **options), how["calls"])
-    Path(f"rate of {name}").mkdir(exist_ok=True)
-    files = write_rate_distortion(found, Path(f"rate of {name}"), {})
-    return {"curves": found, **{path.name: path.read_bytes() for path in files if path.suffix != ".png"}}
+    files = ResultFiles(Path(f"rate of {name}"), RATE_FILES)
+    write_rate_distortion(found, files, {})
+    return {"curves": found, **{path.name: path.read_bytes() for path in files.written if path.suffix != ".png"}}
 
 
 def full(name: str, **how: Any) -> dict[str, Any]:

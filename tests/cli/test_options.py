@@ -33,6 +33,8 @@ HOW = {"sampler": "S", "steps": 3, "spacing": "P", "eta": 0.5, "threshold": "T"}
 MORE = "--variance V --class C --guidance 2"
 MORE_HOW = {"variance": "V", "class_name": "C", "guidance": 2.0}
 LOADED = "--weights W --device D"
+SIZED = "--size 8x9 --fit F"
+SIZED_HOW = {"size": "8x9", "fit": "F"}
 
 # command: (what must be given, the rest of the options, the verb, its arguments with all of them)
 PASSED: dict[str, tuple[str, str, str, dict[str, Any]]] = {
@@ -45,31 +47,31 @@ PASSED: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     "evaluate likelihood": (
         "RUN --data SRC",
         "--calls 9 --full --shard 1/2 --levels 3 --variance V --rate --ode --solver-steps 5 --codec --limit 6 --seed 8 "
-        f"--out O --batch-size 7 --json {LOADED}",
+        f"--labels L --out O --batch-size 7 --json {SIZED} {LOADED}",
         "evaluate_likelihood",
         {"model": "RUN", "data": "SRC", "calls": 9, "full": True, "shard": "1/2", "levels": 3, "variance": "V",
          "rate": True, "ode": True, "solver_steps": 5, "codec": True, "limit": 6, "seed": 8, "out": "O",
-         "batch_size": 7},
+         "labels": "L", "batch_size": 7, **SIZED_HOW},
     ),
     "evaluate fid": (
         "linear --data SRC --features F",
-        f"--seeds 0-2 {SAMPLING} {MORE} --keep K --save-to S.npz --batch-size 7 --json {LOADED}",
+        f"--seeds 0-2 {SAMPLING} {MORE} --keep K --save-to S.npz --batch-size 7 --json {SIZED} {LOADED}",
         "evaluate_fid",
         {"samples": "linear", "data": "SRC", "features": "F", "seeds": [0, 1, 2], "keep": "K", "save_to": "S.npz",
-         "batch_size": 7, "device": "D", **HOW, **MORE_HOW},
+         "batch_size": 7, "device": "D", **HOW, **MORE_HOW, **SIZED_HOW},
     ),
     "evaluate codec": (
         "RUN --data SRC",
-        f"--limit 6 --out O --json {LOADED}",
+        f"--limit 6 --out O --json {SIZED} {LOADED}",
         "evaluate_codec",
-        {"model": "RUN", "data": "SRC", "limit": 6, "out": "O"},
+        {"model": "RUN", "data": "SRC", "limit": 6, "out": "O", **SIZED_HOW},
     ),
     "evaluate memorisation": (
         "RUN --data SRC",
-        f"--seeds 1 --sampler S --steps 3 --training-data T --out O --batch-size 7 --json {LOADED}",
+        f"--seeds 1 --sampler S --steps 3 --training-data T --out O --batch-size 7 --json {SIZED} {LOADED}",
         "evaluate_memorisation",
         {"model": "RUN", "data": "SRC", "seeds": [1], "sampler": "S", "steps": 3, "training_data": "T", "out": "O",
-         "batch_size": 7},
+         "batch_size": 7, **SIZED_HOW},
     ),
     "tune variance": (
         "RUN",

@@ -318,7 +318,13 @@ def test_protocol_says_everything_the_numbers_depend_on(model: Model, tmp_path: 
         "extractor": {"name": "pixels", "sha256": "pixels", "dimensions": 64},
         "geometry": "1 x 8 x 8",
         "counts": {"samples": 71, "reference": 90},
-        "reference": {"source": "real", "given_as": "images", "fingerprint": REAL.fingerprint, "extractor": "pixels"},
+        "reference": {
+            "source": "real",
+            "given_as": "images",
+            "fingerprint": REAL.fingerprint,
+            "extractor": "pixels",
+            "trained_on": {"images": None, "of": 90},
+        },
         "samples": {
             "source": model.source,
             "images_seen": model.images_seen,

@@ -95,8 +95,10 @@ def test_the_bound_is_that_of_its_scoring_and_the_report_says_how_it_was_made(mo
         "of_levels": STEPS,
         "levels_used": "all",
         "clip": True,
+        "labels": "",
         "seed": 3,
         "side_files": [],
+        "trained_on": {"images": None, "of": 20},
     }
     assert (report.rate, report.ode, report.code, report.curve, report.files) == (None, None, None, (), ())
     assert files() == {}, "an estimate writes nothing"

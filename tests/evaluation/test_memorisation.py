@@ -140,7 +140,7 @@ def test_what_cannot_be_is_refused_before_anything_is_drawn(model: Model, tmp_pa
     for data, how, words in (
         (TRAINING, {}, "training images"),
         (HELD_OUT, {"training_data": None}, "training images"),  # the recipe's source is not there
-        (image_set(pixels(40, (1, 8, 4))), {}, r"\(1, 8, 4\)"),
+        (image_set(pixels(40, (1, 8, 4))), {}, r"1 x 8 x 4"),
         (HELD_OUT, {"steps": 13}, "1 to 12"),
         (HELD_OUT, {"sampler": "dim"}, "ddim"),
         (None, {}, "images"),

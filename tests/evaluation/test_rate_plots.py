@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from ddpm.diffusion.schedule import make_schedule
-from ddpm.evaluation.rate_plots import plot_levels, without_nan, write_rate_distortion
+from ddpm.evaluation.rate_plots import RATE_FILES, plot_levels, without_nan, write_rate_distortion
+from ddpm.evaluation.result_files import ResultFiles
 from ddpm.likelihood.rate_distortion import RateDistortion, estimate_rate_distortion
 from scorings import pixels, scoring_of
 
@@ -24,7 +25,9 @@ def profile(request) -> RateDistortion:
 
 
 def test_json_and_csv_hold_every_step(profile: RateDistortion, tmp_path: Path):
-    files = write_rate_distortion(profile, tmp_path / "new" / "folder", {"images": 4, "seed": 0})
+    kept = ResultFiles(tmp_path / "new" / "folder", RATE_FILES)
+    write_rate_distortion(profile, kept, {"images": 4, "seed": 0})
+    files = kept.written
     assert [file.name for file in files] == ["rate.png", "rate.json", "rate.csv"]
     with Image.open(files[0]) as image:
         assert min(image.size) > 100

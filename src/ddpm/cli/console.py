@@ -28,8 +28,10 @@ class Report(Protocol):
 
 
 def print_report(report: Report, *, as_json: bool) -> None:
-    """A verb's report on stdout."""
+    """A verb's report on stdout; files of it that could not be written, of which a warning told, are an exit code."""
     print_result(report.table(), report.lines(), as_json=as_json)
+    if getattr(report, "lost", ()):
+        sys.exit(InputError.exit_code)
 
 
 def print_result(table: dict[str, Any], lines: Sequence[str], *, as_json: bool) -> None:

@@ -29,6 +29,15 @@ def likelihood(
         int | None, typer.Option(help="Only the best K levels for the bound (after ddpm tune variance) [default: all].")
     ] = None,
     variance: options.Variance = None,
+    labels: Annotated[
+        str,
+        typer.Option(
+            help="How classes of the images become the model's: match (by name), ignore, or theirs=ours by name, such "
+            "as Katze=cat,Hund=dog."
+        ),
+    ] = "match",
+    size: options.Size = None,
+    fit: options.Fit = None,
     rate: Annotated[bool, typer.Option("--rate", help="Also rate and distortion by level (Fig. 5, Table 4).")] = False,
     ode: Annotated[bool, typer.Option("--ode", help="Also bits/dim by the probability-flow ODE.")] = False,
     solver_steps: Annotated[int, typer.Option(help="Steps of the ODE's solver, four network calls each.")] = 40,
@@ -54,6 +63,9 @@ def likelihood(
         shard=shard,
         variance=variance,
         levels=levels,
+        labels=labels,
+        size=size,
+        fit=fit,
         rate=rate,
         ode=ode,
         solver_steps=solver_steps,
@@ -88,6 +100,8 @@ def fid(
     class_name: options.ClassName = None,
     guidance: options.Guidance = 1.0,
     weights: options.Weights = "ema",
+    size: options.Size = None,
+    fit: options.Fit = None,
     keep: Annotated[
         str | None,
         typer.Option(help="A folder for a model's samples, where a stopped drawing goes on [default: none]."),
@@ -110,6 +124,8 @@ def fid(
         data,
         features=features,
         seeds=numbers,
+        size=size,
+        fit=fit,
         keep=keep,
         save_to=save_to,
         batch_size=batch_size,
@@ -131,6 +147,8 @@ def fid(
 def codec(
     run: options.Run,
     data: options.Data,
+    size: options.Size = None,
+    fit: options.Fit = None,
     limit: Annotated[int, typer.Option(min=1, help="Only so many of the images, drawn by seed 0.")] = 200,
     weights: options.Weights = "ema",
     out: options.Results = None,
@@ -141,7 +159,8 @@ def codec(
     import ddpm
 
     model = load(run, weights, device)
-    print_report(ddpm.evaluate_codec(model, data, limit=limit, out=out, progress=PROGRESS), as_json=as_json)
+    report = ddpm.evaluate_codec(model, data, size=size, fit=fit, limit=limit, out=out, progress=PROGRESS)
+    print_report(report, as_json=as_json)
 
 
 @app.command()
@@ -154,6 +173,8 @@ def memorisation(
     training_data: Annotated[
         str | None, typer.Option(help="The training images [default: where the run says they are].")
     ] = None,
+    size: options.Size = None,
+    fit: options.Fit = None,
     weights: options.Weights = "ema",
     out: Annotated[str | None, typer.Option(help="A folder for memorisation.png [default: none].")] = None,
     batch_size: options.BatchSize = 64,
@@ -169,6 +190,8 @@ def memorisation(
         data,
         seeds=parse_seeds(seeds),
         training_data=training_data,
+        size=size,
+        fit=fit,
         batch_size=batch_size,
         out=out,
         progress=PROGRESS,

@@ -19,6 +19,13 @@ Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 Seed = Annotated[int, typer.Option(help="Seed of random images, levels and noises.")]
 Results = Annotated[str | None, typer.Option("--out", help="A folder for files [default: evaluation/ in the run].")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only so many of the images, drawn by the seed [default: all].")]
+Size = Annotated[
+    str | None, typer.Option(help="The size that images are brought to, H or HxW [default: the model's, or their own].")
+]
+Fit = Annotated[
+    str | None,
+    typer.Option(help="How images come to it: crop (keeps the aspect) or resize [default: as in training, or crop]."),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images in a network call; it changes no result.")]
 Tiles = Annotated[int, typer.Option("--batch-size", min=1, help="Tiles in a network call; it changes no result.")]
 

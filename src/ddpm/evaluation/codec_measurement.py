@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from ddpm.base.files import whole_file
 from ddpm.base.progress import Advance, Progress, unheard
 from ddpm.base.tensors import Floats, Integers, Pixels
 from ddpm.base.units import x_to_images
@@ -26,6 +27,7 @@ from ddpm.evaluation.image_formats import FormatResult, measure_others, psnr
 from ddpm.evaluation.rate_plots import without_nan
 from ddpm.likelihood.estimate import Estimate, estimate_of
 from ddpm.model.model import Model
+from ddpm.model.trained_on import TrainedOn
 
 LIMIT = 200
 SHOWN_BYTES = (20, 40, 60, 80, 100, 120, 135, 160, 200)
@@ -48,6 +50,8 @@ class CodecReport:
     others       other formats
     files        of each image: bytes, stored, index_bits, divergence, delivered, residual_bytes, ideal_bytes, reseeded
     seconds      of encoding and decoding an image
+    seen         whether the model was trained on the images; None where it was not asked
+    lost         a sentence for each file that could not be written
     """
 
     images: int
@@ -61,6 +65,8 @@ class CodecReport:
     others: list[FormatResult]
     files: list[dict[str, Any]]
     seconds: dict[str, float]
+    seen: TrainedOn | None = None
+    lost: tuple[str, ...] = ()
 
     @property
     def bits_per_dim(self) -> float:
@@ -91,7 +97,10 @@ class CodecReport:
 
     def table(self) -> dict[str, Any]:
         """For JSON."""
-        plain = {name: value for name, value in asdict(self).items() if name not in ("headers", "ends", "curves")}
+        apart = ("headers", "ends", "curves", "seen", "lost")
+        plain = {name: value for name, value in asdict(self).items() if name not in apart}
+        if self.seen is not None:
+            plain["trained_on"] = self.seen.table()
         derived = {"bits_per_dim": self.bits_per_dim, "bytes_at_28_db": self.bytes_at(28.0)}
         return dict(without_nan({"prefixes": self.prefixes, "psnr": self.psnr, **plain, **derived}))
 
@@ -113,6 +122,7 @@ class CodecReport:
             f"index bits over delivered divergence {index / max(delivered, 1e-9):.3f}, over the theoretical rate "
             f"{index / max(theory, 1e-9):.3f}",
             f"seconds an image: encode {self.seconds['encode']:.2f}, decode {self.seconds['decode']:.2f}",
+            *(self.seen.sentences() if self.seen is not None else ()),
         ]
 
 
@@ -154,7 +164,6 @@ def measure_codec(
     rows  which of the images, see codec_for
     """
     count, originals = len(rows), list(images.array(rows.tolist()))
-    folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{k:05d}.dpc" for k in range(count)]
     found: list[Encoded] = []
     headers: list[int] = []
@@ -166,7 +175,8 @@ def measure_codec(
         found += encode(codec, part)
         seconds["encode"] += time.perf_counter() - start
         for path, one in zip(paths, found[first:], strict=True):
-            path.write_bytes(one.data)
+            with whole_file(path) as temporary:
+                temporary.write_bytes(one.data)
         start = time.perf_counter()
         opened = [open_file(codec, path.read_bytes()) for path in paths]
         back = decode(codec, opened)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ddpm.base.files import whole_file
+from ddpm.base.files import whole_file, writable_folder
 from ddpm.base.progress import Progress, progress_of
 from ddpm.base.tensors import Pixels
 from ddpm.codec.codec_data import SIDECAR, Codec
@@ -20,10 +19,13 @@ from ddpm.codec.encode import Encoded, encode
 from ddpm.data.sources import ImageData
 from ddpm.evaluation.codec_measurement import MANY, CodecReport, codec_for, measure_codec
 from ddpm.evaluation.image_formats import psnr, smallest_webp
+from ddpm.evaluation.rate_plots import write_json
+from ddpm.evaluation.result_files import ResultFiles
 from ddpm.model.checkpoint import results_folder
 from ddpm.model.datasets import images_for
 from ddpm.model.model import Model
 from ddpm.model.scoring import check_fits
+from ddpm.model.trained_on import trained_on
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,45 +34,48 @@ if TYPE_CHECKING:
 INK = {"PNG": "C7", "WebP": "C1", "JPEG": "C3", "AVIF": "C4", "JPEG XL": "C2"}
 STRIP_BYTES = (20, 40, 80, 160)
 STRIP_ROWS = 4
+FILES = ("codec.png", "codec-strip.png", "codec-bytes.png", "codec.json")
 
 
 def evaluate_codec(
     model: Model,
     data: ImageData,
     *,
+    size: str | int | None = None,
+    fit: str | None = None,
     limit: int | None = None,
     out: str | Path | None = None,
     progress: Progress | bool = True,
 ) -> CodecReport:
     """Compress images to files on disk, read them back, and set them beside PNG, WebP, JPEG, AVIF and JPEG XL.
 
-    data   images that the codec was not fitted on (see tune_codec)
-    limit  only so many of them, drawn by seed 0; None is 200
-    out    folder for codec.json, three plots and the files; None is evaluation/ in the run
+    data       images that the codec was not fitted on (see tune_codec); their classes play no part
+    size, fit  bring images of other sizes to the model's, see model.datasets.images_for
+    limit      only so many of them, drawn by seed 0; None is 200
+    out        folder for codec.json, three plots and the files; None is evaluation/ in the run
 
-    Errors: InputError for a model whose codec data were not made, and for images of another geometry.
+    Errors: InputError for a model whose codec data were not made, and for images of another geometry. A plot or a JSON
+    file that cannot be written is a warning; the report's `lost` names it.
     """
     report_to = progress_of(progress)
-    images = images_for(model, data)
+    images = images_for(model, data, size=size, fit=fit)
     check_fits(model, images)
     codec, rows = codec_for(model, images, limit)
-    folder = results_folder(model.source, out)
+    kept = ResultFiles(results_folder(model.source, out), FILES)
+    compressed = writable_folder(kept.folder / "codec")
     report_to.say(f"Codec: {SIDECAR.path(model)}; {len(rows):,} images of {images.name}.")
+    seen = trained_on(model, images, rows)
     with report_to.stage("Images", len(rows)) as advance:
-        report = measure_codec(codec, images, rows, folder / "codec", advance=advance)
-    plot, strip, bytes_, table = (folder / f"codec{end}" for end in (".png", "-strip.png", "-bytes.png", ".json"))
-    plot_report(report, plot)
-    shown = coded(codec, list(images.array(rows[:STRIP_ROWS].tolist())))
-    plot_strip(codec, shown, strip)
-    plot_bytes(codec, shown[0], bytes_)
+        report = replace(measure_codec(codec, images, rows, compressed, advance=advance), seen=seen)
     about = {"model": model.source, "fingerprint": codec.fingerprint, "data": images.name}
-    with whole_file(table) as temporary:
-        temporary.write_text(
-            json.dumps({**about, **report.table()}, indent=1, allow_nan=False) + "\n", encoding="utf-8"
-        )
-    for file in (plot, strip, bytes_, table):
+    shown = coded(codec, list(images.array(rows[:STRIP_ROWS].tolist())))
+    kept.write(FILES[0], lambda path: plot_report(report, path))
+    kept.write(FILES[1], lambda path: plot_strip(codec, shown, path))
+    kept.write(FILES[2], lambda path: plot_bytes(codec, shown[0], path))
+    kept.write(FILES[3], lambda path: write_json(about | report.table(), path))
+    for file in kept.written:
         report_to.say(str(file))
-    return report
+    return replace(report, lost=tuple(kept.lost))
 
 
 def plot_report(report: CodecReport, path: Path) -> None:

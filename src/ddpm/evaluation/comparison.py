@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -16,11 +17,14 @@ import numpy as np
 from torch import Tensor
 
 from ddpm.base.files import writable_folder
+from ddpm.base.geometry import parse_size
 from ddpm.base.progress import Progress, progress_of
 from ddpm.base.tensors import Floats
-from ddpm.data.sources import ImageData, ImageSet, image_set, open_images
-from ddpm.errors import InputError
+from ddpm.data.sizing import FITS
+from ddpm.data.sources import ImageData, ImageSet, image_set
+from ddpm.errors import InputError, known
 from ddpm.evaluation.fid_report import FidReport
+from ddpm.evaluation.result_files import ResultFiles
 from ddpm.evaluation.samples import Samples, given_samples, image_batches, model_samples
 from ddpm.generation.draw import described, plan_for
 from ddpm.metrics.extractors import open_extractor
@@ -38,6 +42,7 @@ from ddpm.metrics.statistics import (
 )
 from ddpm.model.datasets import images_for
 from ddpm.model.model import Model, resolve_device
+from ddpm.model.trained_on import TrainedOn, trained_on
 from ddpm.samplers.plan import Sampling, SamplingOptions
 
 USUAL = 2048  # images; a Fréchet distance from fewer is mostly bias
@@ -53,6 +58,8 @@ def evaluate_fid(
     *,
     features: str,
     seeds: Iterable[int] | None = None,
+    size: str | int | None = None,
+    fit: str | None = None,
     keep: str | Path | None = None,
     save_to: str | Path | None = None,
     batch_size: int = 64,
@@ -66,6 +73,8 @@ def evaluate_fid(
     data        images, or the file of their mean and covariance (.npz, which allows the FID alone)
     features    "pixels", or the file of a torch.export program from uint8 (B, C, H, W) to floats (B, D)
     seeds       of a model's samples; 0 to 2047 if not given
+    size        "H" or "HxW" to bring all images to; with a model only its own
+    fit         how: "crop" (usual) or "resize"; with a model it is enough by itself, see model.datasets.images_for
     keep        a folder that keeps a model's samples; what is there already is not drawn again
     save_to     an .npz for the statistics of `data`, which may stand for it later
     batch_size  samples, and images of features, at a time
@@ -76,8 +85,12 @@ def evaluate_fid(
     few of them, and as in `sample`; DamagedFile for files that ddpm wrote.
     """
     report_to, sampling = progress_of(progress), Sampling(**how)
-    reference = _reference(data, samples if isinstance(samples, Model) else None)
-    file = None if save_to is None else _statistics_file(save_to, reference)
+    model = samples if isinstance(samples, Model) else None
+    opened = _opener(model, size, fit)
+    reference = _reference(data, opened)
+    if model is not None and isinstance(reference, Statistics) and (size is not None or fit is not None):
+        raise InputError("the reference is statistics of images that have their size already: leave size and fit out.")
+    files = None if save_to is None else _statistics_file(save_to, reference)
     sentences: Iterable[str] = ()
     if isinstance(samples, Model):
         plan, numbers = plan_for(samples, sampling), range(USUAL) if seeds is None else list(seeds)
@@ -86,15 +99,18 @@ def evaluate_fid(
     elif sampling != Sampling() or seeds is not None or keep is not None:
         raise InputError("these samples are images, not a model: leave out seeds, keep and how to sample.")
     else:
-        judged, where = given_samples(_images(samples, reference)), resolve_device(device)
+        judged, where = given_samples(_images(samples, reference, opened)), resolve_device(device)
     extractor = open_extractor(features, judged.geometry, where)
-    for remark in check_comparison(judged, reference, extractor, saved=file is not None):
+    for remark in check_comparison(judged, reference, extractor, saved=files is not None):
         warnings.warn(remark, stacklevel=3)
     for sentence in sentences:
         report_to.say(sentence)
+    seen = None if model is None else _seen(model, reference)
     rows, statistics = _measured(reference, extractor, batch_size, report_to)
-    if file is not None and statistics is not None:
-        report_to.say(f"{save_statistics(file, statistics)}: statistics of {statistics.source}.")
+    if files is not None and statistics is not None:
+        files.write(files.names[0], partial(save_statistics, statistics=statistics))
+        for file in files.written:
+            report_to.say(f"{file}: statistics of {statistics.source}.")
     found = _features("Features", extractor, judged.batches(batch_size), judged.count, report_to)
     fid = kid = None
     if statistics is not None:
@@ -102,34 +118,53 @@ def evaluate_fid(
             fid = frechet_estimate(found, statistics, advance=advance)
     if rows is not None:
         kid = kernel_estimate(found, rows)
-    return FidReport(fid, kid, _protocol(judged, reference, extractor))
+    lost = () if files is None else tuple(files.lost)
+    return FidReport(fid, kid, _protocol(judged, reference, extractor, seen), seen, lost)
 
 
-def _reference(data: ImageData | Statistics, model: Model | None) -> ImageSet | Statistics:
+def _opener(model: Model | None, size: str | int | None, fit: str | None) -> Callable[..., ImageSet]:
+    """What opens images at the size that was asked for; with a model, at its own."""
+    if model is not None:
+        return partial(images_for, model, size=size, fit=fit)
+    known("fit", fit, FITS)
+    if size is None and fit is not None:
+        raise InputError("fit says how images come to a size: give the size as well.")
+    return partial(image_set, size=None if size is None else parse_size(str(size)), fit=fit or FITS[0])
+
+
+def _reference(data: ImageData | Statistics, opened: Callable[..., ImageSet]) -> ImageSet | Statistics:
     if isinstance(data, Statistics):
         return data
     if isinstance(data, str | os.PathLike) and is_statistics(data):
         return load_statistics(data)
-    return image_set(data) if model is None else images_for(model, data)
+    return opened(data)
 
 
-def _images(data: ImageData, reference: ImageSet | Statistics) -> ImageSet:
+def _seen(model: Model, reference: ImageSet | Statistics) -> TrainedOn | None:
+    """Whether the reference is what the model was trained on; None for statistics of images that are not known."""
+    if isinstance(reference, ImageSet):
+        return trained_on(model, reference)
+    if reference.count is None or reference.fingerprint != model.data_fingerprint:
+        return None
+    return TrainedOn(reference.source, reference.count, reference.count)
+
+
+def _images(data: ImageData, reference: ImageSet | Statistics, opened: Callable[..., ImageSet]) -> ImageSet:
     """Samples as images, with as many channels as the reference where that loses nothing."""
-    found = image_set(data)
+    found = opened(data)
     if isinstance(data, str | os.PathLike) and isinstance(reference, ImageSet) and found.geometry != reference.geometry:
         with suppress(InputError):
-            return open_images(data, channels=reference.geometry.channels, default_split=None)
+            return opened(data, channels=reference.geometry.channels)
     return found
 
 
-def _statistics_file(path: str | Path, reference: ImageSet | Statistics) -> Path:
+def _statistics_file(path: str | Path, reference: ImageSet | Statistics) -> ResultFiles:
     if isinstance(reference, Statistics):
         raise InputError("the reference is statistics already: leave out the file to save them to.")
     file = check_statistics_file(path)
     if file.exists() and not is_statistics(file):
         raise InputError(f"'{file}' is there and holds no statistics: choose another file to save them to.")
-    writable_folder(file.parent)
-    return file
+    return ResultFiles(writable_folder(file.parent), [file.name])
 
 
 def check_comparison(
@@ -143,8 +178,10 @@ def check_comparison(
     if isinstance(reference, Statistics):
         reference.check_features(extractor.dimensions, extractor.sha256)
     if str(reference.geometry) not in ("", str(samples.geometry)):
+        sized = isinstance(reference, ImageSet) and reference.geometry.size != samples.geometry.size
+        advice = "; --size brings both to one" if sized and samples.fingerprint else ""
         raise InputError(
-            f"the reference '{name}' is of images {reference.geometry}, the samples are {samples.geometry}."
+            f"the reference '{name}' is of images {reference.geometry}, the samples are {samples.geometry}{advice}."
         )
     counts = {"samples": samples.count}
     if isinstance(reference, ImageSet):
@@ -205,9 +242,11 @@ def _features(title: str, extractor: Extractor, batches: Iterable[Tensor], count
     return rows
 
 
-def _protocol(samples: Samples, reference: ImageSet | Statistics, extractor: Extractor) -> dict[str, Any]:
+def _protocol(
+    samples: Samples, reference: ImageSet | Statistics, extractor: Extractor, seen: TrainedOn | None
+) -> dict[str, Any]:
     name, count = _name_and_count(reference)
-    known = extractor.sha256 if isinstance(reference, ImageSet) else reference.extractor or UNKNOWN
+    extracted = extractor.sha256 if isinstance(reference, ImageSet) else reference.extractor or UNKNOWN
     return {
         "extractor": {"name": extractor.name, "sha256": extractor.sha256, "dimensions": extractor.dimensions},
         "geometry": str(extractor.geometry),
@@ -216,7 +255,8 @@ def _protocol(samples: Samples, reference: ImageSet | Statistics, extractor: Ext
             "source": name,
             "given_as": "images" if isinstance(reference, ImageSet) else "statistics",
             "fingerprint": reference.fingerprint or UNKNOWN,
-            "extractor": known,
+            "extractor": extracted,
+            "trained_on": None if seen is None else seen.table(),
         },
         "samples": samples.about,
         "quantisation": samples.quantisation,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ddpm.metrics.jackknife import Distance
+from ddpm.model.trained_on import TrainedOn
 
 KID_SCALE = 1000  # papers print a kernel distance times this
 HASH_SHOWN = 12
@@ -18,11 +19,15 @@ class FidReport:
     fid       Fréchet distance, with its error and its bias; None with more features than MOST_DIMENSIONS
     kid       kernel distance, unbiased; None where the reference is statistics alone
     protocol  everything that they depend on, as plain values
+    seen      whether the model that drew the samples was trained on the reference; None where that was not asked
+    lost      a sentence for each file that could not be written
     """
 
     fid: Distance | None
     kid: Distance | None
     protocol: dict[str, Any]
+    seen: TrainedOn | None = None
+    lost: tuple[str, ...] = ()
 
     def table(self) -> dict[str, Any]:
         """As plain values."""
@@ -31,7 +36,7 @@ class FidReport:
 
     def lines(self) -> list[str]:
         """For a person."""
-        lines = _protocol_lines(self.protocol)
+        lines = _protocol_lines(self.protocol) + (self.seen.sentences() if self.seen is not None else [])
         if self.fid is not None:
             bias = f"bias about {self.fid.bias:.4f}, {self.fid.corrected:.4f} without it"
             lines.append(f"  fid  {_number(self.fid, 4)}   {bias}")

@@ -12,17 +12,21 @@ from ddpm.data.sources import ImageData
 from ddpm.errors import InputError
 from ddpm.evaluation.codec_measurement import prepared_code
 from ddpm.evaluation.full_sum import FullSum, full_sum
-from ddpm.evaluation.rate_plots import plot_levels, without_nan, write_rate_distortion
+from ddpm.evaluation.rate_plots import RATE_FILES, plot_levels, without_nan, write_rate_distortion
+from ddpm.evaluation.result_files import ResultFiles
 from ddpm.likelihood.estimate import Estimate, VariationalBound, check_calls, estimate_bound
 from ddpm.likelihood.monte_carlo import Scoring
 from ddpm.likelihood.ode_bound import OdeBound, calls_per_image, images_within, ode_bound
 from ddpm.likelihood.rate_distortion import RateDistortion, calls_per_step, estimate_rate_distortion
 from ddpm.model.checkpoint import results_folder
 from ddpm.model.datasets import images_for
+from ddpm.model.labels import MATCH, Labels, labelling
 from ddpm.model.model import Model
 from ddpm.model.scoring import best_chains, scoring_for
+from ddpm.model.trained_on import TrainedOn, trained_on
 from ddpm.model.variances import read_variances
 
+LEVELS_FILE = "levels.png"
 CALLS = 4096  # network calls of an estimate by default
 SHOWN_LEVELS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
@@ -38,6 +42,8 @@ class LikelihoodReport:
     code    bits/dim of real, lossless .dpc files
     curve   expected bits/dim of the best 1..K levels
     files   that were written
+    lost    a sentence for each file that could not be
+    seen    whether the model was trained on the images
     missing shards of a full sum that other processes have still to compute
     """
 
@@ -48,6 +54,8 @@ class LikelihoodReport:
     code: Estimate | None
     curve: tuple[float, ...]
     files: tuple[Path, ...]
+    seen: TrainedOn
+    lost: tuple[str, ...] = ()
     missing: int = 0
 
     def table(self) -> dict[str, Any]:
@@ -74,6 +82,8 @@ class LikelihoodReport:
             f"{about['data']}: {about['images']:,} images of {about['geometry']}",
             f"{about['weights']} weights of {about['model']}, {about['images_seen']:,} images seen",
             f"variance {about['variance']}, {levels} levels{span}, predicted clean images {clipping}",
+            *([f"{about['labels']}"] if about["labels"] else []),
+            *self.seen.sentences(),
         ]
         if self.missing:
             lines += ["", f"{self.missing:,} shards are missing: other processes compute them."]
@@ -109,6 +119,9 @@ def evaluate_likelihood(
     shard: str | None = None,
     variance: str | None = None,
     levels: int | None = None,
+    labels: Labels = MATCH,
+    size: str | int | None = None,
+    fit: str | None = None,
     rate: bool = False,
     ode: bool = False,
     solver_steps: int = 40,
@@ -121,12 +134,15 @@ def evaluate_likelihood(
 ) -> LikelihoodReport:
     """Estimate or compute what images cost, in bits/dim; everything is checked before the first network call.
 
-    data          images that the model never saw, of its geometry and classes
+    data          images that the model never saw
     calls         network calls of each estimate in all; None is 4096, and at least one at each level for `rate`
     full          instead of estimates, every level of every image, in shards that survive a stop
     shard         "i/n": of a full sum, only this process's share
     variance      of the reverse steps: "large", "small", "optimal" (after tune_variance); None is the model's own
     levels        K: only the best K levels for the bound (after tune_variance); None takes all
+    labels        how their classes become the model's: "match" (by name), "ignore", or by name of theirs the model's,
+                  {"Katze": "cat"} or "Katze=cat"; a model trained with label drop-out needs no class
+    size, fit     bring images of other sizes to the model's, see model.datasets.images_for
     rate          also rate and distortion by level (Ho et al. 2020, Fig. 5 and Table 4)
     ode           also bits/dim by the probability-flow ODE (Song et al. 2021)
     solver_steps  of the ODE, four network calls each
@@ -137,18 +153,22 @@ def evaluate_likelihood(
     out           folder for full sums, rate plots and the curve of levels; None is evaluation/ in the run
 
     Errors: InputError for images of another geometry or class set, none at all, or those that were tuned on, for too
-    few calls, and for variances that were not measured; WrongModel and DamagedFile for side files.
+    few calls, and for variances that were not measured; WrongModel and DamagedFile for side files. A plot or a table
+    that cannot be written is a warning; the report's `lost` names it.
     """
     report_to = progress_of(progress)
-    images = images_for(model, data)
+    images = images_for(model, data, size=size, fit=fit)
     part = _part(shard, full=full)
     scoring = scoring_for(
-        model, images, variance=variance, levels=levels, limit=limit, seed=seed, batch_size=batch_size
+        model, images, variance=variance, levels=levels, labels=labels, limit=limit, seed=seed, batch_size=batch_size
     )
     budget = _budget(calls, scoring, full=full, rate=rate, solver_steps=solver_steps if ode else None)
     folder = results_folder(model.source, out) if out is not None or full or rate else None
     measured_code = prepared_code(model, images, limit) if codec else None
-    about = _about(model, images.name, scoring)
+    names = [*(RATE_FILES if rate else ()), *([LEVELS_FILE] if levels is not None and folder is not None else ())]
+    kept = ResultFiles(folder or Path(), names)
+    seen = trained_on(model, images, scoring.images.rows)
+    about = _about(model, images.name, scoring, labelling(model, images, labels).remark) | {"trained_on": seen.table()}
     if scoring.denoiser.measured is not None:
         tuned = read_variances(model)
         used = f"measured on {len(tuned.image_hashes):,} images of {tuned.data}"
@@ -158,17 +178,18 @@ def evaluate_likelihood(
         bound, profile, missing = _summed(full_sum(model, scoring, folder), part, rate=rate, progress=report_to)
     else:
         bound, profile, missing = *_estimated(scoring, budget, report_to), 0
-    files = [] if profile is None or folder is None else write_rate_distortion(profile, folder, about)
+    if profile is not None:
+        write_rate_distortion(profile, kept, about)
     flow = None
     if ode:
         with scoring.shown(report_to, "ODE", budget.ode) as counted:
             flow = ode_bound(counted, calls=budget.calls, steps=solver_steps)
     curve = () if levels is None else tuple(best_chains(model, levels).bits.tolist())
     if curve and folder is not None:
-        plot_levels(curve, folder / "levels.png")
-        files.append(folder / "levels.png")
+        kept.write(LEVELS_FILE, lambda path: plot_levels(curve, path))
     code = None if measured_code is None else measured_code(report_to)
-    return LikelihoodReport(about, bound, profile, flow, code, curve, tuple(files), missing)
+    files, lost = tuple(kept.written), tuple(kept.lost)
+    return LikelihoodReport(about, bound, profile, flow, code, curve, files, seen, lost, missing)
 
 
 class _Budget(NamedTuple):
@@ -229,7 +250,7 @@ def _summed(
     return sums.bound(), sums.rate_distortion() if rate else None, 0
 
 
-def _about(model: Model, data: str, scoring: Scoring) -> dict[str, Any]:
+def _about(model: Model, data: str, scoring: Scoring, labels: str) -> dict[str, Any]:
     denoiser, chain = scoring.denoiser, scoring.chain
     whole = denoiser.process.schedule.steps
     return {
@@ -244,6 +265,7 @@ def _about(model: Model, data: str, scoring: Scoring) -> dict[str, Any]:
         "of_levels": whole,
         "levels_used": "all" if chain.steps == whole else chain.levels[1:].tolist(),
         "clip": denoiser.threshold != "none",
+        "labels": labels,
         "seed": scoring.seed,
         "side_files": [] if denoiser.measured is None else [denoiser.measured.source],
     }

@@ -14,15 +14,18 @@ from ddpm.base.progress import Progress, progress_of
 from ddpm.base.tensors import Floats, Pixels
 from ddpm.data.sources import ImageData
 from ddpm.errors import InputError
+from ddpm.evaluation.result_files import ResultFiles
 from ddpm.generation.draw import described, draw, plan_for
 from ddpm.metrics.neighbours import nearest_neighbours
 from ddpm.model.checkpoint import results_folder
 from ddpm.model.datasets import images_for, training_images
 from ddpm.model.model import Model
+from ddpm.model.trained_on import TrainedOn
 from ddpm.samplers.plan import Sampling, SamplingOptions
 
 FIRST_PERCENTILE = 1.0
 SHOWN, NEAREST = 8, 7
+FILE = "memorisation.png"
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class MemorisationReport:
     median, held_out_median      median distance to the nearest training image
     ratio                        median / held_out_median; far below 1 means copies
     copies                       share of samples no farther than the held-out images' first percentile (0.01 is ideal)
+    seen                         which held-out images are training images
+    lost                         a sentence for each file that could not be written
     """
 
     source: str
@@ -46,10 +51,13 @@ class MemorisationReport:
     held_out_median: float
     ratio: float
     copies: float
+    seen: TrainedOn
+    lost: tuple[str, ...] = ()
 
     def table(self) -> dict[str, Any]:
         """As plain values."""
-        return {"memorisation": asdict(self)}
+        plain = {name: value for name, value in asdict(self).items() if name not in ("seen", "lost")}
+        return {"memorisation": plain | {"trained_on": self.seen.table()}}
 
     def lines(self) -> list[str]:
         """For a person."""
@@ -59,6 +67,7 @@ class MemorisationReport:
             f"{self.held_out_median:.1f} grey levels (ratio {self.ratio:.3f})",
             f"samples no farther than the held-out's first percentile: {self.copies:.1%} "
             "(1 % is ideal; many would be copies)",
+            *self.seen.sentences(),
         ]
 
 
@@ -68,6 +77,8 @@ def evaluate_memorisation(
     *,
     seeds: Iterable[int] = range(256),
     training_data: ImageData | None = None,
+    size: str | int | None = None,
+    fit: str | None = None,
     batch_size: int = 64,
     out: str | Path | None = None,
     progress: Progress | bool = True,
@@ -78,6 +89,8 @@ def evaluate_memorisation(
     data           held-out images, which the model never saw
     seeds          of the samples
     training_data  None: those that the recipe names
+    size, fit      bring images of `data` and `training_data` of other sizes to the model's, see
+                   model.datasets.images_for
     out            folder for memorisation.png: samples, a row each, beside their nearest training images; None: no file
     how            samples are drawn, see samplers.Sampling
 
@@ -85,9 +98,12 @@ def evaluate_memorisation(
     """
     report_to = progress_of(progress)
     plan = plan_for(model, Sampling(**how))
-    held_out = images_for(model, data)
-    training = training_images(model, training_data, option="--training-data")
-    file = None if out is None else results_folder(model.source, out) / "memorisation.png"
+    held_out = images_for(model, data, size=size, fit=fit)
+    if training_data is None:
+        training = training_images(model, option="--training-data")
+    else:
+        training = images_for(model, training_data, split="train", size=size, fit=fit)
+    files = None if out is None else ResultFiles(results_folder(model.source, out), [FILE])
     known = training.array()
     usual = held_out_distances(held_out.array(), known)
     numbers = list(seeds)
@@ -95,9 +111,10 @@ def evaluate_memorisation(
         report_to.say(sentence)
     with report_to.stage("Sampling", len(numbers) * plan.chain.steps) as advance:
         samples = draw(model, numbers, plan, batch_size=batch_size, advance=advance).numpy()
-    if file is not None:
+    report = measure_memorisation(samples, known, usual, source=model.source, held_out=held_out.name, files=files)
+    for file in () if files is None else files.written:
         report_to.say(f"{file}: on the left a sample, then its {NEAREST} nearest training images.")
-    return measure_memorisation(samples, known, usual, source=model.source, grid_file=file)
+    return report
 
 
 def held_out_distances(held_out: Pixels, training: Pixels) -> Floats:
@@ -109,18 +126,34 @@ def held_out_distances(held_out: Pixels, training: Pixels) -> Floats:
 
 
 def measure_memorisation(
-    samples: Pixels, training: Pixels, usual: Floats, *, source: str = "an array", grid_file: Path | None = None
+    samples: Pixels,
+    training: Pixels,
+    usual: Floats,
+    *,
+    source: str = "an array",
+    held_out: str = "the held-out array",
+    files: ResultFiles | None = None,
 ) -> MemorisationReport:
     """Compare samples with held-out images by their distance to the training images; images are uint8 (., C, H, W).
 
-    usual      held_out_distances
-    grid_file  a PNG for some samples, a row each, beside their nearest training images (Ho et al. 2020, Fig. 15)
+    usual             held_out_distances
+    source, held_out  where the samples and the held-out images come from
+    files             take FILE: some samples, a row each, beside their nearest training images (Ho et al., Fig. 15)
     """
     near, indices = nearest_neighbours(samples, training, count=NEAREST)
-    if grid_file is not None:
+    if files is not None:
         rows = np.concatenate([samples[:SHOWN, None], training[indices[:SHOWN]]], axis=1)
-        save_grid(rows.reshape(-1, *samples.shape[1:]), grid_file, columns=rows.shape[1])
+        files.write(FILE, lambda path: save_grid(rows.reshape(-1, *samples.shape[1:]), path, columns=rows.shape[1]))
     median, held_out_median = float(np.median(near[:, 0])), float(np.median(usual))
-    copies = float((near[:, 0] <= np.percentile(usual, FIRST_PERCENTILE)).mean())
-    ratio = median / held_out_median
-    return MemorisationReport(source, len(samples), len(usual), len(training), median, held_out_median, ratio, copies)
+    return MemorisationReport(
+        source,
+        len(samples),
+        len(usual),
+        len(training),
+        median,
+        held_out_median,
+        ratio=median / held_out_median,
+        copies=float((near[:, 0] <= np.percentile(usual, FIRST_PERCENTILE)).mean()),
+        seen=TrainedOn(held_out, int((usual == 0).sum()), len(usual)),
+        lost=() if files is None else tuple(files.lost),
+    )

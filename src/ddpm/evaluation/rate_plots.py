@@ -9,22 +9,32 @@ from pathlib import Path
 from typing import Any
 
 from ddpm.base.files import whole_file
+from ddpm.evaluation.result_files import ResultFiles
 from ddpm.likelihood.rate_distortion import RateDistortion
 
+RATE_FILES = ("rate.png", "rate.json", "rate.csv")
 
-def write_rate_distortion(profile: RateDistortion, folder: Path, about: dict[str, Any]) -> list[Path]:
-    """Write rate.png, rate.json and rate.csv to a folder; `about` goes into the JSON. Returns the files."""
+
+def write_rate_distortion(profile: RateDistortion, files: ResultFiles, about: dict[str, Any]) -> None:
+    """Write RATE_FILES; `about` goes into the JSON."""
     table = profile.table()
-    files = [folder / f"rate.{kind}" for kind in ("png", "json", "csv")]
-    plot_rate_distortion(profile, files[0])
-    with whole_file(files[1]) as temporary:
-        content = {**about, "prior": float(profile.bits[0]), "total": float(profile.rate[0]), "steps": table}
-        temporary.write_text(json.dumps(without_nan(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    with whole_file(files[2]) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, table[0].keys())
-        writer.writeheader()
-        writer.writerows(table)
-    return files
+    content = {**about, "prior": float(profile.bits[0]), "total": float(profile.rate[0]), "steps": table}
+
+    def rows(path: Path) -> None:
+        with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, table[0].keys())
+            writer.writeheader()
+            writer.writerows(table)
+
+    files.write(RATE_FILES[0], lambda path: plot_rate_distortion(profile, path))
+    files.write(RATE_FILES[1], lambda path: write_json(content, path))
+    files.write(RATE_FILES[2], rows)
+
+
+def write_json(table: dict[str, Any], path: Path) -> None:
+    """Write a table as JSON; NaN becomes null."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(without_nan(table), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def plot_rate_distortion(profile: RateDistortion, path: Path) -> None:
