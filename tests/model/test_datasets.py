@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ddpm.data.sizing import fitted
+from ddpm.data.sources import open_images
 from ddpm.errors import InputError
 from ddpm.model.datasets import check_geometry, images_for, recipe_images, training_images
 from ddpm.model.model import Model
@@ -96,3 +98,55 @@ def test_training_images_that_are_not_known_or_not_there_name_the_option_that_gi
             training_images(gone, option=option)
     with pytest.raises(InputError, match="--data"):
         recipe_images(nameless.recipe)
+
+
+# ---- images of other sizes ------------------------------------------------------------------------------------------
+
+
+def test_images_of_several_sizes_come_to_the_models_by_fit_or_size(model: Model, tmp_path: Path):
+    src = folder_of(tmp_path / "images", (8, 8), (12, 20), (9, 7))
+    with pytest.raises(InputError, match=r"differ in size.*1 x 8 x 8; --fit crop or --fit resize"):
+        images_for(model, src)
+    crop, resize = (images_for(model, src, fit=fit) for fit in ("crop", "resize"))
+    for found, fit in ((crop, "crop"), (resize, "resize")):
+        expected = open_images(src, size=(8, 8), fit=fit)
+        assert (found.array() == expected.array()).all()
+        assert found.fingerprint == expected.fingerprint
+    assert (crop.array()[1] != resize.array()[1]).any()
+    for size in (8, "8", "8x8"):
+        assert images_for(model, src, size=size).fingerprint == crop.fingerprint, "the recipe's fit"
+    assert images_for(model, src, size=8, fit="resize").fingerprint == resize.fingerprint
+
+
+def test_fit_comes_before_the_recipes(tmp_path: Path):
+    src = folder_of(tmp_path / "images", (8, 12), (10, 14))
+    model = stored_model(tmp_path / "model", image={"height": 8, "width": 8}, size="8", fit="resize")
+    assert images_for(model, src, fit="crop").fingerprint == open_images(src, size=(8, 8)).fingerprint
+    assert images_for(model, src).fingerprint == open_images(src, size=(8, 8), fit="resize").fingerprint
+
+
+def test_arrays_and_image_sets_are_fitted_too(model: Model):
+    array = pixels(3, (1, 12, 20))
+    assert (images_for(model, array, fit="resize").array()[0] == fitted(array[0], model.geometry, "resize")).all()
+    twice = [images_for(model, image_set(array), fit=fit).fingerprint for fit in ("crop", "resize", "crop")]
+    assert twice[0] == twice[2] != twice[1]
+    for images in (array, image_set(array)):
+        with pytest.raises(InputError, match=r"1 x 12 x 20.*--fit crop or --fit resize"):
+            images_for(model, images)
+
+
+def test_a_size_that_is_not_the_models_or_a_fit_that_is_none_is_refused(model: Model):
+    for options, words in (
+        ({"size": 9}, "size 9 is not that of the model's images, 1 x 8 x 8"),
+        ({"size": "8x9", "fit": "crop"}, "8x9"),
+        ({"size": "big"}, "'big'"),
+        ({"fit": "stretch"}, "no fit 'stretch'.*crop, resize"),
+    ):
+        with pytest.raises(InputError, match=words):
+            images_for(model, "digits:test", **options)
+
+
+def test_channels_are_no_matter_of_fit(model: Model):
+    with pytest.raises(InputError, match="3 x 8 x 8") as caught:
+        images_for(model, pixels(2, (3, 8, 8)))
+    assert "--fit" not in str(caught.value)

@@ -61,9 +61,12 @@ def labelling(model: Model, images: ImageSet, labels: Labels | None = None) -> L
     A model that was also trained without its classes (label drop-out) scores images of classes that it does not know,
     or of none, without a class. Errors (InputError): such images, for another model; names that are not there.
     """
+    choice = _read(labels)
     if not model.recipe.network.classes:
+        if not isinstance(choice, str):
+            raise InputError(f"the model in '{model.source}' was trained without classes: leave the labels out.")
         return Labelling(0)
-    found, choice = Labelling(model.recipe.network.classes, model.no_class), _read(labels)
+    found = Labelling(model.recipe.network.classes, model.no_class)
     advice = f"; --labels says how: {GRAMMAR}" if labels is not None else ""
     if choice == IGNORE:
         return _without(found, "the classes of the images are left out")
