@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+import ddpm
 from ddpm.base.progress import Advance, Progress
 from ddpm.data.sources import ImageSet
 from ddpm.errors import InputError
@@ -219,3 +221,14 @@ def test_every_kind_of_model_is_validated(changes: dict[str, Any], tmp_path: Pat
 def test_too_few_calls_for_an_error_are_refused_by_the_recipe():
     with pytest.raises(InputError, match="validation_calls"):
         recipe(training={"validation_calls": 255})
+
+
+def test_training_images_among_those_for_validation_are_said(tmp_path: Path):
+    """A slice of the training images has a fingerprint of its own."""
+    settings = {"data": "digits", "image": {"height": 8, "width": 8}, "train_images": 8}
+    training = ddpm.images("digits", split="train")
+    with pytest.warns(UserWarning, match=r"validation: All 20 images .*train\[5:25\] .* was trained on\."):
+        run(tmp_path / "slice", ddpm.images("digits:train[5:25]"), training, **settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(tmp_path / "test", ddpm.images("digits:test"), training, **settings)

@@ -6,6 +6,7 @@ import contextlib
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from ddpm.model.checkpoint import checkpoints, prune, read_config, read_training
 from ddpm.model.model import resolve_device
 from ddpm.model.recipe import Recipe
 from ddpm.model.scoring import scoring_for
+from ddpm.model.trained_on import trained_on
 from ddpm.samplers.plan import Sampling
 from ddpm.training.learner import Learner, learning_rate
 from ddpm.training.run_folder import VALIDATION, RunFolder
@@ -78,11 +80,14 @@ class _Run:
         return self.learner.images_seen
 
     def check_held_out(self) -> None:
-        """Refuse images for validation that do not suit the model, or that it is trained on."""
+        """Refuse images for validation that do not suit the model, or that it is trained on; say which of them are."""
         if self.held_out is not None:
             if self.held_out.fingerprint == self.images.fingerprint:
                 raise InputError(f"validation '{self.held_out.name}' holds the training images: choose others.")
-            scoring_for(self.learner.ema_model(), self.held_out)
+            model = self.learner.ema_model()
+            scoring_for(model, self.held_out)
+            for sentence in trained_on(model, self.held_out).sentences():
+                warnings.warn(f"validation: {sentence}", stacklevel=4)
 
     def begin(self) -> None:
         """Take up the newest checkpoint, or measure what is measured before the first step."""
