@@ -13,6 +13,7 @@ from commandline import done, sentence, snapshot, type_in
 from PIL import Image
 
 import ddpm
+from ddpm.errors import InputError
 
 FEW = ("--seeds", "0-69", "--steps", "2")
 FID = ("--features", "pixels", *FEW)
@@ -136,3 +137,64 @@ def test_linear_is_evaluated_like_a_run_but_keeps_nothing_in_the_package():
     assert "--out" in sentence(type_in("evaluate", "likelihood", *words, "--rate"))
     assert "--out" in sentence(type_in("evaluate", "codec", *words))
     assert "--training-data" in sentence(type_in("evaluate", "memorisation", *words[:3], "--out", "kept"))
+
+
+# ---- what every evaluation has in common ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", ["likelihood", "codec", "memorisation", "fid --features pixels"])
+def test_mixed_sizes_name_the_option_that_the_command_has(words: str, coded: Path):
+    Path("mixed").mkdir()
+    for side in (8, 12):
+        Image.fromarray(np.full((side, 10), side, np.uint8)).save(f"mixed/{side}.png")
+    what, *options = words.split()
+    told = sentence(type_in("evaluate", what, coded, "--data", "mixed", *options))
+    assert "--fit crop or --fit resize" in told
+    assert "8x9" in sentence(type_in("evaluate", what, coded, "--data", "mixed", *options, "--size", "8x9"))
+
+
+def test_mixed_sizes_are_scored_with_fit_and_two_sources_with_size(digits_run: Path):
+    Path("mixed").mkdir()
+    for k in range(64):
+        noise = np.random.default_rng(k).integers(0, 256, (10 + k % 2, 12), np.uint8)
+        Image.fromarray(noise).save(f"mixed/{k:02}.png")
+    words = ("evaluate", "likelihood", digits_run, "--data", "mixed", "--calls", "256", "--json")
+    found = [json.loads(done(*words, "--fit", fit).out)["vlb"]["total"] for fit in ("crop", "resize")]
+    assert found[0] != found[1]
+    words = ("evaluate", "fid", "mixed", "--data", "digits:test", "--features", "pixels")
+    assert "--size 8" in sentence(type_in(*words))
+    assert "1 x 6 x 6" in done(*words, "--size", "6").out
+
+
+def test_labels_are_mapped_or_ignored(kinds: Path, kinds_run: Path):
+    shutil.copytree(kinds / "china", "foreign/Geschirr")
+    shutil.copytree(kinds / "flower", "foreign/Blume")
+    words = ("evaluate", "likelihood", kinds_run, "--calls", "256", "--json", "--data")
+    assert "--labels says how" in sentence(type_in(*words, "foreign"))
+    named = json.loads(done(*words, kinds).out)["vlb"]["steps"]["value"]
+    mapped = json.loads(done(*words, "foreign", "--labels", "Geschirr=china,Blume=flower").out)
+    assert mapped["about"]["labels"] == "classes met as named: Blume as flower, Geschirr as china"
+    assert mapped["vlb"]["steps"]["value"] == pytest.approx(named, rel=0.2), "other calls on the same images"
+    assert "drawn by the seed" in json.loads(done(*words, "foreign", "--labels", "ignore").out)["about"]["labels"]
+
+
+def test_training_images_are_said_as_text_and_as_json(digits_run: Path):
+    table, text = evaluated("likelihood", digits_run, "--calls", "256", data="digits:train[0:40]")
+    assert table["about"]["trained_on"] == {"images": 40, "of": 40}
+    assert "All 40 images compared of digits:train[0:40] are images that the model was trained on.\n" in text
+
+
+def test_a_file_that_cannot_be_written_is_told_with_the_numbers_and_ends_with_exit_code_2(
+    digits_run: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*given: object) -> None:
+        raise InputError("'kept/rate.png' could not be written: No space left on device.")
+
+    monkeypatch.setattr("ddpm.evaluation.rate_plots.plot_rate_distortion", full)
+    end = type_in(
+        "evaluate", "likelihood", digits_run, "--data", "digits:test", "--rate", "--limit", "9", "--out", "kept"
+    )
+    assert end.code == 2
+    assert "variational bound" in end.out
+    assert end.err.count("ddpm: 'kept/rate.png' could not be written: No space left on device.\n") == 1
+    assert sorted(path.name for path in Path("kept").iterdir()) == ["rate.csv", "rate.json"]
