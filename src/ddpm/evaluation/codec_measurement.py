@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ddpm.base.files import whole_file
+from ddpm.base.files import read_bytes, whole_file
 from ddpm.base.progress import Advance, Progress, unheard
 from ddpm.base.tensors import Floats, Integers, Pixels
 from ddpm.base.units import x_to_images
@@ -178,7 +178,7 @@ def measure_codec(
             with whole_file(path) as temporary:
                 temporary.write_bytes(one.data)
         start = time.perf_counter()
-        opened = [open_file(codec, path.read_bytes()) for path in paths]
+        opened = [open_file(codec, read_bytes(path)) for path in paths]
         back = decode(codec, opened)
         seconds["decode"] += time.perf_counter() - start
         headers += [len(file.packet.header.pack()) for file in opened]

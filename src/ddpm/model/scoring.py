@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 from torch import Tensor
@@ -36,7 +37,8 @@ def scoring_for(
 
     variance  of the reverse steps, one of REVERSE_VARIANCES; None is the model's own
     levels    K: the best K of the T levels for the bound, with optimal variances; None takes all
-    labels    how the classes of the images become the model's, see labels.labelling
+    labels    how the classes of the images become the model's, see labels.labelling, whose remark is for the caller to
+              say; None: by name, and the remark is a warning
     limit     score only so many of the images, drawn by the seed; None scores all
     others    as in Scoring
 
@@ -50,6 +52,8 @@ def scoring_for(
         )
     check_fits(model, images)
     classes = labelling(model, images, labels)
+    if labels is None and classes.remark:
+        warnings.warn(f"{images.name}: {classes.remark}.", stacklevel=3)
     if limit is not None and limit < 1:
         raise InputError(f"the limit must be at least 1 image, not {limit}.")
     rows = chosen_rows(len(images), limit, seed)

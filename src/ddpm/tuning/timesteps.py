@@ -25,6 +25,7 @@ from ddpm.errors import DamagedFile, InputError, WrongModel
 from ddpm.generation.draw import draw, plan_for
 from ddpm.model.checkpoint import check_tunable
 from ddpm.model.datasets import training_images
+from ddpm.model.labels import labelling
 from ddpm.model.model import Model
 from ddpm.model.scoring import check_fits
 from ddpm.model.timesteps import SIDECAR, TunedTimesteps, add_timesteps
@@ -155,6 +156,7 @@ def tune_timesteps(
     check_tuning(model, sampler, numbers, trials)
     images = training_images(model, data)
     check_fits(model, images)
+    labelling(model, images)  # samples of all classes are compared with them
     criterion = criterion_on(model, images, features, samples=samples, seed=seed)
     calls = sum(plan_for(model, Sampling(sampler, number, "uniform")).calls for number in numbers) * trials * samples
     report_to.say(
