@@ -68,15 +68,15 @@ def labelling(model: Model, images: ImageSet, labels: Labels | None = None) -> L
         return Labelling(0)
     found = Labelling(model.recipe.network.classes, model.no_class)
     advice = f"; --labels says how: {GRAMMAR}" if labels is not None else ""
-    if choice == IGNORE:
-        return _without(found, "the classes of the images are left out")
     if images.labels is None:
-        if model.no_class is None:
+        if model.no_class is None and choice != IGNORE:
             raise InputError(
                 f"the model in '{model.source}' needs a class with each image ({_names(model.class_names)}), and "
                 f"'{images.name}' has none{advice}."
             )
         return _without(found, "the images have no classes")
+    if choice == IGNORE:
+        return _without(found, "the classes of the images are left out")
     pairs = {} if isinstance(choice, str) else dict(choice)
     _check(pairs, model, images)
     there = {images.class_names[number] for number in np.unique(images.labels).tolist()}
