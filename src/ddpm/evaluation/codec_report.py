@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ddpm.base.files import whole_file, writable_folder
+from ddpm.base.image_io import MADE_BY
 from ddpm.base.progress import Progress, progress_of
 from ddpm.base.tensors import Pixels
 from ddpm.codec.codec_data import SIDECAR, Codec
@@ -188,4 +189,4 @@ def _figure(width: float, height: float) -> Figure:
 
 def _save(figure: Figure, path: Path) -> None:
     with whole_file(path) as temporary:
-        figure.savefig(temporary)
+        figure.savefig(temporary, metadata=MADE_BY)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm.base.files import whole_file
+from ddpm.base.image_io import MADE_BY
 from ddpm.evaluation.result_files import ResultFiles
 from ddpm.likelihood.rate_distortion import RateDistortion
 
@@ -55,7 +56,7 @@ def plot_rate_distortion(profile: RateDistortion, path: Path) -> None:
         axes.set_ylim(bottom=0)
         axes.grid(True, alpha=0.3)
     with whole_file(path) as temporary:
-        figure.savefig(temporary)
+        figure.savefig(temporary, metadata=MADE_BY)
 
 
 def plot_levels(bits: Sequence[float], path: Path) -> None:
@@ -69,7 +70,7 @@ def plot_levels(bits: Sequence[float], path: Path) -> None:
     axes.set_ylabel("bits per dimension, expected")
     axes.grid(True, which="both", alpha=0.3)
     with whole_file(path) as temporary:
-        figure.savefig(temporary)
+        figure.savefig(temporary, metadata=MADE_BY)
 
 
 def without_nan(value: Any) -> Any:
