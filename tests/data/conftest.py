@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -33,6 +34,30 @@ def noise_fixture() -> Callable[..., Image.Image]:
 @pytest.fixture(name="encoded")
 def encoded_fixture() -> Callable[..., bytes]:
     return encoded
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Callable[..., str]:
+    """Write files into a fresh folder or zip, {relative path: image or bytes}; a path with "/" at its end is a folder.
+
+    kind  "folder" or "zip"; returns it as a source
+    """
+
+    def write(kind: str, files: Mapping[str, Image.Image | bytes], name: str = "set") -> str:
+        contents = {path: data if isinstance(data, bytes) else encoded(data) for path, data in files.items()}
+        if kind == "zip":
+            with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
+                for path, data in contents.items():
+                    archive.writestr(path, data)
+            return str(tmp_path / f"{name}.zip")
+        for path, data in contents.items():
+            place = tmp_path / name / path
+            (place if path.endswith("/") else place.parent).mkdir(parents=True, exist_ok=True)
+            if not path.endswith("/"):
+                place.write_bytes(data)
+        return str(tmp_path / name)
+
+    return write
 
 
 @pytest.fixture

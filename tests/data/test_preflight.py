@@ -10,6 +10,8 @@ from PIL import Image
 
 from ddpm.data.decode import POLICY
 from ddpm.data.preflight import inspect_source
+from ddpm.data.sources import open_images
+from ddpm.errors import InputError
 
 
 @pytest.fixture
@@ -71,10 +73,10 @@ def test_the_report_is_json_and_lines(report):
     text = "\n".join(lines)
     for part in (
         report.source,
-        "train 4, test 2",
+        "6 images: train 4 (2 classes: cat 2, dog 2), test 2 (1 class: cat 2)",
+        "splits train, test; nothing left out",
         "16x16 (4)",
         "RGB (4)",
-        "cat 4, dog 2",
         "cut.png",
         "leak.png",
         "3 images in 1 groups, 1 of test also in train",
@@ -83,9 +85,23 @@ def test_the_report_is_json_and_lines(report):
         assert part in text
 
 
+def test_the_first_two_lines_say_images_classes_splits_and_what_was_left_out(report):
+    assert tuple(report.lines()[:2]) == report.summary == tuple(report.table()["summary"])
+
+
 def test_one_split_or_slice_is_looked_at_alone():
     assert inspect_source("digits").splits == {"train": 1500, "test": 297}
     assert inspect_source("digits:test[0:10]").splits == {"test": 10}
+    assert inspect_source("digits:testing").splits == {"test": 297}
+
+
+def test_a_slice_is_cut_from_the_split_that_training_takes():
+    looked_at, trained_on = inspect_source("digits[0:7]"), open_images("digits[0:7]")
+    assert (looked_at.images, looked_at.splits) == (7, {"train": 7})
+    assert trained_on.fingerprint == open_images("digits:train[0:7]").fingerprint
+    assert (trained_on.array() == open_images("digits:train")[0:7]).all()
+    with pytest.raises(InputError, match=r"digits:train or digits:test"):
+        open_images("digits[0:7]", default_split=None)
 
 
 def test_a_set_of_bad_images_only_is_reported_too(folder):

@@ -77,22 +77,6 @@ def test_an_image_outside_the_folders_means_no_classes(folder, noise):
     assert (images.labels, images.class_names) == (None, ())
 
 
-def test_folders_called_train_and_test_are_splits_with_the_same_classes(folder, noise):
-    source = folder(
-        {"train/a/1.png": noise(0), "train/b/1.png": noise(1), "test/b/1.png": noise(2), "test/c/2.png": noise(3)}
-    )
-    train, test = open_images(source), open_images(source + ":test")
-    assert train.class_names == test.class_names == ("a", "b", "c")
-    assert (train.labels.tolist(), test.labels.tolist()) == ([0, 1], [1, 2])
-    with pytest.raises(InputError, match="'val'"):
-        open_images(source + ":val")
-
-
-def test_one_more_folder_beside_train_and_test_makes_them_classes(folder, noise):
-    images = open_images(folder({"train/1.png": noise(0), "test/1.png": noise(1), "car/1.png": noise(2)}))
-    assert images.class_names == ("car", "test", "train")
-
-
 def test_links_to_folders_are_followed_but_not_in_a_circle(folder, noise):
     source = Path(folder({"a/1.png": noise(0)}))
     elsewhere = Path(folder({"2.png": noise(1)}, name="elsewhere"))

@@ -13,19 +13,33 @@ import struct
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from ddpm.base.image_io import from_pil
 from ddpm.base.npz import ARCHIVE_ERRORS
 from ddpm.base.tensors import Pixels
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+EXTENSIONS_OF = {
+    "PNG": (".png", ".apng"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "GIF": (".gif",),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "AVIF": (".avif",),
+    "JPEG2000": (".jp2", ".j2k", ".jpx"),
+    "DIB": (".dib",),
+}
+OPTIONAL = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
+"""Formats that Pillow may have been built without."""
+# Pillow gets no other formats, whatever a file is called: some of its readers start other programs.
+FORMATS = tuple(name for name in EXTENSIONS_OF if name not in OPTIONAL or features.check(OPTIONAL[name]))
+EXTENSIONS = tuple(extension for name in FORMATS for extension in EXTENSIONS_OF[name])
 POLICY = (
     "EXIF orientation is applied; 1-bit and 16-bit grey become 8-bit grey; palette, CMYK and YCbCr become RGB (RGBA if "
     "transparent); of an animation the first frame is taken; floating-point images are refused."
 )
-# Pillow gets no other formats, whatever a file is called: some of its readers start other programs.
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 PLAIN_MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB", "RGBX": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "HSV": "RGB"}
 ALPHA_MODES = {"LA": "LA", "La": "LA", "PA": "RGBA", "RGBA": "RGBA", "RGBa": "RGBA"}
 WITH_ALPHA = {"L": "LA", "RGB": "RGBA"}

@@ -1,116 +1,189 @@
-"""Sources made of image files: a folder, and a zip in the layout of EDM and StyleGAN (labels in dataset.json)."""
+"""Sources made of image files: a folder or a zip, laid out by one rule (layout.py)."""
 
 from __future__ import annotations
 
-import json
 import os
+import stat
 import zipfile
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 
+from ddpm.base.files import cannot, read_bytes
 from ddpm.base.npz import ARCHIVE_ERRORS
-from ddpm.base.tensors import Integers
-from ddpm.data.arrays import SPLITS, class_numbers, number_names
+from ddpm.data.contents import INDEX, NOT_IMAGES, RUN, Contents, Tree, kind_of, made_by, sort_out
 from ddpm.data.decode import EXTENSIONS
+from ddpm.data.index import classes_by_index, read_index
 from ddpm.data.items import FolderItems, Part, Source, ZipItems
+from ddpm.data.layout import Layout, classes_by_folder, lay_out
+from ddpm.data.summary import left_out_text
 from ddpm.errors import InputError
 
 KINDS = f"{', '.join(EXTENSIONS[:-1])} or {EXTENSIONS[-1]}"
-
-
-def is_image_path(path: str) -> bool:
-    """Whether a relative path with "/" names an image; hidden files and macOS leftovers do not count."""
-    parts = path.split("/")
-    return path.lower().endswith(EXTENSIONS) and not any(part.startswith(".") or part == "__MACOSX" for part in parts)
+Classes = dict[str, list[str] | None]
 
 
 def folder_source(folder: Path) -> Source:
-    """A folder of images, searched recursively; the files are in the order of their relative paths.
-
-    splits   if every image lies in a first-level folder called train, val or test
-    classes  the next level of folders, if every image lies in one; the same list for all splits
-    """
-    paths = sorted(path for path in _walk(folder) if is_image_path(path))
-    if not paths:
-        raise InputError(f"the folder '{folder}' holds no images ({KINDS}).")
-    tops = {path.partition("/")[0] if "/" in path else "" for path in paths}
-    splits = [split for split in SPLITS if split in tops] if tops <= set(SPLITS) else [""]
-    members = {split: [path for path in paths if path.startswith(f"{split}/")] if split else paths for split in splits}
-    class_names = _class_names(members)
-    parts = {s: partial(_folder_part, folder, members[s], class_names, level=1 if s else 0) for s in splits}
-    return Source("folder of images", parts, class_names)
-
-
-def _walk(folder: Path) -> Iterator[str]:
-    """Every file below, as a relative path with "/". Links are followed, but never in a circle."""
-    entered = set()
-
-    def refuse(error: OSError) -> None:
-        raise InputError(f"the folder '{error.filename}' cannot be read: {error.strerror}.") from None
-
-    for top, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        entered.add(os.path.realpath(top))
-        folders[:] = [name for name in sorted(folders) if os.path.realpath(os.path.join(top, name)) not in entered]
-        yield from (Path(top, name).relative_to(folder).as_posix() for name in files)
-
-
-def _class_names(members: dict[str, list[str]]) -> tuple[str, ...]:
-    """The folders just below a source or its splits, or () if some image lies in none."""
-    parents = {_folder_at(path, 1 if split else 0) for split, paths in members.items() for path in paths}
-    return () if "" in parents else tuple(sorted(parents))
-
-
-def _folder_at(path: str, level: int) -> str:
-    """The folder at a level of a relative path, counted from 0, or "" if it is not so deep."""
-    folders = path.split("/")[:-1]
-    return folders[level] if level < len(folders) else ""
-
-
-def _folder_part(folder: Path, paths: Sequence[str], class_names: tuple[str, ...], level: int) -> Part:
-    items = FolderItems(folder, tuple(paths), tuple(_size(folder / path) for path in paths))
-    numbers = {name: number for number, name in enumerate(class_names)}
-    labels = np.array([numbers[_folder_at(path, level)] for path in paths], np.int64) if class_names else None
-    return Part(items, labels)
-
-
-def _size(path: Path) -> int:
-    """In bytes; -1 for what cannot be reached, which then counts as a bad image."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1
+    """A folder of images, searched recursively; the files are in the order of their relative paths."""
+    return _source(_FolderTree(folder), "folder of images", zipped=False)
 
 
 def zip_source(path: Path) -> Source:
-    """A zip of images in the order of their names; labels from the `dataset.json` at its root, if any."""
-    try:
-        archive = zipfile.ZipFile(path)
-        index = json.loads(archive.read("dataset.json")) if "dataset.json" in archive.namelist() else {}
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise InputError(f"dataset.json in '{path}' is not valid JSON.") from None
-    except ARCHIVE_ERRORS:
-        raise InputError(f"'{path}' is cut short or damaged, or not a zip file.") from None
-    entries = sorted((e for e in archive.infolist() if is_image_path(e.filename)), key=lambda entry: entry.filename)
-    if not entries:
-        raise InputError(f"the zip '{path}' holds no images ({KINDS}).")
-    labels = _zip_labels(path, index, [entry.filename for entry in entries])
-    part = Part(ZipItems(archive, tuple(entries)), labels)
-    return Source("zip of images", {"": lambda: part}, number_names([labels]))
+    """A zip of images, in the order of their names."""
+    return _source(_ZipTree(path), "zip of images", zipped=True)
 
 
-def _zip_labels(path: Path, index: object, names: Sequence[str]) -> Integers | None:
-    """Class numbers in the order of the names, from {"labels": [[name, number], ...]} or null."""
-    pairs = index.get("labels") if isinstance(index, dict) else None
-    if pairs is None:
-        return None
-    wanted = f'dataset.json in \'{path}\' should hold {{"labels": [[name, class number], ...]}} or "labels": null'
-    if not isinstance(pairs, list) or not all(isinstance(p, list) and len(p) == 2 and type(p[1]) is int for p in pairs):
-        raise InputError(f"{wanted}.")
-    numbers = {str(name): number for name, number in pairs}
-    missing = next((name for name in names if name not in numbers), None)
-    if missing is not None:
-        raise InputError(f"{wanted}; it has no label for {missing}.")
-    return class_numbers(np.array([numbers[name] for name in names]), len(names), f"dataset.json in '{path}'")
+def _source(tree: Tree, kind: str, *, zipped: bool) -> Source:
+    if made_by(tree, RUN):
+        raise InputError(f"{tree.where} is a run, no source of images: name a folder of images.")
+    found = sort_out(tree)
+    if not found.images:
+        rest = f"; it holds {left_out_text(found.left_out)}" if found.left_out else ""
+        raise InputError(f"{tree.where} holds no images ({KINDS}){rest}.")
+    indices = set(found.indices)
+
+    @cache
+    def index(folder: str) -> dict[str, int] | None:
+        return read_index(tree, folder, len(found.images)) if f"{folder}{INDEX}" in indices else None
+
+    layout = lay_out(found.images, lambda folder: index(folder) is not None, tree.where, zipped=zipped)
+    folders = (layout.root, *layout.places.values())
+    used = {folder: labels for folder in folders if (labels := index(folder)) is not None}
+    for path in sorted(indices - {f"{folder}{INDEX}" for folder in used}):
+        found.leave_out(NOT_IMAGES, kind_of(path))
+    classes, notes = _by_index(tree, layout, used) if used else _by_folder(found, layout)
+    every = {name for names in classes.values() for name in names or ()}
+    class_names = tuple(sorted(every, key=int) if used else sorted(every))
+    numbers = {name: number for number, name in enumerate(class_names)}
+    parts = {split: partial(_part, tree, paths, classes[split], numbers) for split, paths in layout.members.items()}
+    return Source(kind, parts, class_names, found.left_out, tuple(notes), tuple(layout.stray))
+
+
+def _part(tree: Tree, paths: Sequence[str], classes: Sequence[str] | None, numbers: Mapping[str, int]) -> Part:
+    labels = None if classes is None else np.array([numbers[name] for name in classes], np.int64)
+    return Part(tree.items(paths), labels)
+
+
+def _by_folder(found: Contents, layout: Layout) -> tuple[Classes, list[str]]:
+    """Classes of each split from its folders, and what to say of them."""
+    both = {split: classes_by_folder(paths, layout.places[split]) for split, paths in layout.members.items()}
+    classes = {split: names for split, (names, _) in both.items()}
+    notes = [note for _, note in both.values() if note]
+    empty = layout.empty_folders(found.folders, classes)
+    return classes, notes + [f"folders without images: {', '.join(empty)}"] * bool(empty)
+
+
+def _by_index(tree: Tree, layout: Layout, used: Mapping[str, Mapping[str, int]]) -> tuple[Classes, list[str]]:
+    """Classes of each split from files called dataset.json, and what to say of them."""
+    labels = {path: number for found in used.values() for path, number in found.items()}
+    classes = classes_by_index(layout.members, labels, tree.where)
+    held = {*layout.stray, *(path for paths in layout.members.values() for path in paths)}
+    gone = len(labels.keys() - held)
+    notes = [f"{INDEX} has no labels"] if not labels else [f"{INDEX} has {gone:,} labels of images that are not here"]
+    return classes, notes if gone or not labels else []
+
+
+class _FolderTree:
+    """Files below a folder. Links are followed, but never in a circle."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.where = folder, f"the folder '{folder}'"
+        odd = []
+        self._sizes: dict[str, int] = {}  # in bytes; -1 for what cannot be reached, which then counts as a bad image
+        self._folders: list[str] = []
+        for path in self._walk():
+            try:
+                about = (folder / path).stat()
+            except OSError:
+                self._sizes[path] = -1
+                continue
+            if stat.S_ISREG(about.st_mode):
+                self._sizes[path] = about.st_size
+            else:
+                odd.append(path)
+        self.odd: Sequence[str] = odd
+
+    def paths(self) -> list[str]:
+        return sorted(self._sizes)
+
+    def folders(self) -> list[str]:
+        return self._folders
+
+    def start(self, path: str, most: int) -> bytes:
+        if self._sizes.get(path, -1) < 0:
+            return b""
+        try:
+            with (self.folder / path).open("rb") as file:
+                return file.read(most)
+        except OSError:
+            return b""
+
+    def whole(self, path: str, most: int) -> bytes:
+        return read_bytes(self.folder / path, most)
+
+    def items(self, paths: Sequence[str]) -> FolderItems:
+        return FolderItems(self.folder, tuple(paths), tuple(self._sizes[path] for path in paths))
+
+    def _walk(self) -> Iterator[str]:
+        """Every file below, as a relative path with "/"."""
+        entered = set()
+
+        def refuse(error: OSError) -> None:
+            raise cannot(error.filename, "read", error) from None
+
+        for top, folders, files in os.walk(self.folder, onerror=refuse, followlinks=True):
+            entered.add(os.path.realpath(top))
+            folders[:] = [name for name in sorted(folders) if os.path.realpath(os.path.join(top, name)) not in entered]
+            below = Path(top).relative_to(self.folder).as_posix()
+            place = "" if below == "." else f"{below}/"
+            self._folders += [f"{place}{name}/" for name in folders]
+            yield from (f"{place}{name}" for name in files)
+
+
+class _ZipTree:
+    """Files in a zip; of several with one name the last counts, as in every reader."""
+
+    odd: Sequence[str] = ()
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.where = path, f"the zip '{path}'"
+        try:
+            self.archive = zipfile.ZipFile(path)
+        except ARCHIVE_ERRORS as error:
+            if isinstance(error, OSError) and error.errno:
+                raise cannot(path, "read", error) from None
+            raise InputError(f"'{path}' is cut short or damaged, or not a zip file.") from None
+        self.entries = {entry.filename.replace("\\", "/"): entry for entry in self.archive.infolist()}
+
+    def paths(self) -> list[str]:
+        return sorted(name for name in self.entries if not name.endswith("/"))
+
+    def folders(self) -> list[str]:
+        found: set[str] = set()
+        for name in self.entries:
+            end = name.rfind("/")
+            while end >= 0 and name[: end + 1] not in found:
+                found.add(name[: end + 1])
+                end = name.rfind("/", 0, end)
+        return sorted(found)
+
+    def start(self, path: str, most: int) -> bytes:
+        try:
+            with self.archive.open(self.entries[path]) as file:
+                return file.read(most)
+        except ARCHIVE_ERRORS:
+            return b""
+
+    def whole(self, path: str, most: int) -> bytes:
+        size = self.entries[path].file_size
+        if size > most:
+            raise InputError(f"{path} in {self.where} has {size:,} bytes, more than the {most:,} it may have.")
+        try:
+            return self.archive.read(self.entries[path])
+        except ARCHIVE_ERRORS:
+            raise InputError(f"{path} in {self.where} is cut short or damaged.") from None
+
+    def items(self, paths: Sequence[str]) -> ZipItems:
+        return ZipItems(self.archive, tuple(self.entries[path] for path in paths))

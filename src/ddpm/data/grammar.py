@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +16,14 @@ from ddpm.data.arrays import npy_source, npz_source
 from ddpm.data.files import folder_source, zip_source
 from ddpm.data.items import Part, Source
 from ddpm.data.packed import cifar_source, digits_source, find_idx, idx_source, is_cifar
+from ddpm.data.scan import some
+from ddpm.data.splits import split_named
 from ddpm.errors import InputError
 
 GRAMMAR = (
     "a source is a folder of images, a .zip of images, a .npz or .npy file of uint8 images, "
     "an IDX folder (MNIST layout), a CIFAR-10 binary folder, or digits, "
-    "each perhaps with :train or :test and a slice such as [0:1000] behind it"
+    "each perhaps with :train, :val or :test and a slice such as [0:1000] behind it"
 )
 FILES = {".zip": zip_source, ".npz": npz_source, ".npy": npy_source}
 
@@ -81,7 +84,7 @@ def find_source(name: SourceName) -> Source:
         return digits_source()
     if path.is_dir():
         return _in_folder(path)
-    if path.suffix.lower() not in FILES:
+    if path.suffix.lower() not in FILES or not path.is_file():
         raise InputError(f"'{path}' is not a source; {GRAMMAR}.")
     return FILES[path.suffix.lower()](path)
 
@@ -95,16 +98,30 @@ def _in_folder(folder: Path) -> Source:
 def choose_split(source: Source, name: SourceName, default: str | None) -> str:
     """The split that was asked for, or the default one; raises InputError that names those there are."""
     names = [split for split in source.splits if split]
-    wanted = name.split or default
+    wanted = split_named(name.split or "") or name.split or default
+    check_whole(source, name)
     if not names and name.split is None:
         return ""
     if not names:
         raise InputError(f"'{name.path}' has no splits: leave out ':{name.split}' in '{name.text}'.")
     if wanted is not None and wanted in names:
         return wanted
-    choices = " or ".join(f"{name.path}:{split}" for split in names)
     found = f"no split '{wanted}'" if wanted else f"the splits {' and '.join(names)}"
-    raise InputError(f"'{name.path}' has {found}: choose {choices}.")
+    raise InputError(f"'{name.path}' has {found}: choose {_choices(name, names)}.")
+
+
+def check_whole(source: Source, name: SourceName) -> None:
+    """Refuse a source without a split behind it if it holds images beside its splits."""
+    if source.stray and name.split is None:
+        names = list(source.splits)
+        raise InputError(
+            f"'{name.path}' has {' and '.join(names)}, and images beside them ({some(source.stray)}): choose "
+            f"{_choices(name, names)}, or move those images, or rename what is no split."
+        )
+
+
+def _choices(name: SourceName, splits: Sequence[str]) -> str:
+    return " or ".join(f"{name.path}:{split}" for split in splits)
 
 
 def cut(part: Part, name: SourceName) -> Part:

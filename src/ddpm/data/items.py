@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -160,12 +160,18 @@ class Source:
 
     kind         in words, for reports
     splits       by name, read only when called; the one name is "" where a source has no splits
-    class_names  the same for all splits; () without classes
+    class_names  of all splits together; () without classes
+    left_out     what is not used, {reason: {kind or name: files}}
+    notes        what else to say of it
+    stray        images beside the splits: then a split must be named
     """
 
     kind: str
     splits: Mapping[str, Callable[[], Part]]
     class_names: tuple[str, ...]
+    left_out: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    stray: tuple[str, ...] = ()
 
 
 def array_part(images: Pixels, labels: Integers | None, origin: str) -> Part:

@@ -8,14 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from ddpm.base.image_io import MODES
 from ddpm.data.decode import POLICY
-from ddpm.data.grammar import choose_split, cut, find_source, parse_source
-from ddpm.data.items import Part
+from ddpm.data.grammar import check_whole, choose_split, cut, find_source, parse_source
 from ddpm.data.scan import Look, common_channels, scan, some, suggested_size
 from ddpm.data.sizing import has_alpha, has_colour
+from ddpm.data.summary import Tally, summary, tally
 
 SHOWN = 5  # sizes, groups of duplicates and bad files that the terminal shows
 
@@ -34,21 +32,25 @@ class Duplicates:
 class SourceReport:
     """What a source holds.
 
+    summary   two lines: how many images in which classes; which splits, what was left out and why
     images    readable and unreadable together; splits: the same by split, {} without
     sizes     {"HxW": count}, most frequent first; modes: {Pillow's mode: count}
     channels  what a model sees, 0 if nothing is readable
     classes   {name: count}
+    left_out  {reason: {kind or name: files}}
     bad       {name: reason}
     """
 
     source: str
     kind: str
+    summary: tuple[str, str]
     images: int
     splits: dict[str, int]
     sizes: dict[str, int]
     modes: dict[str, int]
     channels: int
     classes: dict[str, int]
+    left_out: dict[str, dict[str, int]]
     duplicates: Duplicates
     bad: dict[str, str]
     suggestions: tuple[str, ...]
@@ -61,53 +63,53 @@ class SourceReport:
     def lines(self) -> list[str]:
         """Plain text for a terminal."""
         rows = [
-            ("source", f"{self.source} ({self.kind})"),
-            ("images", f"{self.images}{_in_brackets(self.splits)}"),
             ("sizes", _counts(self.sizes)),
             ("modes", _counts(self.modes)),
             ("channels", f"{self.channels} ({MODES.get(self.channels, 'nothing readable')})"),
-            ("classes", f"{len(self.classes)}{_in_brackets(self.classes)}" if self.classes else "none"),
             ("duplicates", _duplicates_line(self.duplicates)),
             ("unreadable", str(len(self.bad))),
         ]
         groups = [f"  equal: {some(group)}" for group in self.duplicates.examples]
         bad = [f"  {name}: {reason}" for name, reason in self.bad.items()]
         hints = [f"suggestion: {hint}" for hint in self.suggestions]
-        return [f"{key:<11} {value}" for key, value in rows] + groups + bad + hints + [f"policy: {self.policy}"]
+        table = [f"{key:<11} {value}" for key, value in rows]
+        return [*self.summary, *table, *groups, *bad, *hints, f"policy: {self.policy}"]
 
 
 def inspect_source(src: str | os.PathLike[str]) -> SourceReport:
     """Look at a source, all of its splits unless one is named; bad images are reported, not raised."""
     name = parse_source(src)
     source = find_source(name)
-    splits = [choose_split(source, name, None)] if name.split else list(source.splits)
+    check_whole(source, name)
+    one = name.split or name.bounds  # a slice is cut from one split, the one that training takes
+    splits = [choose_split(source, name, "train")] if one else list(source.splits)
     parts = {split: cut(source.splits[split](), name) for split in splits}
     looks = {split: scan(part.items) for split, part in parts.items()}
     everything = [seen for seen_of_split in looks.values() for seen in seen_of_split]
     good = [seen for seen in everything if not seen.problem]
     duplicates = _duplicates(looks)
+    tallies = {split: tally(part.labels, source.class_names, len(part.items)) for split, part in parts.items()}
     return SourceReport(
         source=name.text,
         kind=source.kind,
+        summary=summary(name.text, source, tallies),
         images=len(everything),
         splits={split: len(seen) for split, seen in looks.items() if split},
         sizes=dict(Counter(f"{seen.size[0]}x{seen.size[1]}" for seen in good).most_common()),
         modes=dict(Counter(seen.mode for seen in good).most_common()),
         channels=common_channels(good) if good else 0,
-        classes=_classes(list(parts.values()), source.class_names),
+        classes=_classes(tallies, source.class_names),
+        left_out={reason: dict(counts) for reason, counts in source.left_out.items()},
         duplicates=duplicates,
         bad={seen.name: seen.problem for seen in everything if seen.problem},
         suggestions=tuple(_suggestions(everything, good, duplicates)),
     )
 
 
-def _classes(parts: Sequence[Part], class_names: tuple[str, ...]) -> dict[str, int]:
-    """{name: count}, classes without an image included."""
-    labels = [part.labels for part in parts if part.labels is not None]
-    if not class_names or not labels:
-        return {}
-    counts = np.bincount(np.concatenate(labels), minlength=len(class_names))
-    return {name: int(count) for name, count in zip(class_names, counts, strict=True)}
+def _classes(tallies: Mapping[str, Tally], class_names: Sequence[str]) -> dict[str, int]:
+    """{name: count}, classes without an image here included."""
+    counted = [found.classes for found in tallies.values() if found.classes is not None]
+    return {name: sum(classes.get(name, 0) for classes in counted) for name in class_names} if counted else {}
 
 
 def _duplicates(looks: Mapping[str, Sequence[Look]]) -> Duplicates:
@@ -164,11 +166,6 @@ def _counts(counts: Mapping[str, int]) -> str:
     shown = [f"{name} ({count})" for name, count in list(counts.items())[:SHOWN]]
     more = len(counts) - SHOWN
     return (", ".join(shown) or "none") + (f" and {more} more" if more > 0 else "")
-
-
-def _in_brackets(counts: Mapping[str, int]) -> str:
-    """ ": train 1500, test 297"."""
-    return ": " + ", ".join(f"{name} {count}" for name, count in counts.items()) if counts else ""
 
 
 def _duplicates_line(found: Duplicates) -> str:

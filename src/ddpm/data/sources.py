@@ -16,12 +16,14 @@ from ddpm.base.tensors import Integers, Pixels, as_array
 from ddpm.data.arrays import channels_first
 from ddpm.data.decode import BadImage
 from ddpm.data.grammar import choose_split, cut, find_source, parse_source
-from ddpm.data.items import ArrayItems, Items, Part, array_part
+from ddpm.data.items import ArrayItems, Items, Part, Source, array_part
 from ddpm.data.scan import Look, common_channels, in_threads, scan, some, suggested_size
 from ddpm.data.sizing import FITS, fitted, has_alpha, has_colour
+from ddpm.data.summary import summary, tally
 from ddpm.errors import InputError, MixedSizes, known
 
 ON_BAD_IMAGE = ("stop", "skip")
+NO_SOURCE = Source("", {}, ())
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +35,7 @@ class ImageSet:
     class_names  () without classes
     fingerprint  SHA-256 (hex) of what it holds and of the rule that brings it to its geometry
     items, fit   the images as they lie there, and how they come to the size
+    source       what they were taken from, and split: which of its splits, "" without
     """
 
     name: str
@@ -42,12 +45,14 @@ class ImageSet:
     fingerprint: str
     items: Items
     fit: str
+    source: Source = NO_SOURCE
+    split: str = ""
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index: int) -> Pixels:
-        return self.read(index)
+    def __getitem__(self, index: int | slice) -> Pixels:
+        return self.array(range(len(self))[index]) if isinstance(index, slice) else self.read(index)
 
     def read(self, index: int) -> Pixels:
         """One image, (C, H, W), the caller's to keep; a negative index counts from the end."""
@@ -64,6 +69,10 @@ class ImageSet:
         for place, pixels in enumerate(in_threads(self._fitted, rows, threads=True)):
             images[place] = pixels
         return images
+
+    def summary(self) -> tuple[str, str]:
+        """Two lines: how many images in which classes; which splits, what was left out and why."""
+        return summary(self.name, self.source, {self.split: tally(self.labels, self.class_names, len(self))})
 
     def item_name(self, index: int) -> str:
         """What the image is called where it lies."""
@@ -102,11 +111,14 @@ def open_images(
     _check_arguments(size, fit, channels, on_bad_image)
     name = parse_source(src)
     source = find_source(name)
-    part = cut(source.splits[choose_split(source, name, default_split)](), name)
-    looks = _looks(part.items, channels)
-    part, looks = _without_bad(part, looks, name.text, on_bad_image)
+    split = choose_split(source, name, default_split)
+    whole = cut(source.splits[split](), name)
+    looks = _looks(whole.items, channels)
+    part, looks = _without_bad(whole, looks, name.text, on_bad_image)
+    if bad := len(whole.items) - len(part.items):
+        source = replace(source, left_out={**source.left_out, "unreadable": {"images": bad}})
     geometry = _geometry(looks, name.text, size, channels)
-    return _image_set(name.text, part, geometry, source.class_names, fit if size else None)
+    return _image_set(name.text, part, geometry, source, split, fit if size else None)
 
 
 def image_set(
@@ -132,15 +144,20 @@ def image_set(
 
 
 def _image_set(
-    name: str, part: Part, geometry: Geometry, class_names: tuple[str, ...] = (), fit: str | None = None
+    name: str, part: Part, geometry: Geometry, source: Source = NO_SOURCE, split: str = "", fit: str | None = None
 ) -> ImageSet:
-    """A part with its fingerprint: a hash of the content, of the labels and of the rule for the size, if any."""
-    labels = part.labels
+    """A part with its fingerprint: a hash of the content, of the labels and of the rule for the size, if any.
+
+    Its classes are those that occur; the fingerprint takes their numbers in the source.
+    """
+    labels, names = part.labels, ()
     marks = b"none" if labels is None else np.ascontiguousarray(labels, "<i8").tobytes()
     rule = f"{part.items.digest()}/{geometry}/{fit or 'as it is'}/"
     fingerprint = hashlib.sha256(rule.encode() + marks).hexdigest()
-    names = () if labels is None else class_names
-    return ImageSet(name, geometry, labels, names, fingerprint, part.items, fit or "crop")
+    if labels is not None:
+        present, labels = np.unique(labels, return_inverse=True)
+        names = tuple(source.class_names[number] for number in present)
+    return ImageSet(name, geometry, labels, names, fingerprint, part.items, fit or "crop", source, split)
 
 
 def _check_arguments(size: tuple[int, int] | None, fit: str, channels: int | None, on_bad_image: str) -> None:
