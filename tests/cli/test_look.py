@@ -13,7 +13,7 @@ from commandline import done, sentence, snapshot, type_in
 from PIL import Image
 
 SOURCE_FIELDS = {"source", "kind", "images", "splits", "sizes", "modes", "channels", "classes", "duplicates", "bad",
-                 "suggestions", "policy"}  # fmt: skip
+                 "suggestions", "policy", "summary", "left_out"}  # fmt: skip
 MODEL_FIELDS = {"checkpoint", "checkpoints", "images_seen", "parameters", "class_names", "data_fingerprint", "sha256",
                 "side_files", "schedule", "recipe"}  # fmt: skip
 

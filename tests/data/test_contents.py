@@ -15,6 +15,7 @@ from ddpm.data.decode import EXTENSIONS, EXTENSIONS_OF, FORMATS
 from ddpm.data.preflight import inspect_source
 from ddpm.data.sources import open_images
 from ddpm.errors import InputError
+from ddpm.evaluation.rate_plots import plot_levels
 from ddpm.generation.image_folder import PROTOCOL_FILE, write_protocol
 
 CONTAINERS = ("folder", "zip")
@@ -104,6 +105,16 @@ def test_every_file_that_is_not_used_is_counted_by_kind(kind, tree, noise):
     assert open_images(source).summary()[1].endswith(report.summary[1].partition("; ")[2])
 
 
+def test_what_lies_beside_arrays_in_a_folder_is_counted_too(tree, noise):
+    idx = bytes([0, 0, 8, 3, 0, 0, 0, 1, 0, 0, 0, 8, 0, 0, 0, 8]) + bytes(64)
+    content = {"train-images-idx3-ubyte": idx, "a.png": noise(), "b.png": noise(), "sub/c.png": noise(), ".d": b""}
+    source = tree("folder", content)
+    assert inspect_source(source).left_out == {"beside the arrays": {".png": 2, "sub/": 1}}
+    Path(source, "train-images-idx3-ubyte").unlink()
+    Path(source, "data_batch_1.bin").write_bytes(bytes(3073))
+    assert "left out: .png 2, sub/ 1 (beside the arrays)" in open_images(source).summary()[1]
+
+
 @both
 def test_a_source_without_images_says_what_it_holds(kind, tree):
     with pytest.raises(InputError, match=r"holds no images .*\.heic 2, \.txt 1 \(not images\)"):
@@ -140,9 +151,11 @@ def test_grids_and_plots_among_the_images_are_left_out_and_named(tree, noise):
     before = open_images(str(source))
     ddpm.save_grid(before.array(), source / "grid.png")
     ddpm.save_grid(before.array(), source / "cat" / "grid.png")
+    plot_levels([1.0, 2.0], source / "plots" / "levels.png")
     after = open_images(str(source))
     assert (after.fingerprint, after.class_names) == (before.fingerprint, ("cat", "dog"))
-    assert "cat/grid.png 1, grid.png 1 (a grid or a plot, made by ddpm)" in after.summary()[1]
+    named = "cat/grid.png 1, grid.png 1, plots/levels.png 1 (a grid or a plot, made by ddpm)"
+    assert named in after.summary()[1]
 
 
 @both
@@ -171,7 +184,7 @@ def test_a_table_of_somebody_else_marks_no_folder(kind, name, tree, noise):
 
 
 def test_a_run_inside_its_data_does_not_disturb_its_resumption(tree):
-    content = {f"{k % 2}/{k}.png": Image.new("L", (8, 8), 40 * k) for k in range(6)}
+    content = {f"{k % 2}/{k}.png": Image.new("L", (8, 8), 40 * k) for k in range(6)} | {"2/": b""}
     source = tree("folder", content)
     small = {"channels": 8, "groups": 4, "multipliers": [1], "blocks": 1, "attention_levels": [], "space_to_depth": 1}
     said: list[str] = []
@@ -187,7 +200,7 @@ def test_a_run_inside_its_data_does_not_disturb_its_resumption(tree):
     assert ddpm.show(run)["images_seen"] == 8
     assert ddpm.show(run)["class_names"] == ["0", "1"]
     assert said[0] == f"{source} (folder of images): 6 images, 2 classes: 0 3, 1 3"
-    assert said[1] == "no splits; nothing left out"
+    assert said[1] == "no splits; nothing left out; folders without images: 2/"
     assert any("runs/a/ " in line and "(a run, made by ddpm)" in line for line in said)
     assert any(line.startswith("Resuming at 4") for line in said)
     with pytest.raises(InputError, match="is a run"):

@@ -23,6 +23,13 @@ def test_a_source_of_arrays_is_summed_up_by_the_same_rule():
     )
 
 
+def test_names_with_line_ends_or_escape_sequences_stay_in_their_line():
+    source = Source("set", {"": lambda: None}, ("a\nb",), {}, ("\x1b[31mred", "\udcff"))
+    first, second = summary("src", source, {"": Tally(1, {"a\nb": 1})})
+    assert first == r"src (set): 1 image, 1 class: a\nb 1"
+    assert second == r"no splits; nothing left out; \x1b[31mred; \udcff"
+
+
 def test_many_classes_and_kinds_are_shortened():
     classes = {f"c{k}": k + 1 for k in range(1000)}
     source = Source(

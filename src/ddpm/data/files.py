@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import stat
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Set
 from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 
-from ddpm.base.files import cannot, read_bytes
+from ddpm.base.files import cannot, read_bytes, refusals
 from ddpm.base.npz import ARCHIVE_ERRORS
-from ddpm.data.contents import INDEX, NOT_IMAGES, RUN, Contents, Tree, kind_of, made_by, sort_out
+from ddpm.data.contents import INDEX, NOT_IMAGES, RUN, Contents, Tree, is_hidden, kind_of, made_by, sort_out
 from ddpm.data.decode import EXTENSIONS
 from ddpm.data.index import classes_by_index, read_index
 from ddpm.data.items import FolderItems, Part, Source, ZipItems
@@ -22,6 +23,7 @@ from ddpm.data.summary import left_out_text
 from ddpm.errors import InputError
 
 KINDS = f"{', '.join(EXTENSIONS[:-1])} or {EXTENSIONS[-1]}"
+BESIDE = "beside the arrays"
 Classes = dict[str, list[str] | None]
 
 
@@ -33,6 +35,14 @@ def folder_source(folder: Path) -> Source:
 def zip_source(path: Path) -> Source:
     """A zip of images, in the order of their names."""
     return _source(_ZipTree(path), "zip of images", zipped=True)
+
+
+def left_beside(folder: Path, used: Set[str]) -> dict[str, dict[str, int]]:
+    """What lies in a folder beside the files that are used, by reason, kind or name; folders count once."""
+    with refusals(folder, "read"):
+        rest = [entry for entry in sorted(folder.iterdir()) if entry.name not in used and not is_hidden(entry.name)]
+    counts = Counter(f"{entry.name}/" if entry.is_dir() else kind_of(entry.name) for entry in rest)
+    return {BESIDE: dict(counts)} if counts else {}
 
 
 def _source(tree: Tree, kind: str, *, zipped: bool) -> Source:

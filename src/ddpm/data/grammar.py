@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ddpm.data.arrays import npy_source, npz_source
-from ddpm.data.files import folder_source, zip_source
+from ddpm.data.files import folder_source, left_beside, zip_source
 from ddpm.data.items import Part, Source
-from ddpm.data.packed import cifar_source, digits_source, find_idx, idx_source, is_cifar
+from ddpm.data.packed import CIFAR_NAMES, cifar_source, digits_source, find_idx, idx_source, is_cifar
 from ddpm.data.scan import some
 from ddpm.data.splits import split_named
 from ddpm.errors import InputError
@@ -90,15 +90,19 @@ def find_source(name: SourceName) -> Source:
 
 
 def _in_folder(folder: Path) -> Source:
-    if find_idx(folder, "images-idx3"):
-        return idx_source(folder)
-    return cifar_source(folder) if is_cifar(folder) else folder_source(folder)
+    if idx := find_idx(folder, "images-idx3"):
+        used = [*idx.values(), *find_idx(folder, "labels-idx1").values()]
+        return replace(idx_source(folder), left_out=left_beside(folder, {path.name for path in used}))
+    if is_cifar(folder):
+        return replace(cifar_source(folder), left_out=left_beside(folder, CIFAR_NAMES))
+    return folder_source(folder)
 
 
 def choose_split(source: Source, name: SourceName, default: str | None) -> str:
     """The split that was asked for, or the default one; raises InputError that names those there are."""
     names = [split for split in source.splits if split]
-    wanted = split_named(name.split or "") or name.split or default
+    wanted = name.split or default
+    wanted = split_named(wanted or "") or wanted
     check_whole(source, name)
     if not names and name.split is None:
         return ""

@@ -16,6 +16,7 @@ from ddpm.errors import InputError
 
 IDX_SPLITS = {"train": ("train",), "test": ("t10k", "test")}
 CIFAR_FILES = {"train": [f"data_batch_{k}.bin" for k in range(1, 6)], "test": ["test_batch.bin"]}
+CIFAR_NAMES = {"batches.meta.txt", *(name for names in CIFAR_FILES.values() for name in names)}
 CIFAR_RECORD = 1 + 3 * 32 * 32  # label, then red, green and blue planes
 DIGITS_TRAIN = 1500
 
