@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +71,19 @@ def test_tiff_counts_without_a_suffix_only_as_raw_files_of_cameras_begin_like_it
 )
 def test_texts_that_begin_somewhat_like_an_image_are_none(kind, text, tree, noise):
     assert names(tree(kind, {"notes": text, "b.png": noise()})) == ["b.png"]
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_in_a_zip_of_any_method_is_one_sentence(method, tmp_path, noise, encoded):
+    with zipfile.ZipFile(tmp_path / "set.zip", "w", method) as archive:
+        archive.writestr("dataset.json", b'{"labels": null}')
+        archive.writestr("image", encoded(noise()))
+        archive.writestr("a.png", encoded(noise()))
+    data = (tmp_path / "set.zip").read_bytes()
+    for place in range(30, data.index(b"PK\1\2"), 11):
+        (tmp_path / "bad.zip").write_bytes(data[:place] + bytes([data[place] ^ 0x91]) + data[place + 1 :])
+        with contextlib.suppress(InputError):
+            open_images(str(tmp_path / "bad.zip"))
 
 
 @both

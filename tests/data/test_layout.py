@@ -259,7 +259,7 @@ def test_a_dataset_json_is_refused_by_its_size_before_it_is_read(kind, tree, mon
     monkeypatch.setattr("ddpm.data.index.MOST_BYTES", 1000)
     content = b'{"labels": [' + b"[]," * 10_000 + b"[]]}"
     monkeypatch.setattr("ddpm.data.index.parse_json", lambda text: pytest.fail("it was read"))
-    with pytest.raises(InputError, match=r"dataset\.json.*30,0\d\d bytes, more than the 5,000"):
+    with pytest.raises(InputError, match=r"dataset\.json.*30,0\d\d bytes, more than the 1,664"):
         open_images(tree(kind, files(*BUCKETS) | {"dataset.json": content}))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import itertools
+import lzma
 import math
 import os
 import tokenize
@@ -30,6 +31,7 @@ MOST_EXPANSION = 100
 ARCHIVE_ERRORS = (
     *(OSError, EOFError, ValueError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error),
     *(SyntaxError, TypeError, OverflowError, tokenize.TokenError),  # from NumPy's parser of headers
+    lzma.LZMAError,
 )
 """What reading a zip or a gzip raises where the file is damaged or of another kind."""
 

@@ -56,7 +56,7 @@ def _source(tree: Tree, kind: str, *, zipped: bool) -> Source:
 
     @cache
     def index(folder: str) -> dict[str, int] | None:
-        return read_index(tree, folder, len(found.images)) if f"{folder}{INDEX}" in indices else None
+        return read_index(tree, folder, found.images) if f"{folder}{INDEX}" in indices else None
 
     layout = lay_out(found.images, lambda folder: index(folder) is not None, tree.where, zipped=zipped)
     folders = (layout.root, *layout.places.values())

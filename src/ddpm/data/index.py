@@ -9,14 +9,15 @@ from ddpm.data.arrays import MOST_CLASSES
 from ddpm.data.contents import INDEX, Tree
 from ddpm.errors import InputError
 
-MOST_BYTES, BYTES_AN_IMAGE = 2**22, 1000
-"""A dataset.json may have so many bytes, and so many more for each image: in memory it is up to 30 times as large."""
+MOST_BYTES = 2**22
+BYTES_AN_IMAGE, BYTES_A_CHARACTER = 100, 6
+"""A dataset.json may have so many bytes, and more for each image and its path; memory holds up to 30 times as many."""
 
 
-def read_index(tree: Tree, folder: str, images: int) -> dict[str, int] | None:
+def read_index(tree: Tree, folder: str, images: Sequence[str]) -> dict[str, int] | None:
     """{path: class number} from the dataset.json in a folder ("" or with "/" at its end).
 
-    images   how many the tree holds, which bounds the size
+    images   paths of those that the tree holds, which bound the size
     returns  {} for labels that are null, None where there is no key "labels": then the file is of another kind
 
     Errors (InputError): too large, no JSON, a wrong field.
@@ -24,7 +25,8 @@ def read_index(tree: Tree, folder: str, images: int) -> dict[str, int] | None:
     path = f"{folder}{INDEX}"
     name = f"{path} in {tree.where}"
     try:
-        table = parse_json(tree.whole(path, MOST_BYTES + BYTES_AN_IMAGE * images))
+        most = MOST_BYTES + sum(BYTES_AN_IMAGE + BYTES_A_CHARACTER * len(image) for image in images)
+        table = parse_json(tree.whole(path, most))
     except InputError:
         raise
     except ValueError as error:
