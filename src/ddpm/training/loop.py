@@ -52,10 +52,10 @@ def train(
     learner = Learner(recipe, resolve_device(recipe.device), images.class_names)
     run = _Run(learner, run_folder, images, held_out, progress)
     run.check_held_out()
-    for line in images.summary():
-        progress.say(line)
     with only_process(run.folder.path):
         run.begin()
+        for line in images.summary():
+            progress.say(line)
         stopped = run.learn()
         run.end(stopped)
     if not stopped:
