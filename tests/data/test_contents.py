@@ -220,3 +220,13 @@ def test_a_run_inside_its_data_does_not_disturb_its_resumption(tree):
     assert any(line.startswith("Resuming at 4") for line in said)
     with pytest.raises(InputError, match="is a run"):
         open_images(str(run))
+
+
+def test_names_that_are_not_utf8_are_names(tree, noise, encoded):
+    source = Path(tree("folder", {"cat/1.png": noise(), "dog/2.png": noise(1)}))
+    strange = os.fsdecode(b"\xff\xfe")
+    (source / strange).mkdir()
+    (source / strange / f"{strange}.png").write_bytes(encoded(noise(2)))
+    images = open_images(str(source))
+    assert images.class_names == ("cat", "dog", strange)
+    assert r"\udcff\udcfe 1" in images.summary()[0]

@@ -138,18 +138,18 @@ class _FolderTree:
 
     def _walk(self) -> Iterator[str]:
         """Every file below, as a relative path with "/"."""
-        entered = set()
-
-        def refuse(error: OSError) -> None:
-            raise cannot(error.filename, "read", error) from None
-
-        for top, folders, files in os.walk(self.folder, onerror=refuse, followlinks=True):
-            entered.add(os.path.realpath(top))
-            folders[:] = [name for name in sorted(folders) if os.path.realpath(os.path.join(top, name)) not in entered]
-            below = Path(top).relative_to(self.folder).as_posix()
-            place = "" if below == "." else f"{below}/"
-            self._folders += [f"{place}{name}/" for name in folders]
-            yield from (f"{place}{name}" for name in files)
+        entered, waiting = set(), [""]
+        while waiting:
+            place = waiting.pop()
+            here = self.folder / place
+            entered.add(os.path.realpath(here))
+            with refusals(here, "read"), os.scandir(here) as entries:
+                below = sorted((entry.name, entry.is_dir()) for entry in entries)
+            yield from (f"{place}{name}" for name, is_folder in below if not is_folder)
+            folders = [name for name, is_folder in below if is_folder]
+            inside = [f"{place}{name}/" for name in folders if os.path.realpath(here / name) not in entered]
+            self._folders += inside
+            waiting += reversed(inside)
 
 
 class _ZipTree:
