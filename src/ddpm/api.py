@@ -74,14 +74,24 @@ def recipe(name: str | Path, /, **changes: Any) -> Recipe:
     return load_recipe(str(name), changes)
 
 
-def images(src: str | Path, *, size: str | int | None = None, fit: str = "crop", split: str | None = None) -> ImageSet:
+def images(
+    src: str | Path,
+    *,
+    size: str | int | None = None,
+    fit: str = "crop",
+    split: str | None = None,
+    alpha: str | None = None,
+) -> ImageSet:
     """Open a source of images (see the README for the grammar of sources).
 
     size   "H" or "HxW" to scale to, in pixels; None leaves all images as they are and wants them equal
     fit    "crop" keeps the aspect and cuts the centre, "resize" does not
     split  taken where the source has splits and `src` names none
+    alpha  "keep", "drop" (keeps the colours), or "white" or "black" (lays them over it); None refuses see-through
+           images among others without alpha
     """
-    return open_images(str(src), size=None if size is None else parse_size(str(size)), fit=fit, default_split=split)
+    pixels = None if size is None else parse_size(str(size))
+    return open_images(str(src), size=pixels, fit=fit, alpha=alpha, default_split=split)
 
 
 def train(recipe: Recipe, *, out: str | Path, data: str | Path | None = None, progress: Progress | bool = True) -> Path:

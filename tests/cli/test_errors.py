@@ -56,7 +56,7 @@ def refused(words: str, *named: str, run: Path | str = "run", code: int = 2) -> 
 @pytest.fixture
 def inputs(here: Path) -> None:
     """Files and folders of all kinds, and things that are none."""
-    levels = np.random.default_rng(0).integers(0, 256, (3, 16, 24, 3), np.uint8)
+    levels = np.random.default_rng(0).integers(0, 256, (5, 16, 24, 3), np.uint8)
     np.save("colour.npy", levels)
     np.save("big.npy", levels[..., 0])
     np.save("float.npy", levels / 255)

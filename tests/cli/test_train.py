@@ -114,6 +114,18 @@ def test_photographs_of_mixed_sizes_train_with_size_and_fit_and_those_that_canno
     done("train", "small", *words, "--data", "mine", *SHORT)  # the same images without the slash
 
 
+def test_a_stray_see_through_photograph_is_refused_until_alpha_says_what_becomes_of_it(kinds: Path, here: Path):
+    shutil.copytree(kinds / "china", "mine")
+    Image.new("RGBA", (16, 16), (9, 9, 9, 0)).save("mine/stray.png")
+    words = ("train", "small", "--data", "mine", "--size", "16", *SHORT)
+    said = sentence(type_in(*words))
+    assert "stray.png" in said
+    assert "--alpha" in said
+    recipe, _ = printed(done(*words, "--alpha", "white", "--dry-run").out)
+    assert (recipe["alpha"], recipe["image"]["channels"]) == ("white", 3)
+    assert not Path("runs").exists()
+
+
 def test_class_folders_become_classes(kinds_run: Path):
     assert held(kinds_run)["network"]["classes"] == 2
     assert json.loads(done("show", kinds_run, "--json").out)["class_names"] == ["china", "flower"]

@@ -191,7 +191,7 @@ def test_dataset_json_labels_a_folder_as_it_labels_a_zip(kind, around, tree):
     images = open_images(tree(kind, content))
     named = {images.item_name(k): images.class_names[images.labels[k]] for k in range(4)}
     assert named == {around + path: str(label) for path, label in zip(BUCKETS, (2, 0, 1, 2), strict=True)}
-    assert images.summary()[1] == "no splits; nothing left out"
+    assert images.summary()[1].startswith("no splits; nothing left out")
 
 
 @both

@@ -111,7 +111,7 @@ def test_a_set_of_bad_images_only_is_reported_too(folder):
 
 
 def test_a_size_no_network_halves_thrice_is_pointed_out(tmp_path):
-    np.save(tmp_path / "set.npy", np.zeros((3, 28, 40), np.uint8))
+    np.save(tmp_path / "set.npy", np.zeros((5, 28, 40), np.uint8))
     assert "--size 24x40 or 32x40" in inspect_source(str(tmp_path / "set.npy")).suggestions[0]
 
 

@@ -151,7 +151,7 @@ def test_a_file_that_vanishes_later_reaches_the_consumer_by_name(folder, noise):
     for k in range(4):
         (images.items.folder / f"{k}.png").unlink()
     stream = batches(images, seed=0, position=0, batch_size=1, flip=False)
-    with pytest.raises(InputError, match=r"\d\.png in .*no such file"):
+    with pytest.raises(InputError, match=r"\d\.png in .*No such file"):
         next(stream)
     assert stream_threads() == []
 

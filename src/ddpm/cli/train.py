@@ -24,6 +24,13 @@ def train(
     fit: Annotated[
         str | None, typer.Option(help="How --size scales: crop (keeps the aspect) or resize [default: crop].")
     ] = None,
+    alpha: Annotated[
+        str | None,
+        typer.Option(
+            help="What becomes of see-through images: keep, drop (keeps their colours), white or black (lays them over "
+            "it) [default: keep if all images have alpha; refuse if only some have]."
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -38,7 +45,7 @@ def train(
     import ddpm
     from ddpm.base.files import check_output
 
-    given = {"data": data, "size": size, "fit": fit}
+    given = {"data": data, "size": size, "fit": fit, "alpha": alpha}
     changes = parse_changes(settings or []) | {key: value for key, value in given.items() if value is not None}
     chosen = ddpm.recipe(recipe, **changes)
     if dry_run:

@@ -17,7 +17,7 @@ from ddpm.base.npz import ARCHIVE_ERRORS
 from ddpm.data.contents import INDEX, NOT_IMAGES, RUN, Contents, Tree, is_hidden, kind_of, made_by, sort_out
 from ddpm.data.decode import EXTENSIONS
 from ddpm.data.index import classes_by_index, read_index
-from ddpm.data.items import FolderItems, Part, Source, ZipItems
+from ddpm.data.items import FolderItems, Part, Source, ZipItems, unpacked
 from ddpm.data.layout import Layout, classes_by_folder, lay_out
 from ddpm.data.summary import left_out_text
 from ddpm.errors import InputError
@@ -191,7 +191,7 @@ class _ZipTree:
         if size > most:
             raise InputError(f"{path} in {self.where} has {size:,} bytes, more than the {most:,} it may have.")
         try:
-            return self.archive.read(self.entries[path])
+            return unpacked(self.archive, self.entries[path])
         except ARCHIVE_ERRORS:
             raise InputError(f"{path} in {self.where} is cut short or damaged.") from None
 

@@ -15,12 +15,18 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ddpm.base.files import read_bytes
 from ddpm.base.image_io import MODES
 from ddpm.base.npz import ARCHIVE_ERRORS
 from ddpm.base.tensors import Integers, Pixels
-from ddpm.data.decode import BadImage, RawImage, decode
+from ddpm.data.decode import LIMIT, BadImage, RawImage, decode, most_file_bytes, most_pixels
+from ddpm.data.memory import DECODING
+from ddpm.data.sizing import levels_of
+from ddpm.errors import InputError
 
 ROWS = 1024  # array rows hashed at a time
+PIECE = 2**20  # bytes of a zip unpacked at a time
+SMALL_PIECE = 4096  # the same for bzip2 and LZMA, whose readers unpack all that one piece holds
 
 
 class Items(Protocol):
@@ -71,6 +77,11 @@ class ArrayItems:
     def select(self, indices: Sequence[int]) -> ArrayItems:
         return replace(self, rows=self.rows[np.asarray(indices, np.int64)])
 
+    def levels(self) -> tuple[int, int, int]:
+        """The lowest and the highest level, alpha apart, and 255."""
+        blocks = [levels_of(self.images[self.rows[start : start + ROWS]]) for start in range(0, len(self), ROWS)]
+        return min(low for low, _, _ in blocks), max(high for _, high, _ in blocks), 255
+
     def digest(self) -> str:
         sha = hashlib.sha256(repr(self.images.shape[1:]).encode())
         for start in range(0, len(self), ROWS):
@@ -94,11 +105,15 @@ class FolderItems:
         return self.paths[index]
 
     def image(self, index: int) -> RawImage:
-        try:
-            data = (self.folder / self.paths[index]).read_bytes()
-        except OSError as error:
-            raise BadImage((error.strerror or "unreadable").lower()) from None
-        return decode(data)
+        path = self.folder / self.paths[index]
+        with DECODING.held():
+            _take(self.sizes[index])
+            try:
+                data = read_bytes(path, most_file_bytes())
+            except InputError as error:
+                reason = str(error).removeprefix(f"'{path}' ").removeprefix("could not be read: ")
+                raise BadImage(reason.rstrip(".")) from None
+            return decode(data)
 
     def select(self, indices: Sequence[int]) -> FolderItems:
         return replace(self, paths=tuple(self.paths[i] for i in indices), sizes=tuple(self.sizes[i] for i in indices))
@@ -122,17 +137,37 @@ class ZipItems:
         return self.entries[index].filename
 
     def image(self, index: int) -> RawImage:
-        try:
-            data = self.archive.read(self.entries[index])
-        except ARCHIVE_ERRORS as error:
-            raise BadImage(f"damaged in the zip ({error})") from None
-        return decode(data)
+        entry = self.entries[index]
+        with DECODING.held():
+            _take(entry.file_size)
+            try:
+                data = unpacked(self.archive, entry)
+            except ARCHIVE_ERRORS as error:
+                raise BadImage(f"damaged in the zip ({error})") from None
+            return decode(data)
 
     def select(self, indices: Sequence[int]) -> ZipItems:
         return replace(self, entries=tuple(self.entries[i] for i in indices))
 
     def digest(self) -> str:
         return _digest(f"{entry.filename}\0{entry.CRC}\n" for entry in self.entries)
+
+
+def _take(size: int) -> None:
+    """Claim the memory for a file of so many bytes; BadImage if an image within the limit has no such file."""
+    if size > most_file_bytes():
+        raise BadImage(
+            f"{size:,} bytes, more than an image of {most_pixels():,} pixels takes; if it is sound, set the "
+            f"environment variable {LIMIT} higher"
+        )
+    DECODING.take(max(size, 0))
+
+
+def unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """An entry of a zip, never more than it says that it holds. Raises ARCHIVE_ERRORS."""
+    piece = PIECE if entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) else SMALL_PIECE
+    with archive.open(entry) as file:
+        return b"".join(iter(lambda: file.read(piece), b""))
 
 
 def _digest(lines: Iterable[str]) -> str:

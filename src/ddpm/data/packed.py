@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import gzip
+import io
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from ddpm.base.npz import ARCHIVE_ERRORS
+from ddpm.base.files import cannot, read_bytes
+from ddpm.base.npz import ARCHIVE_ERRORS, check_unpacked
 from ddpm.base.tensors import Integers, Pixels
-from ddpm.data.arrays import class_numbers, number_names
+from ddpm.data.arrays import check_count, labelled, labelled_splits
 from ddpm.data.items import Part, Source, array_part
 from ddpm.errors import InputError
 
@@ -19,6 +24,7 @@ CIFAR_FILES = {"train": [f"data_batch_{k}.bin" for k in range(1, 6)], "test": ["
 CIFAR_NAMES = {"batches.meta.txt", *(name for names in CIFAR_FILES.values() for name in names)}
 CIFAR_RECORD = 1 + 3 * 32 * 32  # label, then red, green and blue planes
 DIGITS_TRAIN = 1500
+PIECE = 2**20  # bytes read at a time
 
 
 def find_idx(folder: Path, what: str) -> dict[str, Path]:
@@ -37,38 +43,54 @@ def idx_source(folder: Path) -> Source:
     """A folder in the layout of MNIST: train-images-idx3-ubyte, t10k-labels-idx1-ubyte, ..., each perhaps .gz."""
     images, label_files = find_idx(folder, "images-idx3"), find_idx(folder, "labels-idx1")
     labels = {split: _read_idx(path, dimensions=1).astype(np.int64) for split, path in label_files.items()}
-    parts = {split: partial(_idx_part, path, labels.get(split)) for split, path in images.items()}
-    return Source("IDX folder", parts, number_names([labels.get(split) for split in images]))
+    numbers, names = labelled_splits({split: labels.get(split) for split in images})
+    parts = {split: partial(_idx_part, path, numbers[split]) for split, path in images.items()}
+    return Source("IDX folder", parts, names)
 
 
 def _idx_part(path: Path, labels: Integers | None) -> Part:
     images = _read_idx(path, dimensions=3)
     if not images.size:
         raise InputError(f"'{path}' holds no images.")
-    numbers = None if labels is None else class_numbers(labels, len(images), f"the file beside '{path.name}'")
-    return array_part(images[:, None], numbers, path.name)
+    if labels is not None:
+        check_count(labels, len(images), f"the file beside '{path}'")
+    return array_part(images[:, None], labels, path.name)
 
 
 def _read_idx(path: Path, dimensions: int) -> Pixels:
     """Big-endian header (0, 0, 8 = uint8, dimensions), one uint32 per dimension, then the bytes."""
-    data = _unpacked(path)
-    header = np.frombuffer(data[: 4 + 4 * dimensions], ">u1")
-    if len(header) < 4 + 4 * dimensions or tuple(header[:4]) != (0, 0, 8, dimensions):
-        raise InputError(f"'{path}' is cut short or damaged, or not an IDX file of {dimensions}-dimensional uint8.")
-    shape = tuple(int(n) for n in header[4:].copy().view(">u4"))
-    body = np.frombuffer(data, np.uint8, offset=len(header))
-    if body.size != int(np.prod(shape, dtype=object)):
-        raise InputError(f"'{path}' is cut short or damaged: its header says {shape}, and {body.size} bytes follow.")
+    with _unpacked(path) as file:
+        head = file.read(4 + 4 * dimensions)
+        if len(head) < 4 + 4 * dimensions or tuple(head[:4]) != (0, 0, 8, dimensions):
+            raise InputError(f"'{path}' is cut short or damaged, or not an IDX file of {dimensions}-dimensional uint8.")
+        shape = tuple(np.frombuffer(head, ">u4", offset=4).tolist())
+        size, packed = math.prod(shape), path.stat().st_size
+        if path.suffix == ".gz":
+            check_unpacked(size, packed, path)
+        elif size != packed - len(head):
+            raise InputError(
+                f"'{path}' is cut short or damaged: its header says {shape}, and {packed - len(head):,} bytes follow."
+            )
+        body, done = np.empty(size, np.uint8), 0
+        while count := file.readinto(body.data[done : done + PIECE]):
+            done += count
+        if done < size or file.read(1):
+            raise InputError(f"'{path}' is cut short or damaged: its header says {shape}, and other bytes follow.")
     return body.reshape(shape)
 
 
-def _unpacked(path: Path) -> bytes:
+@contextmanager
+def _unpacked(path: Path) -> Iterator[io.BufferedIOBase]:
+    """The bytes of a file, unpacked as they are read if it ends in .gz."""
     try:
-        data = path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            yield file
     except OSError as error:
-        raise InputError(f"'{path}' cannot be read: {error.strerror}.") from None
-    try:
-        return gzip.decompress(data) if path.suffix == ".gz" else data
+        if error.errno is None:  # from gzip
+            raise InputError(f"'{path}' is cut short or damaged.") from None
+        raise cannot(path, "read", error) from None
+    except InputError:
+        raise
     except ARCHIVE_ERRORS:
         raise InputError(f"'{path}' is cut short or damaged.") from None
 
@@ -98,7 +120,7 @@ def _cifar_part(paths: list[Path], split: str) -> Part:
 
 
 def _cifar_records(path: Path) -> Pixels:
-    body = np.frombuffer(_unpacked(path), np.uint8)
+    body = np.frombuffer(read_bytes(path), np.uint8)
     if not body.size or body.size % CIFAR_RECORD or body[::CIFAR_RECORD].max() > 9:
         raise InputError(f"'{path}' is cut short or damaged: CIFAR-10 has records of {CIFAR_RECORD} bytes.")
     return body.reshape(-1, CIFAR_RECORD)
@@ -118,4 +140,4 @@ def digits_source() -> Source:
     whole = array_part(images, bunch.target.astype(np.int64), "digits")
     rows = {"train": order[:DIGITS_TRAIN].tolist(), "test": order[DIGITS_TRAIN:].tolist()}
     parts = {split: partial(whole.select, chosen) for split, chosen in rows.items()}
-    return Source("digits of scikit-learn", parts, number_names([whole.labels]))
+    return Source("digits of scikit-learn", parts, labelled(bunch.target)[1])

@@ -11,8 +11,9 @@ from typing import Any
 from ddpm.base.image_io import MODES
 from ddpm.data.decode import POLICY
 from ddpm.data.grammar import check_whole, choose_split, cut, find_source, parse_source
-from ddpm.data.scan import Look, common_channels, scan, some, suggested_size
+from ddpm.data.scan import Look, common_channels, narrow_range, scan, some, span, suggested_size
 from ddpm.data.sizing import has_alpha, has_colour
+from ddpm.data.sources import ALPHA_CHOICES
 from ddpm.data.summary import Tally, summary, tally
 
 SHOWN = 5  # sizes, groups of duplicates and bad files that the terminal shows
@@ -36,6 +37,8 @@ class SourceReport:
     images    readable and unreadable together; splits: the same by split, {} without
     sizes     {"HxW": count}, most frequent first; modes: {Pillow's mode: count}
     channels  what a model sees, 0 if nothing is readable
+    levels    the lowest and the highest of all images, alpha apart, and the highest that their files could hold
+    alpha     how many images have it; see_through: those whose alpha is not opaque, by name
     classes   {name: count}
     left_out  {reason: {kind or name: files}}
     bad       {name: reason}
@@ -49,6 +52,9 @@ class SourceReport:
     sizes: dict[str, int]
     modes: dict[str, int]
     channels: int
+    levels: tuple[int, int, int]
+    alpha: int
+    see_through: tuple[str, ...]
     classes: dict[str, int]
     left_out: dict[str, dict[str, int]]
     duplicates: Duplicates
@@ -66,6 +72,8 @@ class SourceReport:
             ("sizes", _counts(self.sizes)),
             ("modes", _counts(self.modes)),
             ("channels", f"{self.channels} ({MODES.get(self.channels, 'nothing readable')})"),
+            ("levels", "{:,} to {:,} of 0 to {:,}".format(*self.levels)),
+            ("alpha", _alpha_line(self.images - len(self.bad), self.alpha, self.see_through)),
             ("duplicates", _duplicates_line(self.duplicates)),
             ("unreadable", str(len(self.bad))),
         ]
@@ -98,6 +106,9 @@ def inspect_source(src: str | os.PathLike[str]) -> SourceReport:
         sizes=dict(Counter(f"{seen.size[0]}x{seen.size[1]}" for seen in good).most_common()),
         modes=dict(Counter(seen.mode for seen in good).most_common()),
         channels=common_channels(good) if good else 0,
+        levels=span(good) if good else (0, 0, 255),
+        alpha=sum(has_alpha(seen.channels) for seen in good),
+        see_through=tuple(seen.name for seen in good if seen.see_through),
         classes=_classes(tallies, source.class_names),
         left_out={reason: dict(counts) for reason, counts in source.left_out.items()},
         duplicates=duplicates,
@@ -134,7 +145,7 @@ def _suggestions(everything: Sequence[Look], good: Sequence[Look], duplicates: D
     if len(good) < len(everything):
         hints.append('repair or remove the unreadable files, or set on_bad_image = "skip"')
     if good:
-        hints += _size_hints(good) + _channel_hints(good)
+        hints += _size_hints(good) + _channel_hints(good) + [hint for hint in [narrow_range(span(good))] if hint]
     if duplicates.shared_by_splits:
         hints.append("images that are in train and in test flatter every score; remove them from one")
     return hints
@@ -154,11 +165,21 @@ def _size_hints(good: Sequence[Look]) -> list[str]:
 
 def _channel_hints(good: Sequence[Look]) -> list[str]:
     hints = []
-    if any(has_alpha(seen.channels) for seen in good) and not any(seen.see_through for seen in good):
+    alpha, clear = [seen for seen in good if has_alpha(seen.channels)], any(seen.see_through for seen in good)
+    if alpha and not clear:
         hints.append("the alpha channel is opaque everywhere: leave it out, nothing is lost")
+    if clear and len(alpha) < len(good):
+        hints.append(f"some images are see-through and others have no alpha: choose {ALPHA_CHOICES}")
     if any(has_colour(seen.channels) for seen in good) and not any(seen.colourful for seen in good):
         hints.append("every image is grey though stored in colour: make them grey, nothing is lost")
     return hints
+
+
+def _alpha_line(images: int, alpha: int, see_through: Sequence[str]) -> str:
+    if not alpha:
+        return "none"
+    clear = f"{len(see_through)} see-through: {some(see_through)}" if see_through else "opaque everywhere"
+    return f"in {alpha} of {images} images, {clear}"
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -10,9 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
+
 from ddpm.data.decode import BadImage
 from ddpm.data.items import Items
-from ddpm.data.sizing import colourful, has_alpha, has_colour, see_through
+from ddpm.data.memory import DECODING
+from ddpm.data.sizing import colourful, has_alpha, has_colour, levels_of, see_through
 
 Result = TypeVar("Result")
 NAMED = 3  # how many images a message names
@@ -28,6 +31,7 @@ class Look:
     channels    1..4, with size = (height, width) in pixels
     colourful   taking it to grey would lose something
     see_through dropping its alpha would lose something
+    levels      its lowest and highest, alpha apart, and the highest that its file could hold
     digest      of its shape and pixels: equal images have equal digests
     """
 
@@ -38,6 +42,7 @@ class Look:
     size: tuple[int, int] = (0, 0)
     colourful: bool = False
     see_through: bool = False
+    levels: tuple[int, int, int] = (0, 255, 255)
     digest: bytes = b""
 
 
@@ -54,9 +59,10 @@ def look(items: Items, index: int) -> Look:
         return Look(items.name(index), problem=str(error))
     pixels = image.pixels
     channels, height, width = pixels.shape
-    digest = hashlib.blake2b(repr(pixels.shape).encode() + pixels.tobytes(), digest_size=16).digest()
-    flags = colourful(pixels), see_through(pixels)
-    return Look(items.name(index), None, image.mode, channels, (height, width), *flags, digest)
+    sha = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
+    sha.update(np.ascontiguousarray(pixels).data)
+    flags, levels = (colourful(pixels), see_through(pixels)), image.levels or levels_of(pixels)
+    return Look(items.name(index), None, image.mode, channels, (height, width), *flags, levels, sha.digest())
 
 
 def in_threads(work: Callable[[int], Result], indices: Sequence[int], *, threads: bool) -> Iterator[Result]:
@@ -66,7 +72,15 @@ def in_threads(work: Callable[[int], Result], indices: Sequence[int], *, threads
         return
     size = max(1, min(MOST_TOGETHER, len(indices) // 16))
     parts = [indices[start : start + size] for start in range(0, len(indices), size)]
-    for results in _threads(os.getpid()).map(lambda part: [work(index) for index in part], parts):
+
+    def work_on(part: Sequence[int]) -> list[Result]:
+        results = []
+        for index in part:
+            with DECODING.held():
+                results.append(work(index))
+        return results
+
+    for results in _threads(os.getpid()).map(work_on, parts):
         yield from results
 
 
@@ -77,10 +91,33 @@ def _threads(process: int) -> ThreadPoolExecutor:
 
 
 def common_channels(looks: Sequence[Look]) -> int:
-    """The fewest channels that hold every image by its mode: grey + RGB is RGB, any alpha asks for alpha."""
+    """The fewest channels that hold every image by its mode: grey + RGB is RGB; alpha is held if all images have it or
+    dropping it would lose something."""
     colour = any(has_colour(seen.channels) for seen in looks)
-    alpha = any(has_alpha(seen.channels) for seen in looks)
+    alpha = any(seen.see_through for seen in looks) or all(has_alpha(seen.channels) for seen in looks)
     return (3 if colour else 1) + alpha
+
+
+def span(looks: Sequence[Look]) -> tuple[int, int, int]:
+    """The lowest and the highest level of all images, as parts of what their files could hold, and that."""
+    lowest = min((seen.levels for seen in looks), key=lambda levels: levels[0] / levels[2])
+    highest = max((seen.levels for seen in looks), key=lambda levels: levels[1] / levels[2])
+    return lowest[0] * highest[2] // lowest[2], highest[1], highest[2]
+
+
+def narrow_range(levels: tuple[int, int, int]) -> str | None:
+    """What to say of images whose levels use less than a quarter of their range; None if they use more."""
+    low, high, top = levels
+    if (high - low) * 4 >= top:
+        return None
+    found = f"the levels of all images lie in {low:,} to {high:,} of 0 to {top:,}"
+    if high == low:
+        return f"{found}: there is nothing to learn; check the files"
+    if high * 4 < top:
+        remedy = f"multiply them by {top // high:,}"
+    else:
+        remedy = f"subtract {low:,} and multiply by {top // (high - low):,}"
+    return f"{found}, so a model sees almost no contrast: {remedy} and save the files again"
 
 
 def suggested_size(looks: Sequence[Look]) -> int:

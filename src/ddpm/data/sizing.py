@@ -16,6 +16,9 @@ from ddpm.base.image_io import from_pil, to_pil
 from ddpm.base.tensors import Pixels
 
 FITS = ("crop", "resize")
+ALPHA = ("keep", "drop", "white", "black")
+GROUNDS = {"white": 255, "black": 0}
+STRIP = 2**20  # pixels laid over a ground at a time
 
 
 def has_alpha(channels: int) -> bool:
@@ -36,6 +39,27 @@ def colourful(pixels: Pixels) -> bool:
 def see_through(pixels: Pixels) -> bool:
     """Whether dropping the alpha of (C, H, W) would lose something."""
     return has_alpha(len(pixels)) and bool((pixels[-1] != 255).any())
+
+
+def levels_of(pixels: Pixels) -> tuple[int, int, int]:
+    """The lowest and the highest level of the colours of images (..., C, H, W), and 255."""
+    channels = pixels.shape[-3]
+    colour = pixels[..., : channels - has_alpha(channels), :, :]
+    return int(colour.min()), int(colour.max()), 255
+
+
+def flattened(pixels: Pixels, alpha: str | None) -> Pixels:
+    """(C, H, W) without its alpha: "drop" leaves the colours as they are, "white" and "black" lay them over that."""
+    if alpha in (None, "keep") or not has_alpha(len(pixels)):
+        return pixels
+    if alpha == "drop":
+        return pixels[:-1]
+    flat, ground = np.empty_like(pixels[:-1]), GROUNDS[str(alpha)]
+    rows = max(1, STRIP // pixels.shape[2])
+    for top in range(0, pixels.shape[1], rows):
+        strip = pixels[:, top : top + rows].astype(np.uint16)
+        flat[:, top : top + rows] = (strip[:-1] * strip[-1] + ground * (255 - strip[-1]) + 127) // 255  # below 2^16
+    return flat
 
 
 def to_channels(pixels: Pixels, channels: int) -> Pixels:

@@ -17,12 +17,13 @@ from ddpm.data.arrays import channels_first
 from ddpm.data.decode import BadImage
 from ddpm.data.grammar import choose_split, cut, find_source, parse_source
 from ddpm.data.items import ArrayItems, Items, Part, Source, array_part
-from ddpm.data.scan import Look, common_channels, in_threads, scan, some, suggested_size
-from ddpm.data.sizing import FITS, fitted, has_alpha, has_colour
+from ddpm.data.scan import Look, common_channels, in_threads, narrow_range, scan, some, span, suggested_size
+from ddpm.data.sizing import ALPHA, FITS, fitted, flattened, has_alpha, has_colour
 from ddpm.data.summary import summary, tally
 from ddpm.errors import InputError, MixedSizes, known
 
 ON_BAD_IMAGE = ("stop", "skip")
+ALPHA_CHOICES = 'alpha = "drop" (keeps the colours), "white" or "black" (lays them over it), or "keep" (--alpha)'
 NO_SOURCE = Source("", {}, ())
 
 
@@ -36,6 +37,7 @@ class ImageSet:
     fingerprint  SHA-256 (hex) of what it holds and of the rule that brings it to its geometry
     items, fit   the images as they lie there, and how they come to the size
     source       what they were taken from, and split: which of its splits, "" without
+    ground       how their alpha is taken away first, as in sizing.flattened; None leaves it
     """
 
     name: str
@@ -47,6 +49,7 @@ class ImageSet:
     fit: str
     source: Source = NO_SOURCE
     split: str = ""
+    ground: str | None = None
 
     def __len__(self) -> int:
         return len(self.items)
@@ -84,7 +87,7 @@ class ImageSet:
         except BadImage as error:
             name = self.items.name(index)
             raise InputError(f"{name} in '{self.name}' could be read before, but no longer: {error}.") from None
-        return fitted(pixels, self.geometry, self.fit)
+        return fitted(flattened(pixels, self.ground), self.geometry, self.fit)
 
 
 ImageData = str | os.PathLike[str] | ArrayLike | ImageSet
@@ -98,6 +101,7 @@ def open_images(
     fit: str = "crop",
     channels: int | None = None,
     on_bad_image: str = "stop",
+    alpha: str | None = None,
     default_split: str | None = "train",
 ) -> ImageSet:
     """Open a source (the grammar is in grammar.py) and look at all of its images.
@@ -106,9 +110,11 @@ def open_images(
     fit            "crop" or "resize"; see sizing.py
     channels       1 grey, 2 grey + alpha, 3 RGB, 4 RGBA; None: the fewest that lose nothing
     on_bad_image   "stop" raises InputError that names them, "skip" leaves them out with a warning
+    alpha          "keep", "drop", "white" or "black", see sizing.flattened; None keeps it if all images have it, and
+                   raises InputError if only some do and it is see-through
     default_split  taken where the source has splits and names none; None: that is an error
     """
-    _check_arguments(size, fit, channels, on_bad_image)
+    _check_arguments(size, fit, channels, on_bad_image, alpha)
     name = parse_source(src)
     source = find_source(name)
     split = choose_split(source, name, default_split)
@@ -117,8 +123,11 @@ def open_images(
     part, looks = _without_bad(whole, looks, name.text, on_bad_image)
     if bad := len(whole.items) - len(part.items):
         source = replace(source, left_out={**source.left_out, "unreadable": {"images": bad}})
+    if note := narrow_range(part.items.levels() if isinstance(part.items, ArrayItems) else span(looks)):
+        source = replace(source, notes=(*source.notes, note))
+    looks, ground = _without_alpha(looks, name.text, alpha, channels)
     geometry = _geometry(looks, name.text, size, channels)
-    return _image_set(name.text, part, geometry, source, split, fit if size else None)
+    return _image_set(name.text, part, geometry, source, split, fit if size else None, ground)
 
 
 def image_set(
@@ -144,29 +153,43 @@ def image_set(
 
 
 def _image_set(
-    name: str, part: Part, geometry: Geometry, source: Source = NO_SOURCE, split: str = "", fit: str | None = None
+    name: str,
+    part: Part,
+    geometry: Geometry,
+    source: Source = NO_SOURCE,
+    split: str = "",
+    fit: str | None = None,
+    ground: str | None = None,
 ) -> ImageSet:
-    """A part with its fingerprint: a hash of the content, of the labels and of the rule for the size, if any.
+    """A part with its fingerprint: a hash of the content, of the labels and of the rules for size and alpha, if any.
 
     Its classes are those that occur; the fingerprint takes their numbers in the source.
     """
     labels, names = part.labels, ()
     marks = b"none" if labels is None else np.ascontiguousarray(labels, "<i8").tobytes()
-    rule = f"{part.items.digest()}/{geometry}/{fit or 'as it is'}/"
+    rule = f"{part.items.digest()}/{geometry}/{fit or 'as it is'}/" + (f"{ground}/" if ground else "")
     fingerprint = hashlib.sha256(rule.encode() + marks).hexdigest()
     if labels is not None:
         present, labels = np.unique(labels, return_inverse=True)
         names = tuple(source.class_names[number] for number in present)
-    return ImageSet(name, geometry, labels, names, fingerprint, part.items, fit or "crop", source, split)
+    return ImageSet(name, geometry, labels, names, fingerprint, part.items, fit or "crop", source, split, ground)
 
 
-def _check_arguments(size: tuple[int, int] | None, fit: str, channels: int | None, on_bad_image: str) -> None:
+def _check_arguments(
+    size: tuple[int, int] | None, fit: str, channels: int | None, on_bad_image: str, alpha: str | None
+) -> None:
     if size is not None and min(size) < 1:
         raise InputError(f"size {size[0]}x{size[1]} has no pixels: choose a height and a width of at least 1.")
     known("fit", str(fit), FITS)
     known("on_bad_image", str(on_bad_image), ON_BAD_IMAGE)
     if channels is not None and channels not in range(1, 5):
         raise InputError(f"channels = {channels} is impossible: choose 1 grey, 2 grey + alpha, 3 RGB or 4 RGBA.")
+    if alpha is not None:
+        known("alpha", str(alpha), ALPHA)
+        if alpha != "keep" and channels is not None and has_alpha(channels):
+            raise InputError(
+                f'alpha = "{alpha}" takes away what channels = {channels} wants: leave out one of the two.'
+            )
 
 
 def _looks(items: Items, channels: int | None) -> list[Look]:
@@ -193,6 +216,22 @@ def _without_bad(part: Part, looks: list[Look], src: str, on_bad_image: str) -> 
     return part.select(good), [looks[index] for index in good]
 
 
+def _without_alpha(
+    looks: list[Look], src: str, alpha: str | None, channels: int | None
+) -> tuple[list[Look], str | None]:
+    """Looks at the images as they are without their alpha, and the ground it goes to; None where it stays."""
+    clear = [seen.name for seen in looks if seen.see_through]
+    if alpha is None and channels is None and clear and not all(has_alpha(seen.channels) for seen in looks):
+        raise InputError(
+            f"of {len(looks)} images in '{src}', {len(clear)} {'is' if len(clear) == 1 else 'are'} see-through "
+            f"({some(clear)}), and others have no alpha: choose what becomes of it, {ALPHA_CHOICES}."
+        )
+    if alpha in (None, "keep") or not any(has_alpha(seen.channels) for seen in looks):
+        return looks, None
+    opaque = [replace(seen, channels=3 if has_colour(seen.channels) else 1, see_through=False) for seen in looks]
+    return opaque, alpha
+
+
 def _geometry(looks: Sequence[Look], src: str, size: tuple[int, int] | None, channels: int | None) -> Geometry:
     other = next((seen for seen in looks if seen.size != looks[0].size), None)
     if size is None and other is not None:
@@ -206,13 +245,15 @@ def _geometry(looks: Sequence[Look], src: str, size: tuple[int, int] | None, cha
 
 def _check_nothing_lost(looks: Sequence[Look], src: str, channels: int) -> None:
     """Dropping alpha that is opaque everywhere, or colour that is grey everywhere, loses nothing and is allowed."""
+    kept = common_channels(looks)
     lossy = {
         "colour": next((seen for seen in looks if seen.colourful and not has_colour(channels)), None),
         "transparency": next((seen for seen in looks if seen.see_through and not has_alpha(channels)), None),
     }
     for what, seen in lossy.items():
         if seen is not None:
-            kept = common_channels(looks)
+            or_else = f", or {ALPHA_CHOICES}" if what == "transparency" else ""
             raise InputError(
-                f"channels = {channels} loses the {what} of {seen.name} in '{src}': choose {kept}, which keeps all."
+                f"channels = {channels} loses the {what} of {seen.name} in '{src}': choose {kept}, which keeps all"
+                f"{or_else}."
             )

@@ -24,6 +24,7 @@ def recipe_images(recipe: Recipe, *, split: str | None = "train") -> ImageSet:
         fit=recipe.fit,
         channels=recipe.image.channels,
         on_bad_image=recipe.on_bad_image,
+        alpha=recipe.alpha,
         default_split=split,
     )
 

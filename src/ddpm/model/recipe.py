@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ddpm.base.geometry import Geometry, parse_size
-from ddpm.data.sizing import FITS
+from ddpm.data.sizing import ALPHA, FITS
 from ddpm.data.sources import ON_BAD_IMAGE
 from ddpm.diffusion.denoiser import LEARNED
 from ddpm.diffusion.objectives import LEVEL_SAMPLING, LOSSES
@@ -129,6 +129,7 @@ class Recipe(_Table):
     device: str = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
     on_bad_image: Literal[*ON_BAD_IMAGE] = "stop"  # type: ignore[valid-type]
+    alpha: Literal[*ALPHA] | None = None  # type: ignore[valid-type]
     image: ImageTable = ImageTable()
     network: NetworkTable = NetworkTable()
     process: ProcessTable = ProcessTable()
@@ -159,8 +160,7 @@ def load_recipe(name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
     name     one of recipe_names(), or the path of a TOML file
     changes  nested like the recipe: {"train_images": "300k", "network": {"channels": 64}}
     """
-    table = _read(name)
-    return make_recipe(_merged(table, changes or {}), origin=f"recipe '{name}'")
+    return make_recipe(_merged(_read(name), changes or {}), origin=f"recipe '{name}'")
 
 
 def make_recipe(table: Mapping[str, Any], *, origin: str = "recipe") -> Recipe:
