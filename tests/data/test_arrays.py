@@ -223,6 +223,15 @@ def test_labels_that_are_not_one_hot_are_refused_with_shape_and_row(row, reason,
         open_images(str(tmp_path / "set.npz"))
 
 
+def test_arrays_that_are_not_used_are_named(tmp_path):
+    np.savez(tmp_path / "set.npz", x_train=PIXELS, y_train=LABELS, mask=PIXELS)
+    assert (
+        open_images(f"{tmp_path}/set.npz")
+        .summary()[1]
+        .startswith("split train of train; left out: mask 1 (other arrays)")
+    )
+
+
 def test_the_numbers_of_labels_and_images_are_named_when_they_differ(tmp_path):
     np.savez(tmp_path / "set.npz", x_train=PIXELS, y_train=LABELS[:4], x_test=PIXELS, y_test=LABELS)
     with pytest.raises(InputError, match=r"4 labels in .*set\.npz.* for 6 images"):

@@ -36,11 +36,13 @@ def npy_source(path: Path) -> Source:
 
 def npz_source(path: Path) -> Source:
     """Arrays in a .npz file: images under one of IMAGE_KEYS, labels under LABEL_KEYS; or by split, see SPLIT_KEYS."""
-    keys = _keys_by_split(path, _read(path, lambda: array_names(path)))
+    every = _read(path, lambda: array_names(path))
+    keys = _keys_by_split(path, every)
     labels = {split: None if y is None else _labels(path, y) for split, (_, y) in keys.items()}
     numbers, names = labelled_splits(labels)
     parts = {split: partial(_npz_part, path, images, numbers[split]) for split, (images, _) in keys.items()}
-    return Source("NumPy archive", parts, names)
+    rest = [key for key in every if not any(key in used for used in keys.values())]
+    return Source("NumPy archive", parts, names, {"other arrays": dict.fromkeys(rest, 1)} if rest else {})
 
 
 def _read(path: Path, read: Callable[[], Any], key: str = "") -> Any:

@@ -25,6 +25,7 @@ from ddpm.data.sizing import levels_of
 from ddpm.errors import InputError
 
 ROWS = 1024  # array rows hashed at a time
+LONGEST_REASON = 80  # characters of what zipfile says, which may quote the file
 PIECE = 2**20  # bytes of a zip unpacked at a time
 SMALL_PIECE = 4096  # the same for bzip2 and LZMA, whose readers unpack all that one piece holds
 
@@ -143,7 +144,7 @@ class ZipItems:
             try:
                 data = unpacked(self.archive, entry)
             except ARCHIVE_ERRORS as error:
-                raise BadImage(f"damaged in the zip ({error})") from None
+                raise BadImage(f"damaged in the zip ({str(error)[:LONGEST_REASON]})") from None
             return decode(data)
 
     def select(self, indices: Sequence[int]) -> ZipItems:
