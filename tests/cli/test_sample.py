@@ -49,7 +49,7 @@ def test_png_is_a_grid_of_the_enlarged_images_and_replaces_what_is_there(digits_
 def test_folder_gets_a_png_a_seed_and_classes_are_named(kinds_run: Path):
     words = ("--seeds", "17,3", *FEW, "--class", "flower")
     assert done("sample", kinds_run, *words, "--out", "them").out == "2 images in them\n"
-    assert sorted(snapshot(Path("them"))) == [".lock", "000003.png", "000017.png", "sampling.json"]
+    assert sorted(snapshot(Path("them"))) == [".lock", "000003.png", "000017.png", "sampling.json", "sampling.jsonl"]
     found = [Image.open(f"them/0000{seed}.png") for seed in ("17", "03")]
     assert [(image.mode, image.size) for image in found] == [("RGB", (24, 16))] * 2
     same = drawn(kinds_run, "17,3", steps=3, class_name="1")

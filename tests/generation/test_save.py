@@ -18,14 +18,8 @@ from ddpm.generation.save import SLOTS, save_samples
 from ddpm.model.model import Model
 from ddpm.model.timesteps import TunedTimesteps, add_timesteps
 from ddpm.samplers.plan import Sampling
-from scorings import stored_model
 
 FEW: dict[str, Any] = {"steps": 3, "sampler": "ddim"}
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Model:
-    return stored_model(tmp_path / "model")
 
 
 class Heard(Progress):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -174,11 +175,11 @@ def labels_for(model: Model, seeds: Sequence[int], name: str | None = None) -> T
     if name is None:
         drawn = [int(generator("class", seed).integers(classes)) for seed in seeds]
         return torch.tensor(drawn, device=model.device)
-    names = list(model.class_names)
-    numbered = not any(known.isdecimal() for known in names) and name.isdecimal() and int(name) < classes
+    names, number = list(model.class_names), int(name) if re.fullmatch("[0-9]{1,9}", name) else classes
+    numbered = not any(known.isdecimal() for known in names) and number < classes
     if name not in names and not numbered:
         raise InputError(f"the model in '{model.source}' knows no class '{name}'; it knows {', '.join(names)}.")
-    label = names.index(name) if name in names else int(name)
+    label = names.index(name) if name in names else number
     return torch.full((len(seeds),), label, device=model.device)
 
 
