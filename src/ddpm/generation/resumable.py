@@ -92,14 +92,8 @@ class Drawing:
         Errors: other images lie there, nothing can be written there, or too little room is left (InputError); what is
         there is damaged so that drawing does not mend it (DamagedFile).
         """
-        check_output(self.out, folder=not self._packed)
         if self._finished():
             return []
-        if is_run(self.out):
-            raise InputError(f"'{self.out}' is a run, not a folder for images: choose '{self.out / 'images'}'.")
-        writable_folder(self.folder)
-        if self._packed and self.folder.is_symlink():
-            raise InputError(f"'{self.folder}' is a link, and images that are not packed yet go there: remove it.")
         missing = self._not_there()
         pixels = math.prod(self.model.geometry.shape)
         packed = len(self.seeds) * pixels if self._packed else 0
@@ -111,7 +105,6 @@ class Drawing:
 
         Errors: as of `missing`; afterwards an image is not there as it was drawn (DamagedFile).
         """
-        check_output(self.out, folder=not self._packed)
         if not self._finished():
             with only_process(self.folder):
                 missing = self.missing()
@@ -158,16 +151,25 @@ class Drawing:
         return len(self.seeds), geometry.height, geometry.width, geometry.channels
 
     def _finished(self) -> bool:
-        """Whether the .npz holds these very images; DamagedFile if it says so, and they are not whole."""
+        """Whether the .npz holds these very images; if not, the place is checked that they go to.
+
+        Errors: it says that it does, and they are not whole (DamagedFile); nothing can be written there (InputError).
+        """
+        check_output(self.out, folder=not self._packed)
         found = protocol_in(self.out) if self._packed and self.out.is_file() else None
-        if found != (self.protocol, list(self.seeds)):
-            return False
-        fault = fault_in(self.out, self._shape, self._others)
-        if fault:
-            raise DamagedFile(
-                f"'{self.out}' is damaged ({fault}): remove it, and the same command draws its images again."
-            )
-        return True
+        if found == (self.protocol, list(self.seeds)):
+            fault = fault_in(self.out, self._shape, self._others)
+            if fault:
+                raise DamagedFile(
+                    f"'{self.out}' is damaged ({fault}): remove it, and the same command draws its images again."
+                )
+            return True
+        if is_run(self.out):
+            raise InputError(f"'{self.out}' is a run, not a folder for images: choose '{self.out / 'images'}'.")
+        writable_folder(self.folder)
+        if self._packed and self.folder.is_symlink():
+            raise InputError(f"'{self.folder}' is a link, and images that are not packed yet go there: remove it.")
+        return False
 
     def _not_there(self) -> list[int]:
         """The seeds, each once, whose images are not in the folder as they were drawn."""
