@@ -133,7 +133,7 @@ class Drawing:
     @cached_property
     def asked(self) -> Collection[int]:
         """The seeds in their order, each once."""
-        return self.seeds if isinstance(self.seeds, range) else dict.fromkeys(self.seeds)
+        return dict.fromkeys(self.seeds)
 
     @cached_property
     def _others(self) -> dict[str, NDArray[Any]]:

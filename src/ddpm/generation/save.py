@@ -10,7 +10,6 @@ from typing import Unpack
 from ddpm.base.files import check_output, check_room
 from ddpm.base.image_io import check_grid, save_grid
 from ddpm.base.progress import Progress, progress_of
-from ddpm.base.seeding import checked_seeds
 from ddpm.errors import InputError
 from ddpm.generation.draw import described, draw, draw_progressively, plan_for
 from ddpm.generation.resumable import ARRAY, PNG_FACTOR, Drawing
@@ -36,12 +35,12 @@ def save_samples(
     progressive  a row a seed, the image as predicted along the trajectory (Ho et al. 2020, Fig. 6); a .png
     how          see `sample`
 
-    Errors, before anything is drawn: another output, one that holds something else or has no room, too many seeds
-    (InputError), an .npz of these very images that is damaged (DamagedFile); afterwards: images in the folder are not
-    those that were drawn (DamagedFile).
+    Errors, before anything is drawn: another output, one that holds something else or has no room (InputError), an
+    .npz of these very images that is damaged (DamagedFile); afterwards: images in the folder are not those that were
+    drawn (DamagedFile).
     """
     path, report_to = _output(out, progressive=progressive), progress_of(progress)
-    numbers, plan = checked_seeds(seeds, model.geometry), plan_for(model, Sampling(**how))
+    numbers, plan = list(seeds), plan_for(model, Sampling(**how))
     drawing, left = None, len(numbers)
     if path.suffix == ".png":
         cells = len(numbers) * (SLOTS if progressive else 1)
