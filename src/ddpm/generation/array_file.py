@@ -19,7 +19,7 @@ from torch import Tensor
 from ddpm.base.npz import BadArchive, array_names, check_array, read_arrays, read_own_arrays
 from ddpm.base.tables import parse_json
 from ddpm.errors import DamagedFile
-from ddpm.generation.protocol_fields import checked_protocol
+from ddpm.generation.protocol_fields import ADVICE, checked_protocol
 
 PIXELS, NAMES = "arr_0", "class_names"
 
@@ -77,5 +77,5 @@ def protocol_in(path: Path) -> tuple[dict[str, Any], list[int]] | None:
     if not isinstance(table, dict) or "weights_sha256" not in table:
         return None
     if seeds.dtype != np.int64 or seeds.ndim != 1:
-        raise DamagedFile(f"'{path}' is damaged or was edited: its seeds are no list of whole numbers; remove it.")
+        raise DamagedFile(f"'{path}' is damaged or was edited (seeds is no list of whole numbers): {ADVICE}.")
     return checked_protocol(table, path), seeds.tolist()

@@ -23,12 +23,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ddpm.base.files import read_bytes, refusals, whole_file
+from ddpm.base.files import read_bytes, refusals, sync, whole_file
 from ddpm.base.image_io import MODES, MOST_PIXELS, file_name, from_pil
 from ddpm.base.tables import read_signed, signed
 from ddpm.base.tensors import Pixels
 from ddpm.errors import DamagedFile, InputError
-from ddpm.generation.protocol_fields import checked_names, checked_protocol
+from ddpm.generation.protocol_fields import ADVICE, MOST_SHOWN, checked_names, checked_protocol
 
 FORMAT = "ddpm images"
 FORMAT_VERSION = 1
@@ -36,9 +36,7 @@ PROTOCOL_FILE = "sampling.json"
 HASHES_FILE = "sampling.jsonl"
 HASHES_LINE = re.compile(rb'\{"file": "(-?[0-9]{5,}\.png)", "sha256": "([0-9a-f]{64})"[,}]')
 MOST_BYTES, MOST_HASHES_BYTES = 2**29, 2**31  # of an image's file, and of the file of hashes
-MOST_SHOWN = 16  # characters of a protocol's value in an error's sentence
 CHANNELS = {mode: channels for channels, mode in MODES.items()}
-ADVICE = "choose another output, or remove it"
 
 Shape = tuple[int, ...]  # of an image: C, H, W
 
@@ -158,11 +156,12 @@ def add_hashes(folder: Path, rows: Mapping[int, str], classes: Sequence[str]) ->
     """Add rows to the file of hashes; half a line, which a kill may have left, stays by itself."""
     path = folder / HASHES_FILE
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-    with refusals(path, "written"), open(os.open(path, flags, 0o666), "r+b") as file:
-        whole = not file.seek(0, os.SEEK_END) or (file.seek(-1, os.SEEK_END), file.read())[1] == b"\n"
-        file.write((b"" if whole else b"\n") + _lines(rows, classes))
-        file.flush()
-        os.fsync(file.fileno())
+    with refusals(path, "written"):
+        with open(os.open(path, flags, 0o666), "r+b") as file:
+            file.seek(max(file.seek(0, os.SEEK_END) - 1, 0))
+            last = file.read()
+            file.write(b"\n" * (last not in (b"", b"\n")) + _lines(rows, classes))
+        sync(path)
 
 
 def sha256_of(folder: Path, seed: int) -> str:
@@ -204,5 +203,5 @@ def _image(folder: Path, seed: int, hashes: Mapping[int, str] | None, shape: Sha
             if found[0] is None or shape not in (None, found) or file.width * file.height > MOST_PIXELS:
                 return None
             return from_pil(file)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except Exception:  # damage raises nearly any exception in Pillow's readers
         return None

@@ -9,6 +9,8 @@ from typing import Any
 from ddpm.errors import DamagedFile
 
 LARGEST = 1e308
+MOST_SHOWN = 16  # characters of a value in an error's sentence
+ADVICE = "choose another output, or remove it"
 
 
 def _text(value: object) -> bool:
@@ -54,12 +56,13 @@ def checked_protocol(protocol: object, path: Path) -> dict[str, Any]:
     table = protocol if isinstance(protocol, dict) else {}
     for name, is_one in FIELDS.items():
         if name not in table or not is_one(table[name]):
-            raise DamagedFile(f"'{path}' is damaged or was edited: its {name} is no {name} of a drawing; remove it.")
+            given = f"{name} is {str(table[name])[:MOST_SHOWN]}" if name in table else f"it has no {name}"
+            raise DamagedFile(f"'{path}' is damaged or was edited ({given}): {ADVICE}.")
     return table
 
 
 def checked_names(names: object, path: Path) -> list[str]:
     """Names of classes; DamagedFile if they are something else."""
     if not isinstance(names, list) or not all(map(_text, names)):
-        raise DamagedFile(f"'{path}' is damaged or was edited: its class_names are no list of names; remove it.")
+        raise DamagedFile(f"'{path}' is damaged or was edited (class_names is no list of names): {ADVICE}.")
     return names

@@ -52,7 +52,7 @@ from ddpm.model.model import Model
 from ddpm.samplers.plan import Plan
 
 BATCH_FILE = ".batch.npz"  # drawn, and not all of its PNGs are written yet
-PACKED_FILE = "packed.npz"  # about to take the place of FILE.npz
+PACKED_FILE = ".packed.npz"  # about to take the place of FILE.npz
 ARRAY = ".npz"
 LEFTOVER = re.compile(rf"{re.escape(UNFINISHED)}[0-9a-f]{{8}}(\.[a-z]+)?")  # of a drawing that was killed
 PNG_FACTOR = 4  # an image's PNG is taken to have a fourth of the bytes of its pixels, or more
@@ -250,10 +250,9 @@ class Drawing:
 
     def _remove_leftovers(self) -> None:
         """Remove files that drawings which were killed have left unfinished."""
-        for name in os.listdir(self.folder):
-            if LEFTOVER.fullmatch(name):
-                with suppress(OSError):
-                    (self.folder / name).unlink()
+        with refusals(self.folder, "read"):
+            for name in filter(LEFTOVER.fullmatch, os.listdir(self.folder)):
+                (self.folder / name).unlink(missing_ok=True)
 
     def _clear(self) -> None:
         """Remove what was packed, unless it belongs to another drawing that is yet to go on; other files stay."""

@@ -45,6 +45,7 @@ def save_samples(
     if path.suffix == ".png":
         cells = len(numbers) * (SLOTS if progressive else 1)
         check_grid(cells, model.geometry)
+        check_output(path, folder=False)
         check_room(path, cells * math.prod(model.geometry.shape) // PNG_FACTOR)
     else:
         drawing = Drawing(model, plan, numbers, path)
@@ -65,7 +66,7 @@ def save_samples(
 
 
 def _output(out: str | Path, *, progressive: bool) -> Path:
-    """Refuse an output that cannot be written, before anything is drawn."""
+    """Refuse what is no output for samples, by its name."""
     path = Path(out)
     if not str(out) or path.suffix not in (".png", ARRAY, ""):
         raise InputError(f"'{out}' is not an output for samples: name a .png, a .npz or a folder.")
@@ -73,4 +74,4 @@ def _output(out: str | Path, *, progressive: bool) -> Path:
         raise InputError("progressive samples make one image: the output must be a .png.")
     if path.suffix and str(out).endswith(("/", "\\")):
         raise InputError(f"'{out}' is a folder by its end and a file by its name: leave one out.")
-    return check_output(path, folder=not path.suffix)
+    return path
