@@ -80,7 +80,7 @@ def open_image_folder(folder: str | Path) -> ImageFolder:
 # ---- how they were drawn --------------------------------------------------------------------------------------------
 
 
-def write_claim(folder: Path, protocol: Mapping[str, Any], class_names: Sequence[str]) -> None:
+def write_protocol(folder: Path, protocol: Mapping[str, Any], class_names: Sequence[str] = ()) -> None:
     """Say in a folder how its images are drawn, and what their classes are called, if there are any."""
     table: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION, "protocol": protocol}
     if class_names:

@@ -44,8 +44,8 @@ from ddpm.generation.image_folder import (
     seeds_in,
     sha256_of,
     sound_seeds,
-    write_claim,
     write_hashes,
+    write_protocol,
 )
 from ddpm.model.checkpoint import is_run
 from ddpm.model.model import Model
@@ -206,7 +206,7 @@ class Drawing:
             there = sorted(sound_seeds(self.folder, seeds_in(self.folder), self.model.geometry.shape))
             write_hashes(self.folder, {seed: sha256_of(self.folder, seed) for seed in there}, self._classes(there))
         if claim != (self.protocol, list(names)):
-            write_claim(self.folder, self.protocol, names)
+            write_protocol(self.folder, self.protocol, names)
 
     def _classes(self, seeds: Sequence[int]) -> list[str]:
         """What the classes of these images are called, [] without classes."""
