@@ -63,6 +63,24 @@ def read_own_arrays(path: Path, *names: str) -> list[NDArray[Any]]:
         raise DamagedFile(f"'{path}' is cut short or damaged: remove it, and the same command goes on.") from None
 
 
+def check_array(path: str | Path, name: str, shape: tuple[int, ...], dtype: type) -> None:
+    """Read an array of an .npz to its end, a piece at a time; BadArchive unless it is whole, C-ordered and as said."""
+
+    def read() -> None:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
+            first = stream.read(LONGEST_HEADER)
+            *found, start = _header(first, path)
+            if found != [shape, False, np.dtype(dtype)]:
+                raise ValueError(f"{name} is {found[2]} {found[0]}, not {np.dtype(dtype)} {shape}")
+            left = math.prod(shape) * np.dtype(dtype).itemsize - len(first) + start
+            while left >= 0 and (chunk := stream.read(2**16)):  # the end too: zipfile compares checksums there
+                left -= len(chunk)
+            if left:
+                raise ValueError(f"{name} has another length than its header says")
+
+    _guarded(path, read)
+
+
 def map_array(path: str | Path) -> NDArray[Any]:
     """The array in a .npy, memory-mapped, so it may be larger than memory. Errors as array_names."""
 
