@@ -324,3 +324,16 @@ def refuse(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         rename(source, target)
 
     monkeypatch.setattr(base_files.os, "replace", full)
+
+
+@pytest.mark.parametrize("alpha", ["drop", "white", "black"])
+def test_see_through_images_are_judged_without_their_alpha(alpha: str, tmp_path: Path):
+    (tmp_path / "stray").mkdir()
+    levels = np.random.default_rng(0).integers(0, 256, (70, 8, 8, 4), np.uint8)
+    for k, image in enumerate(levels):
+        Image.fromarray(image[..., : 3 + k % 2]).save(tmp_path / "stray" / f"{k:02}.png")
+    grey = str(tmp_path / "stray")
+    with pytest.raises(InputError, match=r"are see-through .* and others have no alpha"):
+        ddpm.evaluate_fid(grey, grey, features="pixels")
+    report = ddpm.evaluate_fid(grey, grey, features="pixels", alpha=alpha)
+    assert report.table()["fid"]["value"] < 1e-6

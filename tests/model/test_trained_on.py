@@ -89,3 +89,16 @@ def test_one_sentence_says_it_and_nothing_is_said_of_none():
     (sentence,) = TrainedOn("SRC", 3, 2048).sentences()
     assert sentence == "3 of 2,048 images compared of SRC are images that the model was trained on."
     assert TrainedOn("SRC", 3, 9).table() == {"images": 3, "of": 9}
+
+
+def test_see_through_training_images_are_met_as_the_model_saw_them(tmp_path: Path):
+    (tmp_path / "data").mkdir()
+    levels = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 4), np.uint8)
+    for k, image in enumerate(levels):
+        Image.fromarray(image).save(tmp_path / "data" / f"{k}.png")
+    model = stored_model(
+        tmp_path / "model", image={"channels": 3, "height": 8, "width": 8}, data=str(tmp_path / "data"), alpha="white"
+    )
+    over_white = ddpm.images(tmp_path / "data", alpha="white").array()
+    assert trained_on(model, image_set(over_white[:3])) == TrainedOn("here", 3, 3)
+    assert images_for(model, levels[:2]).geometry.channels == 3

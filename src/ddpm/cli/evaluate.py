@@ -38,6 +38,7 @@ def likelihood(
     ] = "match",
     size: options.Size = None,
     fit: options.Fit = None,
+    alpha: options.Alpha = None,
     rate: Annotated[bool, typer.Option("--rate", help="Also rate and distortion by level (Fig. 5, Table 4).")] = False,
     ode: Annotated[bool, typer.Option("--ode", help="Also bits/dim by the probability-flow ODE.")] = False,
     solver_steps: Annotated[int, typer.Option(help="Steps of the ODE's solver, four network calls each.")] = 40,
@@ -66,6 +67,7 @@ def likelihood(
         labels=labels,
         size=size,
         fit=fit,
+        alpha=alpha,
         rate=rate,
         ode=ode,
         solver_steps=solver_steps,
@@ -102,6 +104,7 @@ def fid(
     weights: options.Weights = "ema",
     size: options.Size = None,
     fit: options.Fit = None,
+    alpha: options.Alpha = None,
     keep: Annotated[
         str | None,
         typer.Option(help="A folder for a model's samples, where a stopped drawing goes on [default: none]."),
@@ -126,6 +129,7 @@ def fid(
         seeds=numbers,
         size=size,
         fit=fit,
+        alpha=alpha,
         keep=keep,
         save_to=save_to,
         batch_size=batch_size,
@@ -149,6 +153,7 @@ def codec(
     data: options.Data,
     size: options.Size = None,
     fit: options.Fit = None,
+    alpha: options.Alpha = None,
     limit: Annotated[int, typer.Option(min=1, help="Only so many of the images, drawn by seed 0.")] = 200,
     weights: options.Weights = "ema",
     out: options.Results = None,
@@ -159,7 +164,7 @@ def codec(
     import ddpm
 
     model = load(run, weights, device)
-    report = ddpm.evaluate_codec(model, data, size=size, fit=fit, limit=limit, out=out, progress=PROGRESS)
+    report = ddpm.evaluate_codec(model, data, size=size, fit=fit, alpha=alpha, limit=limit, out=out, progress=PROGRESS)
     print_report(report, as_json=as_json)
 
 
@@ -175,6 +180,7 @@ def memorisation(
     ] = None,
     size: options.Size = None,
     fit: options.Fit = None,
+    alpha: options.Alpha = None,
     weights: options.Weights = "ema",
     out: Annotated[str | None, typer.Option(help="A folder for memorisation.png [default: none].")] = None,
     batch_size: options.BatchSize = 64,
@@ -192,6 +198,7 @@ def memorisation(
         training_data=training_data,
         size=size,
         fit=fit,
+        alpha=alpha,
         batch_size=batch_size,
         out=out,
         progress=PROGRESS,

@@ -26,6 +26,13 @@ Fit = Annotated[
     str | None,
     typer.Option(help="How images come to it: crop (keeps the aspect) or resize [default: as in training, or crop]."),
 ]
+Alpha = Annotated[
+    str | None,
+    typer.Option(
+        help="What becomes of see-through images: keep, drop (keeps their colours), white or black (lays them over it) "
+        "[default: as in training; else keep if all images have alpha, refuse if only some have]."
+    ),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images in a network call; it changes no result.")]
 Tiles = Annotated[int, typer.Option("--batch-size", min=1, help="Tiles in a network call; it changes no result.")]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ddpm.cli import options
 from ddpm.cli.console import PROGRESS, duration, giga, parse_changes, rounded, toml_lines
 from ddpm.errors import Stopped
 
@@ -24,13 +25,7 @@ def train(
     fit: Annotated[
         str | None, typer.Option(help="How --size scales: crop (keeps the aspect) or resize [default: crop].")
     ] = None,
-    alpha: Annotated[
-        str | None,
-        typer.Option(
-            help="What becomes of see-through images: keep, drop (keeps their colours), white or black (lays them over "
-            "it) [default: keep if all images have alpha; refuse if only some have]."
-        ),
-    ] = None,
+    alpha: options.Alpha = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(

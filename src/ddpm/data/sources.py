@@ -131,25 +131,34 @@ def open_images(
 
 
 def image_set(
-    data: ImageData, *, size: tuple[int, int] | None = None, fit: str = "crop", channels: int | None = None
+    data: ImageData,
+    *,
+    size: tuple[int, int] | None = None,
+    fit: str = "crop",
+    channels: int | None = None,
+    alpha: str | None = None,
 ) -> ImageSet:
     """Images as an ImageSet: a source, an array that channels_first can read, or an ImageSet.
 
-    size, fit  as in open_images
-    channels   of a source, as there
+    size, fit, alpha  as in open_images
+    channels          of a source, as there
     """
     if isinstance(data, str | os.PathLike):
-        return open_images(data, size=size, fit=fit, channels=channels, default_split=None)
+        return open_images(data, size=size, fit=fit, channels=channels, alpha=alpha, default_split=None)
     if isinstance(data, ImageSet):
         found = data
     else:
         images = channels_first(as_array(data, "images"), "the array")
         found = _image_set("array", array_part(images, None, "array"), Geometry(*images.shape[1:]))
-    if size in (None, found.geometry.size):
+    known("alpha", alpha, ALPHA)
+    ground = alpha if alpha != "keep" and has_alpha(found.geometry.channels) else None
+    geometry = Geometry(found.geometry.channels - (ground is not None), *(size or found.geometry.size))
+    if geometry == found.geometry:
         return found
-    geometry = Geometry(found.geometry.channels, *size)
-    rule = f"{found.fingerprint}/{geometry}/{fit}"
-    return replace(found, geometry=geometry, fit=fit, fingerprint=hashlib.sha256(rule.encode()).hexdigest())
+    rule = f"{found.fingerprint}/{geometry}/{fit}{f'/{ground}' if ground else ''}"
+    fingerprint = hashlib.sha256(rule.encode()).hexdigest()
+    how = (fit if size else found.fit), (ground or found.ground)
+    return replace(found, geometry=geometry, fingerprint=fingerprint, fit=how[0], ground=how[1])
 
 
 def _image_set(

@@ -44,6 +44,7 @@ def evaluate_codec(
     *,
     size: str | int | None = None,
     fit: str | None = None,
+    alpha: str | None = None,
     limit: int | None = None,
     out: str | Path | None = None,
     progress: Progress | bool = True,
@@ -51,7 +52,7 @@ def evaluate_codec(
     """Compress images to files on disk, read them back, and set them beside PNG, WebP, JPEG, AVIF and JPEG XL.
 
     data       images that the codec was not fitted on (see tune_codec); their classes play no part
-    size, fit  bring images of other sizes to the model's, see model.datasets.images_for
+    size, fit, alpha  bring other images to the model's size and channels, see model.datasets.images_for
     limit      only so many of them, drawn by seed 0; None is 200
     out        folder for codec.json, three plots and the files; None is evaluation/ in the run
 
@@ -59,7 +60,7 @@ def evaluate_codec(
     file that cannot be written is a warning; the report's `lost` names it.
     """
     report_to = progress_of(progress)
-    images = images_for(model, data, size=size, fit=fit)
+    images = images_for(model, data, size=size, fit=fit, alpha=alpha)
     check_fits(model, images)
     codec, rows = codec_for(model, images, limit)
     kept = ResultFiles(results_folder(model.source, out), FILES)

@@ -60,6 +60,7 @@ def evaluate_fid(
     seeds: Iterable[int] | None = None,
     size: str | int | None = None,
     fit: str | None = None,
+    alpha: str | None = None,
     keep: str | Path | None = None,
     save_to: str | Path | None = None,
     batch_size: int = 64,
@@ -75,6 +76,7 @@ def evaluate_fid(
     seeds       of a model's samples; 0 to 2047 if not given
     size        "H" or "HxW" to bring all images to; with a model only its own
     fit         how: "crop" (usual) or "resize"; with a model it is enough by itself, see model.datasets.images_for
+    alpha       what becomes of see-through images, see data.sources.open_images
     keep        a folder that keeps a model's samples; what is there already is not drawn again
     save_to     an .npz for the statistics of `data`, which may stand for it later
     batch_size  samples, and images of features, at a time
@@ -86,10 +88,10 @@ def evaluate_fid(
     """
     report_to, sampling = progress_of(progress), Sampling(**how)
     model = samples if isinstance(samples, Model) else None
-    opened = _opener(model, size, fit)
+    opened = _opener(model, size, fit, alpha)
     reference = _reference(data, opened)
-    if model is not None and isinstance(reference, Statistics) and (size is not None or fit is not None):
-        raise InputError("the reference is statistics of images that have their size already: leave size and fit out.")
+    if model is not None and isinstance(reference, Statistics) and (size, fit, alpha) != (None, None, None):
+        raise InputError("the reference is statistics: its images have their size, so leave size, fit and alpha out.")
     files = None if save_to is None else _statistics_file(save_to, reference)
     sentences: Iterable[str] = ()
     if isinstance(samples, Model):
@@ -122,14 +124,14 @@ def evaluate_fid(
     return FidReport(fid, kid, _protocol(judged, reference, extractor, seen), seen, lost)
 
 
-def _opener(model: Model | None, size: str | int | None, fit: str | None) -> Callable[..., ImageSet]:
+def _opener(model: Model | None, size: str | int | None, fit: str | None, alpha: str | None) -> Callable[..., ImageSet]:
     """What opens images at the size that was asked for; with a model, at its own."""
     if model is not None:
-        return partial(images_for, model, size=size, fit=fit)
+        return partial(images_for, model, size=size, fit=fit, alpha=alpha)
     known("fit", fit, FITS)
     if size is None and fit is not None:
         raise InputError("fit says how images come to a size: give the size as well.")
-    return partial(image_set, size=None if size is None else parse_size(str(size)), fit=fit or FITS[0])
+    return partial(image_set, size=None if size is None else parse_size(str(size)), fit=fit or FITS[0], alpha=alpha)
 
 
 def _reference(data: ImageData | Statistics, opened: Callable[..., ImageSet]) -> ImageSet | Statistics:

@@ -122,6 +122,7 @@ def evaluate_likelihood(
     labels: Labels = MATCH,
     size: str | int | None = None,
     fit: str | None = None,
+    alpha: str | None = None,
     rate: bool = False,
     ode: bool = False,
     solver_steps: int = 40,
@@ -142,7 +143,7 @@ def evaluate_likelihood(
     levels        K: only the best K levels for the bound (after tune_variance); None takes all
     labels        how their classes become the model's: "match" (by name), "ignore", or by name of theirs the model's,
                   {"Katze": "cat"} or "Katze=cat"; a model trained with label drop-out needs no class
-    size, fit     bring images of other sizes to the model's, see model.datasets.images_for
+    size, fit, alpha  bring other images to the model's size and channels, see model.datasets.images_for
     rate          also rate and distortion by level (Ho et al. 2020, Fig. 5 and Table 4)
     ode           also bits/dim by the probability-flow ODE (Song et al. 2021)
     solver_steps  of the ODE, four network calls each
@@ -157,7 +158,7 @@ def evaluate_likelihood(
     that cannot be written is a warning; the report's `lost` names it.
     """
     report_to = progress_of(progress)
-    images = images_for(model, data, size=size, fit=fit)
+    images = images_for(model, data, size=size, fit=fit, alpha=alpha)
     part = _part(shard, full=full)
     scoring = scoring_for(
         model, images, variance=variance, levels=levels, labels=labels, limit=limit, seed=seed, batch_size=batch_size

@@ -79,6 +79,7 @@ def evaluate_memorisation(
     training_data: ImageData | None = None,
     size: str | int | None = None,
     fit: str | None = None,
+    alpha: str | None = None,
     batch_size: int = 64,
     out: str | Path | None = None,
     progress: Progress | bool = True,
@@ -89,7 +90,7 @@ def evaluate_memorisation(
     data           held-out images, which the model never saw
     seeds          of the samples
     training_data  None: those that the recipe names
-    size, fit      bring images of `data` and `training_data` of other sizes to the model's, see
+    size, fit, alpha  bring other images of `data` and `training_data` to the model's size and channels, see
                    model.datasets.images_for
     out            folder for memorisation.png: samples, a row each, beside their nearest training images; None: no file
     how            samples are drawn, see samplers.Sampling
@@ -98,11 +99,11 @@ def evaluate_memorisation(
     """
     report_to = progress_of(progress)
     plan = plan_for(model, Sampling(**how))
-    held_out = images_for(model, data, size=size, fit=fit)
+    held_out = images_for(model, data, size=size, fit=fit, alpha=alpha)
     if training_data is None:
         training = training_images(model, option="--training-data")
     else:
-        training = images_for(model, training_data, split="train", size=size, fit=fit)
+        training = images_for(model, training_data, split="train", size=size, fit=fit, alpha=alpha)
     files = None if out is None else ResultFiles(results_folder(model.source, out), [FILE])
     known = training.array()
     usual = held_out_distances(held_out.array(), known)

@@ -30,47 +30,56 @@ def recipe_images(recipe: Recipe, *, split: str | None = "train") -> ImageSet:
 
 
 def images_for(
-    model: Model, data: ImageData, *, split: str | None = None, size: str | int | None = None, fit: str | None = None
+    model: Model,
+    data: ImageData,
+    *,
+    split: str | None = None,
+    size: str | int | None = None,
+    fit: str | None = None,
+    alpha: str | None = None,
 ) -> ImageSet:
     """Images to score a model on, of its geometry: a source, an array or an ImageSet.
 
     split  of a source that has splits and names none; None: it must name one
     size   "H" or "HxW": the model's own is the only one that can be asked for
     fit    "crop" or "resize" brings images of other sizes to it; None: as the model's training images came to it
+    alpha  "keep", "drop", "white" or "black"; None: as with the training images
     """
     known("fit", fit, FITS)
     if size is not None and parse_size(str(size)) != model.geometry.size:
         raise InputError(f"size {size} is not that of the model's images, {model.geometry}: leave the size out.")
     if size is not None or fit is not None:
-        return _brought(model, data, split, fit or model.recipe.fit)
+        return _brought(model, data, split, fit or model.recipe.fit, alpha)
     try:
-        return _as_trained(model, data, split)
+        return _as_trained(model, data, split, alpha)
     except MixedSizes as error:
         raise InputError(f"{str(error)[:-1]}; --fit crop or --fit resize brings them to that size.") from None
 
 
-def _as_trained(model: Model, data: ImageData, split: str | None) -> ImageSet:
+def _as_trained(model: Model, data: ImageData, split: str | None, alpha: str | None = None) -> ImageSet:
     """Images that come to the model's geometry as its training images did."""
     if isinstance(data, str | os.PathLike):
         try:
-            found = recipe_images(changed(model.recipe, {"data": os.fspath(data)}), split=split)
+            rule = {"data": os.fspath(data), "alpha": alpha or model.recipe.alpha}
+            found = recipe_images(changed(model.recipe, rule), split=split)
         except MixedSizes:
             sizes = f"differ in size, those of the model are {model.geometry}"
             raise MixedSizes(f"the images in '{data}' {sizes}.") from None
     else:
-        found = image_set(data)
+        found = image_set(data, alpha=alpha or model.recipe.alpha)
     check_geometry(model, found)
     return found
 
 
-def _brought(model: Model, data: ImageData, split: str | None, fit: str) -> ImageSet:
+def _brought(model: Model, data: ImageData, split: str | None, fit: str, alpha: str | None) -> ImageSet:
     """Images of any size, brought to the model's."""
     height, width = model.geometry.size
     if isinstance(data, str | os.PathLike):
-        rule = {"data": os.fspath(data), "size": f"{height}x{width}", "fit": fit}
+        size = f"{height}x{width}"
+        rule = {"data": os.fspath(data), "size": size, "fit": fit, "alpha": alpha or model.recipe.alpha}
         found = recipe_images(changed(model.recipe, rule), split=split)
     else:
-        found = image_set(data, size=model.geometry.size, fit=fit)
+        found = image_set(data, size=model.geometry.size, fit=fit, alpha=alpha or model.recipe.alpha)
     check_geometry(model, found)
     return found
 

@@ -13,7 +13,7 @@ from ddpm.data.decode import BadImage
 from ddpm.data.grammar import choose_split, cut, find_source, parse_source
 from ddpm.data.items import Items
 from ddpm.data.scan import in_threads
-from ddpm.data.sizing import fitted
+from ddpm.data.sizing import fitted, flattened
 from ddpm.data.sources import ImageSet
 from ddpm.data.subsets import COMPARED, hashes
 from ddpm.errors import InputError
@@ -91,7 +91,7 @@ def _hashes(items: Items, rows: list[int], model: Model) -> set[str]:
 
     def one(row: int) -> str:
         try:
-            pixels = items.image(row).pixels
+            pixels = flattened(items.image(row).pixels, model.recipe.alpha)
         except BadImage:
             return ""
         return hashes(fitted(pixels, model.geometry, model.recipe.fit)[None])[0]
