@@ -33,8 +33,8 @@ HOW = {"sampler": "S", "steps": 3, "spacing": "P", "eta": 0.5, "threshold": "T"}
 MORE = "--variance V --class C --guidance 2"
 MORE_HOW = {"variance": "V", "class_name": "C", "guidance": 2.0}
 LOADED = "--weights W --device D"
-SIZED = "--size 8x9 --fit F"
-SIZED_HOW = {"size": "8x9", "fit": "F"}
+SIZED = "--size 8x9 --fit F --alpha A"
+SIZED_HOW = {"size": "8x9", "fit": "F", "alpha": "A"}
 
 # command: (what must be given, the rest of the options, the verb, its arguments with all of them)
 PASSED: dict[str, tuple[str, str, str, dict[str, Any]]] = {
