@@ -50,6 +50,7 @@ from ddpm.model.checkpoint import describe
 from ddpm.model.checkpoint import load_model as load
 from ddpm.model.datasets import recipe_images
 from ddpm.model.model import Model
+from ddpm.model.pruning import PruneReport, prune_run
 from ddpm.model.recipe import Recipe, changed, load_recipe, resolve
 from ddpm.samplers.plan import Sampling, SamplingOptions
 from ddpm.training.cost import Cost, estimate_cost
@@ -63,7 +64,7 @@ from ddpm.tuning.variances import tune_variance
 __all__ = [
     "Console", "Progress", "compress", "compress_files", "convert", "cost", "decompress", "decompress_files",
     "evaluate_codec", "evaluate_fid", "evaluate_likelihood", "evaluate_memorisation", "images", "inspect", "load",
-    "nearest_neighbours", "recipe", "sample", "save_grid", "save_samples", "show", "train", "tune_codec",
+    "nearest_neighbours", "prune", "recipe", "sample", "save_grid", "save_samples", "show", "train", "tune_codec",
     "tune_linear", "tune_timesteps", "tune_variance",
 ]
 # fmt: on
@@ -155,6 +156,15 @@ def show(path: str | Path, run: str | Path | None = None) -> dict[str, Any]:
         return describe_file(data, run)
     except (DamagedFile, WrongModel) as error:
         raise type(error)(f"'{path}': {error}") from None
+
+
+def prune(run: str | Path, checkpoints: Sequence[str] = (), *, codec: bool = False) -> PruneReport:
+    """Remove checkpoints of a run that are older than its newest two; never the newest one.
+
+    checkpoints  instead these alone, by name, whatever lies beside them
+    codec        also those with codec data: .dpc files that were made with them can then no longer be read
+    """
+    return prune_run(Path(run), checkpoints, codec=codec)
 
 
 def tune_linear(

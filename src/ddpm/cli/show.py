@@ -37,9 +37,18 @@ def _model_lines(table: dict[str, Any]) -> list[str]:
         f"schedule      {table['recipe']['process']['schedule']}, {table['schedule']['steps']} steps, "
         f"alpha_bar ends at {table['schedule']['alpha_bar_end']:.3g}",
         f"weights       SHA-256 {table['sha256']['model.safetensors']}",
-        *(f"tuned         {file}" for file in table["side_files"]),
+        *_side_file_lines(table["by_checkpoint"]),
         "",
         *toml_lines(table["recipe"]),
+    ]
+
+
+def _side_file_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """The newest checkpoint's first; a codec's with what needs it."""
+    return [
+        f"tuned         {file}{f': .dpc files with fingerprint {needed} need this checkpoint' if needed else ''}"
+        for row in reversed(rows)
+        for file, needed in row["side_files"].items()
     ]
 
 

@@ -23,9 +23,9 @@ from ddpm.codec.progressive import Chain
 from ddpm.errors import InputError
 from ddpm.model.model import Model
 from ddpm.model.scoring import scored_denoiser
-from ddpm.model.sidecar import Sidecar, Weights
+from ddpm.model.sidecar import CODEC, Sidecar, Weights
 
-SIDECAR = Sidecar("codec", "ddpm codec", "codec")
+SIDECAR = Sidecar(CODEC, "ddpm codec", "codec")
 
 
 @dataclass(frozen=True, eq=False)

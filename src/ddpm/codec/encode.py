@@ -17,7 +17,6 @@ from ddpm.base.units import bits, images_to_x
 from ddpm.codec.codec_data import Codec
 from ddpm.codec.container import (
     CLASS,
-    FINGERPRINT_BYTES,
     GREY,
     LOSSLESS,
     MOST_PIXELS,
@@ -34,6 +33,7 @@ from ddpm.codec.randomness import CHOICE, UNIT, normals
 from ddpm.codec.tiles import bits_of, cut, joined, tiles_in, units_done
 from ddpm.codec.trellis import Bits
 from ddpm.errors import InputError
+from ddpm.model.sidecar import FINGERPRINT_BYTES
 
 MARGIN = 1e-6
 """Sixteenths of a grey level that a guess must keep from the middle between two. Between machines guesses differ by a

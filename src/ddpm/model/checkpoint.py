@@ -32,12 +32,11 @@ from ddpm.base.tables import check_signed, signed
 from ddpm.errors import DamagedFile, InputError
 from ddpm.model.model import Model, build_network, resolve_device
 from ddpm.model.recipe import Recipe, make_recipe
-from ddpm.model.sidecar import STORED
+from ddpm.model.sidecar import STORED, codec_files, fingerprint, side_files
 
 FORMAT = "ddpm checkpoint"
 FORMAT_VERSION = 1
 WEIGHTS = tuple(STORED)
-SIDE_FILES = ("codec", "levels", "variance")
 LINEAR = "linear"
 """The model without a network that comes with the package."""
 PACKAGED = Path(str(resources.files("ddpm") / LINEAR))
@@ -238,7 +237,11 @@ def load_model(path: str | Path, *, weights: str = "ema", device: str = "auto") 
 
 def describe(run: str | Path) -> dict[str, Any]:
     """A model as plain values: checkpoint, checkpoints, images_seen, parameters, class_names, schedule,
-    data_fingerprint, sha256 of its files, side_files, recipe. Its weights are not read."""
+    data_fingerprint, sha256 of its files, side_files, by_checkpoint, recipe. Its weights are not read.
+
+    by_checkpoint has a row for each checkpoint: its side files, those of the codec with their fingerprint (None if the
+    file is damaged), which says that .dpc files need this checkpoint.
+    """
     folder = find_checkpoint(Path(run))
     config = read_config(folder)
     schedule = config.recipe.process.make_schedule()
@@ -252,18 +255,17 @@ def describe(run: str | Path) -> dict[str, Any]:
         "class_names": list(config.class_names),
         "data_fingerprint": config.data_fingerprint,
         "sha256": dict(config.sha256),
-        "side_files": [str(file) for kind in SIDE_FILES for file in sorted(folder.glob(f"{kind}-*.json"))],
+        "side_files": [str(file) for file in side_files(folder)],
+        "by_checkpoint": [_beside(found) for found in checkpoints(Path(run)) or [folder]],
         "schedule": {"steps": schedule.steps, "alpha_bar_end": float(schedule.alpha_bar[-1])},
         "recipe": config.recipe.model_dump(mode="json"),
     }
 
 
-def prune(run: Path, keep: int = 2) -> None:
-    """Remove a run's older checkpoints and what an interrupted write left behind."""
-    for folder in checkpoints(run)[:-keep]:
-        os.rename(folder, folder.with_name(f"{UNFINISHED}{folder.name}"))
-    for leftover in (run / "checkpoints").glob(f"{UNFINISHED}*"):
-        shutil.rmtree(leftover)
+def _beside(folder: Path) -> dict[str, Any]:
+    codec = codec_files(folder)
+    files = {str(file): fingerprint(file) if file in codec else None for file in side_files(folder)}
+    return {"checkpoint": str(folder), "side_files": files}
 
 
 def _checked(path: Path, config: Config) -> Path:

@@ -19,8 +19,9 @@ from ddpm.data.stream import batches
 from ddpm.errors import DamagedFile, InputError
 from ddpm.generation.draw import draw, plan_for
 from ddpm.likelihood.estimate import estimate_bound
-from ddpm.model.checkpoint import checkpoints, prune, read_config, read_training, read_weights, write_checkpoint
+from ddpm.model.checkpoint import checkpoints, read_config, read_training, read_weights, write_checkpoint
 from ddpm.model.model import resolve_device
+from ddpm.model.pruning import prune
 from ddpm.model.recipe import Recipe
 from ddpm.model.scoring import scoring_for
 from ddpm.model.trained_on import trained_on
