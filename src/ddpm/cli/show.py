@@ -52,6 +52,13 @@ def _side_file_lines(rows: list[dict[str, Any]]) -> list[str]:
     ]
 
 
+def _model_of(table: dict[str, Any]) -> str:
+    if "model" not in table:
+        return "not found here; name it behind the file for the table of steps"
+    older = f", checkpoint {table['checkpoint']}, which is not its newest" if table["older"] else ""
+    return f"{table['model']}{older}"
+
+
 def _file_lines(path: str, table: dict[str, Any]) -> list[str]:
     lines = [
         f"file          {path}, {table['bytes']:,} bytes, {table['kind']}"
@@ -60,7 +67,7 @@ def _file_lines(path: str, table: dict[str, Any]) -> list[str]:
         f"image         {table['height']} x {table['width']} (height x width)"
         f"{', grey on a colour model' if table['grey_on_colour'] else ''}",
         f"fingerprint   {table['fingerprint']}",
-        f"model         {table.get('model', 'not found here; name it behind the file for the table of steps')}",
+        f"model         {_model_of(table)}",
     ]
     if "steps" not in table:
         return lines
