@@ -71,7 +71,7 @@ def _converted(value: Any, hint: Any) -> Any:
     kind, parts = get_origin(hint) or hint, get_args(hint)
     if kind in (Union, types.UnionType):
         return _first(value, parts)
-    if kind in (Iterable, Sequence) and not isinstance(value, str | bytes):
+    if kind in (Iterable, Sequence) and not isinstance(value, str | bytes | Mapping):
         return [_converted(item, parts[0]) for item in value]
     if kind is int and not isinstance(value, bool):
         return operator.index(value)
