@@ -125,7 +125,7 @@ def check_image(codec: Codec, image: Pixels, limit: int | None = None) -> None:
         shape = " x ".join(map(str, image.shape))
         raise InputError(f"an image of {image.dtype} {shape} was given: give uint8 (C, H, W), grey (1) or RGB (3).")
     if image.shape[0] > codec.geometry.channels:
-        raise InputError(f"the image is in colour and the model of '{codec.name}' is grey: give a grey image.")
+        raise InputError(f"the image has 3 channels and the model of '{codec.name}' is grey: give a grey image.")
     height, width = image.shape[1:]
     if not 1 <= height * width <= MOST_PIXELS:
         raise InputError(f"the image has {height} x {width} pixels; a file holds 1 to {MOST_PIXELS:,}.")
