@@ -41,7 +41,7 @@ def answered(refuse: Callable[[str, int], None], path: str) -> Iterator[None]:
 
 def in_the_way(target: Path) -> InputError:
     """For an output that is there already and holds something else."""
-    return InputError(f"its output '{target}' is there already and holds something else; --force replaces it.")
+    return InputError(f"its output '{target}' is there already and is not what would be written; --force replaces it.")
 
 
 def is_dpc(data: bytes, path: str | Path) -> bool:
