@@ -142,8 +142,8 @@ def sample(
 
 
 def show(path: str | Path, run: str | Path | None = None) -> dict[str, Any]:
-    """What a model is, as plain values (see model.checkpoint.describe), and the `changes` of its run's recipe so far; or
-    what a .dpc file says of itself.
+    """What a model is, as plain values (see model.checkpoint.describe), with the `changes` of its run's recipe; or what
+    a .dpc file says of itself.
 
     run  for a .dpc file: the model it wants, unless that is `linear` or lies in runs/ or models/ here
     """

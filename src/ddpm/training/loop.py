@@ -37,7 +37,7 @@ from ddpm.samplers.plan import Sampling
 from ddpm.training.learner import Learner
 from ddpm.training.run_folder import VALIDATION, RunFolder
 from ddpm.training.signals import Stop, stop_on_signal
-from ddpm.training.watch import IN_A_ROW, KEPT, bad_in_a_row, fault_keys, good_until, new_alarms, told
+from ddpm.training.watch import IN_A_ROW, KEPT, bad_in_a_row, fault_keys, good_until, learned_nothing, new_alarms, told
 
 GRID_SEEDS = range(16)
 GRID_STEPS = 20
@@ -189,9 +189,7 @@ class _Run:
         images, rate = int(found[-1].name) if found else 0, self.learner.recipe.learning_rate
         where = f"at the checkpoint of {images:,} images" if found else "at its start"
         if self.learner.rate_share < 1:
-            raise InputError(
-                self._diagnosis(f"{first}; the rate was lowered once before, and the run is {where} again")
-            )
+            raise InputError(self._diagnosis(f"{first}; the rate was halved once before, and the run is {where} again"))
         self.folder.forget_after(images)
         self.folder.record_going_back(images, rate, first)
         self.progress.say(f"{first}, and so it went on: the run is {where} again, with half the learning rate.")
@@ -211,19 +209,20 @@ class _Run:
         self._plot()
         if stop.number:
             return
-        losses = self.learner.losses
-        loss = self.learner.mean_loss() if losses else self.recent[-1]["loss"] if self.recent else math.inf
-        if not self.learner.finite() or loss is None or math.isnan(loss):
-            line = {"images": self.seen, **self._faults()}
-            raise InputError(self._diagnosis(told(line if losses else self.recent[-1])))
-        if losses or self.recent:
-            self._tell({"images": self.seen, **self._faults()})
-            self.progress.say(f"loss {loss:.4f} at {self.seen:,} images.")
+        lines = self.recent[-1:]
+        if self.learner.losses:
+            lines = [{"images": self.seen, "loss": self.learner.mean_loss(), **self._faults()}]
+            self._tell(lines[0])
+        for line in lines:
+            if learned_nothing(line):
+                raise InputError(self._diagnosis(told(line)))
+            self.progress.say(f"loss {line['loss']:.4f} at {self.seen:,} images.")
         stop.unless_stopped(self._draw)
         stop.unless_stopped(self._validate)
 
     def _faults(self) -> dict[str, Any]:
-        return fault_keys(self.learner.faults(), weights_finite=self.learner.finite())
+        learner = self.learner
+        return fault_keys(learner.faults(), len(learner.losses), weights_finite=learner.finite())
 
     def _tell(self, line: Mapping[str, Any]) -> None:
         if sentence := told(line):

@@ -6,7 +6,6 @@ end the run's present course (see training.loop). The alarms name other trouble,
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,15 +32,22 @@ FEW = 8  # steps that a line tells of one by one
 Line = Mapping[str, Any]
 
 
-def fault_keys(faults: Sequence[Line], *, weights_finite: bool) -> dict[str, Any]:
+def fault_keys(faults: Sequence[Line], steps: int, *, weights_finite: bool) -> dict[str, Any]:
     """What a log line says of its steps that were left out; nothing if there were none."""
-    keys: dict[str, Any] = {"skipped": len(faults), "not_finite": list(faults[:FEW])} if faults else {}
+    keys: dict[str, Any] = {}
+    if faults:
+        keys |= {"steps": steps, "skipped": len(faults), "not_finite": list(faults[:FEW])}
     return keys if weights_finite else keys | {"weights": "not finite"}
 
 
 def is_bad(line: Line) -> bool:
     """Whether a step of this interval was left out, or weights were not finite at its end."""
     return "skipped" in line or "weights" in line
+
+
+def learned_nothing(line: Line) -> bool:
+    """Whether every step of this interval was left out, or the weights are lost."""
+    return is_bad(line) and ("weights" in line or line["skipped"] == line["steps"])
 
 
 def bad_in_a_row(lines: Sequence[Line]) -> int:
@@ -63,9 +69,9 @@ def told(line: Line) -> str:
         first = line["not_finite"][0]
         levels = f"at levels {', '.join(map(str, first['levels']))}, " if first["levels"] else ""
         parts.append(
-            f"loss or gradient were not finite in {line['skipped']:,} of the steps to {line['images']:,} images, which "
-            f"changed nothing (first at {first['images']:,} images: {levels}loss {_short(first['loss'])}, gradient "
-            f"norm {_short(first['gradient_norm'])})"
+            f"loss or gradient were not finite in {line['skipped']:,} of {line['steps']:,} steps to {line['images']:,} "
+            f"images, which changed nothing (first at {first['images']:,} images: {levels}loss "
+            f"{_short(first['loss'])}, gradient norm {_short(first['gradient_norm'])})"
         )
     if "weights" in line:
         parts.append(f"the weights are not finite at {line['images']:,} images")
@@ -92,10 +98,10 @@ def _alarms(lines: Sequence[Line], warmup_images: int) -> dict[str, str]:
     learnt = [line for line in lines if line["images"] > warmup_images]
     if not learnt or learnt[-1] is not lines[-1]:
         return found
-    if learnt[-1].get("prediction_std", math.inf) < VARIATION:
+    if (variation := learnt[-1].get("prediction_std")) is not None and variation < VARIATION:
         found["output"] = (
             f"the network predicts the same everywhere at {images} (standard deviation "
-            f"{learnt[-1]['prediction_std']:.1g}): look at learning_rate, and whether the images differ."
+            f"{variation:.1g}): look at learning_rate, and whether the images differ."
         )
     norms = [line["gradient_norm"] for line in learnt[-BLOCK * BLOCKS :] if line.get("gradient_norm") is not None]
     if len(norms) == BLOCK * BLOCKS:
