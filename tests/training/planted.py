@@ -22,8 +22,7 @@ def infinite_gradient(learner: Learner, losses: Tensor) -> Tensor:
 
 def nan_weight(learner: Learner, losses: Tensor) -> Tensor:
     """As an update would leave it that overflowed; the loss of this step was measured before."""
-    with torch.no_grad():
-        next(learner.network.parameters()).view(-1)[0] = math.nan
+    next(learner.network.parameters()).data.view(-1)[0] = math.nan
     return losses
 
 
