@@ -22,6 +22,8 @@ from ddpm.training.run_folder import RunFolder
 from ddpm.training.watch import BLOCK, BLOCKS, GROWTH, KEPT, LEAST, RISE, VARIATION, new_alarms
 from scorings import RECIPE, image_set, merged, pixels
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 PROJECT = Path(__file__).resolve().parents[2]
 IMAGES = image_set(pixels(20, (1, 4, 4)))
 EVERY = {"train_images": 800, "training": {"log_images": 40}}
@@ -167,7 +169,7 @@ def test_the_curves_of_runs_that_were_measured_are_silent():
 def short(name: str, steps: int) -> tuple[Any, int]:
     """A shipped recipe on digits: its own rate, EMA and objective; a short warm-up, a narrow network."""
     batch, levels = 16, len(ddpm.recipe(name).network.multipliers)
-    log = 4 * batch
+    log = 3 * batch
     changes = {
         "data": "digits:train",
         "size": str(max(8, 2 ** (levels - 1))),
@@ -185,7 +187,7 @@ def short(name: str, steps: int) -> tuple[Any, int]:
     "name", [pytest.param(name, marks=() if name == "digits" else pytest.mark.slow) for name in recipe_names()]
 )
 def test_short_versions_of_the_shipped_recipes_are_silent(name: str, tmp_path: Path):
-    found, count = short(name, 100 if name == "digits" else 1000)
+    found, count = short(name, 60 if name == "digits" else 1000)
     heard = Warned()
     ddpm.train(found, out=tmp_path / "run", progress=heard)
     told = RunFolder(tmp_path / "run").metrics.lines()

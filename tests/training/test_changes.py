@@ -25,6 +25,8 @@ from ddpm.training.loop import train
 from ddpm.training.run_folder import RunFolder
 from scorings import RECIPE, image_set, merged, pixels
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 IMAGES, HELD_OUT = image_set(pixels(20, (1, 4, 4))), image_set(pixels(5, (1, 4, 4), 1), name="held out")
 BEGUN = make_recipe(merged(RECIPE, {"train_images": 24, "training": {"ema_decay": 0.9, "checkpoint_images": 16}}))
 
@@ -74,10 +76,9 @@ def learned(run: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("key", OTHERS)
 def test_keys_that_change_nothing_of_what_is_learned_change_freely(key: str, run: RunFolder, whole: dict[str, Any]):
-    train(longer(**table(key, OTHERS[key])), IMAGES, run.path, held_out=HELD_OUT if "valid" in key else None)
+    train(longer(**table(key, OTHERS[key])), IMAGES, run.path, held_out=HELD_OUT if key == "validation" else None)
     assert learned(run.path) == whole
     assert not run.changes.file.exists()
-    train(longer(), IMAGES, run.path)  # and back
 
 
 # ---- with --allow-change --------------------------------------------------------------------------------------------
@@ -99,46 +100,47 @@ CHANGED = {
 
 
 @pytest.mark.parametrize("key", CHANGED)
-def test_a_key_that_changes_what_is_learned_is_refused_unless_that_is_wanted(key: str, run: RunFolder):
+def test_a_key_that_changes_what_is_learned_is_refused_unless_that_is_wanted_and_then_written_down(
+    key: str, run: RunFolder
+):
+    """What follows is what a learner at that checkpoint learns by the new recipe from the stream at 24 images."""
     wanted = longer(**table(key, CHANGED[key]))
     with pytest.raises(InputError, match=rf"holds a run with {key} = .*, not {CHANGED[key]}; --allow-change goes on"):
         train(wanted, IMAGES, run.path)
     assert not run.changes.file.exists()
-    heard: list[str] = []
-    hearing = Progress()
-    hearing.say = heard.append  # type: ignore[method-assign]
-    train(wanted, IMAGES, run.path, allow_change=True, progress=hearing)
-    (line,) = run.changes.lines()
-    old = functools.reduce(getattr, key.split("."), BEGUN)
-    assert line == {"images": 24, "key": key, "from": old, "to": CHANGED[key], "by": "--allow-change"}
-    assert f"{key} = {CHANGED[key]} from here on, {old} before." in heard
-    train(wanted, IMAGES, run.path)  # from now on that is the run's own
-    assert len(run.changes.lines()) == 1
-    with pytest.raises(InputError, match="--allow-change"):
-        train(longer(), IMAGES, run.path)
-
-
-@pytest.mark.parametrize("key", CHANGED)
-def test_what_follows_is_what_a_learner_at_that_point_learns_by_the_new_recipe(key: str, run: RunFolder):
-    """Written out from the checkpoint: its weights and optimiser, the stream at 24 images, the new settings."""
-    wanted = longer(**table(key, CHANGED[key]))
-    checkpoint = saved(run.path)[-1]
-    config = read_config(checkpoint)
     learner = Learner(wanted, torch.device("cpu"))
-    learner.restore(
-        {kind: read_weights(checkpoint, config, kind) for kind in ("ema", "raw")}, read_training(checkpoint, config)
-    )
+    learner.restore(*held(run))
     stream = batches(IMAGES, seed=wanted.seed, position=24, batch_size=wanted.batch_size, flip=wanted.training.flip)
     with contextlib.closing(stream):
         while learner.images_seen < 48:
             learner.step(next(stream))
-    train(wanted, IMAGES, run.path, allow_change=True)
-    newest = saved(run.path)[-1]
-    assert newest.name == "0000000048"
-    config = read_config(newest)
+    heard: list[str] = []
+    hearing = Progress()
+    hearing.say = heard.append  # type: ignore[method-assign]
+    train(wanted, IMAGES, run.path, allow_change=True, progress=hearing)
+    old = functools.reduce(getattr, key.split("."), BEGUN)
+    (line,) = run.changes.lines()
+    assert line == {"images": 24, "key": key, "from": old, "to": CHANGED[key], "by": "--allow-change"}
+    assert f"{key} = {CHANGED[key]} from here on, {old} before." in heard
+    assert saved(run.path)[-1].name == "0000000048"
+    found, _ = held(run)
     for kind, weights in learner.weights().items():
-        found = read_weights(newest, config, kind)
-        assert all(torch.equal(found[name], weight) for name, weight in weights.items())
+        assert all(torch.equal(found[kind][name], weight) for name, weight in weights.items())
+
+
+def held(run: RunFolder) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
+    """Weights and training state of the newest checkpoint."""
+    config = read_config(saved(run.path)[-1])
+    weights = {kind: read_weights(saved(run.path)[-1], config, kind) for kind in ("ema", "raw")}
+    return weights, read_training(saved(run.path)[-1], config)
+
+
+def test_a_changed_key_is_the_runs_own_from_then_on(run: RunFolder):
+    train(longer(learning_rate=2e-3), IMAGES, run.path, allow_change=True)
+    train(longer(learning_rate=2e-3, train_images=56), IMAGES, run.path)
+    assert len(run.changes.lines()) == 1
+    with pytest.raises(InputError, match="--allow-change"):
+        train(longer(train_images=64), IMAGES, run.path)
 
 
 def test_a_change_that_was_never_saved_is_replaced_by_the_next_one(run: RunFolder):

@@ -23,6 +23,8 @@ from ddpm.training.loop import train
 from ddpm.training.run_folder import RunFolder
 from scorings import RECIPE, image_set, merged, pixels
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 IMAGES = image_set(pixels(20, (1, 4, 4)))
 OFTEN = {"training": {"log_images": 8, "checkpoint_images": 32, "ema_decay": 0.9}}
 FULL = 1e-3  # the rate; a run that went back has half of it
@@ -99,14 +101,11 @@ def test_a_step_that_was_left_out_is_told_at_the_next_log_line_and_the_run_goes_
     assert not done.changes.file.exists()
 
 
-def test_an_interval_without_one_finite_loss_has_none_in_the_log_and_in_the_plot(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_an_interval_without_one_finite_loss_has_none_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     plant(monkeypatch, FAULTS["a loss that is NaN"], at_full_rate(16, 32))
     done = run(tmp_path / "run", train_images=64)
     found = {line["images"]: line["loss"] for line in done.metrics.lines()}
     assert [images for images, loss in found.items() if loss is None] == [24, 32]
-    assert (done.path / "loss.png").is_file()
 
 
 # ---- going back -----------------------------------------------------------------------------------------------------

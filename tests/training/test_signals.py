@@ -23,6 +23,8 @@ from ddpm.training.run_folder import RunFolder
 from ddpm.training.signals import ASKING, stop_on_signal
 from scorings import RECIPE, image_set, merged, pixels
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 IMAGES, HELD_OUT = image_set(pixels(20, (1, 4, 4))), image_set(pixels(5, (1, 4, 4), 1), name="held out")
 OFTEN = {"log_images": 24, "checkpoint_images": 40, "sample_images": 48, "validate_images": 48, "validation_calls": 256}
 NUMBERS = [getattr(signal, name) for name in ASKING]
@@ -102,8 +104,15 @@ def test_each_of_them_saves_at_the_step_in_hand_and_leaves_with_its_code(number:
     assert_goes_on_to_the_same_end(RunFolder(tmp_path / "run"), whole)
 
 
-@pytest.mark.parametrize(("phase", "at"), [("estimate_bound", 48), ("draw", 48), ("estimate_bound", 96), ("draw", 96)])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    ("phase", "at", "number"),
+    [
+        ("estimate_bound", 48, signal.SIGTERM),
+        ("draw", 48, signal.SIGUSR1),
+        ("estimate_bound", 96, signal.SIGHUP),
+        ("draw", 96, signal.SIGINT),
+    ],
+)
 def test_validation_and_sampling_are_broken_off_and_made_up_for_later(
     phase: str, at: int, number: int, whole: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
