@@ -19,7 +19,7 @@ from ddpm.model.recipe import make_recipe, recipe_names
 from ddpm.training.learner import Learner
 from ddpm.training.loop import train
 from ddpm.training.run_folder import RunFolder
-from ddpm.training.watch import BLOCK, BLOCKS, GROWTH, KEPT, LEAST, RISE, VARIATION, new_alarms
+from ddpm.training.watch import BLOCK, BLOCKS, GROWTH, KEPT, LEAST, LOOK_BACK, RISE, VARIATION, new_alarms
 from scorings import RECIPE, image_set, merged, pixels
 
 pytestmark = pytest.mark.usefixtures("quick_runs")
@@ -75,11 +75,12 @@ def test_a_loss_is_not_judged_by_too_few_lines_nor_where_there_was_none():
 
 
 def test_an_output_is_constant_below_its_threshold_and_after_the_warm_up():
-    stds = [1.0, 1.0, 0.5 * VARIATION, 0.5 * VARIATION, 1.0, 2 * VARIATION]
-    found = lines([1.0] * 6, prediction_std=stds)
-    assert [images for images, _ in alarms(found)] == [30]
-    assert "predicts the same everywhere at 30 images" in alarms(found)[0][1]
-    assert alarms(found, warmup=60) == []
+    flat = [0.9 * VARIATION] * LOOK_BACK
+    stds = [1.0, *flat, *flat, 1.0, *flat[1:], 1.1 * VARIATION]
+    found = lines([1.0] * len(stds), prediction_std=stds)
+    assert [images for images, _ in alarms(found)] == [10 * (1 + LOOK_BACK)]
+    assert "predicts the same everywhere at 90 images" in alarms(found)[0][1]
+    assert alarms(found[: 1 + LOOK_BACK], warmup=20) == []
 
 
 @pytest.mark.parametrize(("growth", "heard"), [(1.05 * GROWTH, 1), (0.95 * GROWTH, 0)])

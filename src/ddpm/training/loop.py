@@ -199,8 +199,8 @@ class _Run:
     def _diagnosis(self, seen: str) -> str:
         rate = self.learner.rate_share * self.learner.recipe.learning_rate
         return (
-            f'{seen}: choose a learning_rate below {rate:g}, or precision = "float32", with --allow-change to go on '
-            "from the last checkpoint, or in a new --out if the loss was high before."
+            f"{seen}. Choose a learning_rate below {rate:g}, in a new --out, or with --allow-change from the last "
+            'checkpoint if the loss was low there; precision = "float32" helps a run in bfloat16.'
         )
 
     def end(self, stop: Stop) -> None:
