@@ -151,6 +151,9 @@ def test_after_the_first_signal_a_second_one_acts_as_usual(first: int):
         os.kill(os.getpid(), first)
         assert stop.number == first
         for second in NUMBERS:
+            if second == signal.SIGHUP:  # the shell and the terminal both send one
+                os.kill(os.getpid(), second)
+                continue
             with pytest.raises(AssertionError, match="was not taken"):
                 os.kill(os.getpid(), second)
 

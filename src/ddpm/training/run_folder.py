@@ -182,7 +182,9 @@ class RunFolder:
 
 def changes_before(checkpoint: Path, images_seen: int) -> list[dict[str, Any]]:
     """The lines of RunFolder.changes of a checkpoint's run, up to that checkpoint."""
-    return [line for line in RunFolder(checkpoint.parents[1]).changes.lines() if line["images"] <= images_seen]
+    if checkpoint.parent.name != "checkpoints":  # one that was handed on by itself
+        return []
+    return [line for line in RunFolder(checkpoint.parent.parent).changes.lines() if line["images"] <= images_seen]
 
 
 def _json(text: str) -> object:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 ASKING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 """Ctrl-C, a scheduler, a terminal that closes, a scheduler's warning; Windows has the first two."""
@@ -47,7 +48,10 @@ class Stop:
 
 @contextlib.contextmanager
 def stop_on_signal() -> Iterator[Stop]:
-    """Note the first signal of ASKING; a second one acts as usual. One that is ignored (nohup) stays ignored."""
+    """Note the first signal of ASKING; a second one acts as usual, but for SIGHUP, which a closed terminal sends twice.
+
+    A signal that is ignored (nohup) stays ignored.
+    """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -56,17 +60,19 @@ def stop_on_signal() -> Iterator[Stop]:
     previous = {number: signal.getsignal(number) for number in numbers}
     previous = {number: handler for number, handler in previous.items() if handler not in (signal.SIG_IGN, None)}
 
-    def put_back() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    hung_up = {number: signal.SIG_IGN for number in previous if signal.Signals(number).name == "SIGHUP"}
 
     def take(number: int, frame: object) -> None:
-        put_back()
+        _handle(previous | hung_up)
         stop.note(number)
 
-    for number in previous:
-        signal.signal(number, take)
+    _handle(dict.fromkeys(previous, take))
     try:
         yield stop
     finally:
-        put_back()
+        _handle(previous)
+
+
+def _handle(handlers: Mapping[int, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
