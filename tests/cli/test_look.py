@@ -15,7 +15,7 @@ from PIL import Image
 SOURCE_FIELDS = {"source", "kind", "images", "splits", "sizes", "modes", "channels", "classes", "duplicates", "bad",
                  "suggestions", "policy"}  # fmt: skip
 MODEL_FIELDS = {"checkpoint", "checkpoints", "images_seen", "parameters", "class_names", "data_fingerprint", "sha256",
-                "side_files", "schedule", "recipe"}  # fmt: skip
+                "side_files", "schedule", "recipe", "changes"}  # fmt: skip
 
 
 def as_json(command: str, *words: str | Path) -> dict[str, object]:

@@ -258,10 +258,22 @@ def describe(run: str | Path) -> dict[str, Any]:
     }
 
 
+def forget_checkpoints(run: Path, after: int) -> None:
+    """Remove a run's checkpoints of more than so many images, the newest first."""
+    for folder in reversed(checkpoints(run)):
+        if int(folder.name) > after:
+            os.rename(folder, folder.with_name(f"{UNFINISHED}{folder.name}"))
+    _remove_unfinished(run)
+
+
 def prune(run: Path, keep: int = 2) -> None:
     """Remove a run's older checkpoints and what an interrupted write left behind."""
     for folder in checkpoints(run)[:-keep]:
         os.rename(folder, folder.with_name(f"{UNFINISHED}{folder.name}"))
+    _remove_unfinished(run)
+
+
+def _remove_unfinished(run: Path) -> None:
     for leftover in (run / "checkpoints").glob(f"{UNFINISHED}*"):
         shutil.rmtree(leftover)
 
