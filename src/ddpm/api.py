@@ -305,7 +305,6 @@ def _codec(model: Model, progress: Progress, *, make: bool) -> Codec:
 
 
 _ADVICE = {"model": "; ddpm.load(path) returns one", "recipe": "; ddpm.recipe(name) returns one"}
-_POSITIVE = ("batch_size", "columns", "count", "fit_steps")
 for _name in __all__:  # every verb checks the types of its arguments
     if not isinstance(globals()[_name], type):
-        globals()[_name] = checked(globals()[_name], _ADVICE, _POSITIVE)
+        globals()[_name] = checked(globals()[_name], _ADVICE)

@@ -149,7 +149,7 @@ def test_limit_of_a_file_is_its_rate_or_its_bytes(rate: float | None, most_bytes
 
 @pytest.mark.parametrize(
     ("rate", "most_bytes"),
-    [(0.0, None), (-1.0, None), (np.inf, None), (np.nan, None), (None, 0), (None, 20.5), (1.0, 9)],
+    [(0.0, None), (-1.0, None), (1e308, None), (np.inf, None), (np.nan, None), (None, 0), (None, 20.5), (1.0, 9)],
 )
 def test_impossible_limits_are_refused(rate: float | None, most_bytes: float | None):
     with pytest.raises(InputError, match=r"rate|bytes"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +24,8 @@ from ddpm.errors import InputError, NotVerified
 
 SUFFIX = ".dpc"
 GROUP = 8
+MOST_RATE = 1000
+"""In bits/dim: lossless files of the smallest images take fewer."""
 """Batches of tiles that are compressed and written together: what a stop loses."""
 
 
@@ -64,8 +65,8 @@ def byte_limit(image: Pixels, rate: float | None, most_bytes: int | None) -> int
     """
     if rate is not None and most_bytes is not None:
         raise InputError("a rate and a number of bytes were given: leave one of them out.")
-    if rate is not None and not 0 < rate < math.inf:
-        raise InputError(f"a rate must be a positive number of bits/dim, such as 0.5, not {rate}.")
+    if rate is not None and not 0 < rate <= MOST_RATE:
+        raise InputError(f"a rate is a number of bits/dim above 0 and up to {MOST_RATE}, such as 0.5, not {rate}.")
     if most_bytes is not None and (most_bytes != int(most_bytes) or most_bytes < 1):
         raise InputError(f"the bytes of a file must be a whole number of at least 1, not {most_bytes}.")
     if rate is not None:
