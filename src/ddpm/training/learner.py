@@ -262,8 +262,8 @@ class Learner:
         """Become the learner whose weights() and state() these were."""
         self.ema.load_state_dict(weights["ema"])
         self.network.load_state_dict(weights["raw"])
-        groups = [{**group, "fused": self.fused} for group in state["optimiser"]["param_groups"]]
-        self.optimiser.load_state_dict({**state["optimiser"], "param_groups": groups})
+        moments = {"state": state["optimiser"]["state"]}  # the settings beside them are the recipe's
+        self.optimiser.load_state_dict(self.optimiser.state_dict() | moments)
         self.updates = state["updates"]
         self.images_seen = state["images_seen"]
         self.losses = [torch.tensor(loss, device=self.device) for loss in state["losses"]]

@@ -21,6 +21,7 @@ from ddpm.errors import DamagedFile, InputError
 from ddpm.generation.draw import draw, plan_for
 from ddpm.likelihood.estimate import estimate_bound
 from ddpm.model.checkpoint import (
+    TRAINING_FILE,
     checkpoints,
     forget_checkpoints,
     prune,
@@ -37,6 +38,7 @@ from ddpm.samplers.plan import Sampling
 from ddpm.training.learner import Learner
 from ddpm.training.run_folder import VALIDATION, RunFolder
 from ddpm.training.signals import Stop, stop_on_signal
+from ddpm.training.training_state import check_state
 from ddpm.training.watch import IN_A_ROW, KEPT, bad_in_a_row, fault_keys, good_until, learned_nothing, new_alarms, told
 
 GRID_SEEDS = range(16)
@@ -142,7 +144,9 @@ class _Run:
         try:
             config = read_config(checkpoint)
             weights = {kind: read_weights(checkpoint, config, kind) for kind in self.learner.weights()}
-            self.learner.restore(weights, read_training(checkpoint, config))
+            state = read_training(checkpoint, config)
+            check_state(state, config, self.learner, checkpoint / TRAINING_FILE)
+            self.learner.restore(weights, state)
         except DamagedFile as error:
             raise DamagedFile(f"{str(error)[:-1]}; without that folder the run goes on from the one before.") from None
         self.progress.say(f"Resuming at {self.seen:,} images: weights, EMA, optimiser and position from {checkpoint}.")

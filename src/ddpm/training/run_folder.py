@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ddpm.base.fields import Fields, Finite, Whole, check_fields
 from ddpm.base.files import check_output, whole_file
-from ddpm.base.tables import check_signed, signed
+from ddpm.base.tables import check_signed, parse_json, read_json, signed
 from ddpm.data.sources import ImageSet
-from ddpm.errors import InputError
+from ddpm.errors import DamagedFile, InputError
 from ddpm.model.recipe import Recipe, make_recipe
 from ddpm.training.changes import CHANGEABLE, FREE, differences, why_not
 from ddpm.training.watch import RATE_SHARE
@@ -22,6 +23,34 @@ VALIDATION = frozenset({"images", "total", "prior", "steps", "decoder"})
 CHANGES = frozenset({"images", "key", "from", "to", "by"})
 OPTION, WATCH = "--allow-change", "training itself"
 """Who made a change."""
+
+
+class _MetricFields(Fields):
+    images: Whole
+    loss: Finite | None
+    learning_rate: Finite
+    images_per_second: Finite
+
+
+class _ValidationFields(Fields):
+    images: Whole
+    total: dict[str, float | None]
+    prior: dict[str, float | None]
+    steps: dict[str, float | None]
+    decoder: dict[str, float | None]
+
+
+class _ChangeFields(Fields):
+    images: Whole
+    key: str
+    by: str
+
+
+class _RunFields(Fields):
+    recipe: dict[str, Any]
+    data_fingerprint: str
+
+
 FEW = 30  # points of a curve that are also marked one by one
 
 
@@ -29,18 +58,27 @@ FEW = 30  # points of a curve that are also marked one by one
 class Log:
     """A file with one JSON object a line, each with the images seen by then.
 
-    keys  that every line has
+    keys    that every line has
+    fields  what some of them are
     """
 
     file: Path
     keys: frozenset[str]
+    fields: type[Fields]
 
     def lines(self) -> list[dict[str, Any]]:
         """The lines so far; what a crash or an edit left unreadable is left out."""
         if not self.file.is_file():
             return []
         found = map(_json, self.file.read_text(encoding="utf-8", errors="replace").splitlines())
-        return [line for line in found if isinstance(line, dict) and line.keys() >= self.keys]
+        return [line for line in found if isinstance(line, dict) and line.keys() >= self.keys and self._sound(line)]
+
+    def _sound(self, line: Mapping[str, Any]) -> bool:
+        try:
+            check_fields(line, self.fields, self.file)
+        except DamagedFile:
+            return False
+        return True
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Add a line."""
@@ -72,17 +110,17 @@ class RunFolder:
     @property
     def metrics(self) -> Log:
         """images, loss, learning_rate, gradient_norm, prediction_std, images_per_second, and what watch.py adds."""
-        return Log(self.path / "metrics.jsonl", METRICS)
+        return Log(self.path / "metrics.jsonl", METRICS, _MetricFields)
 
     @property
     def validation(self) -> Log:
         """images, and the bound on held-out images as total, prior, steps and decoder."""
-        return Log(self.path / "validation.jsonl", VALIDATION)
+        return Log(self.path / "validation.jsonl", VALIDATION, _ValidationFields)
 
     @property
     def changes(self) -> Log:
         """The keys that changed: images, key, from, to, by (OPTION or WATCH), and why, where training did it itself."""
-        return Log(self.path / "changes.jsonl", CHANGES)
+        return Log(self.path / "changes.jsonl", CHANGES, _ChangeFields)
 
     def sample_file(self, images_seen: int) -> Path:
         """The sample grid drawn at this point."""
@@ -162,8 +200,9 @@ class RunFolder:
                 grid.unlink()
 
     def _agree(self, recipe: Recipe, images: ImageSet, allow_change: bool) -> None:
-        table: Any = _json(self.recipe_file.read_text(encoding="utf-8", errors="replace"))
+        table = read_json(self.recipe_file)
         check_signed(table, self.recipe_file)
+        check_fields(table, _RunFields, self.recipe_file)
         held = make_recipe(table["recipe"], origin=f"'{self.recipe_file}'")
         same_data = table["data_fingerprint"] == images.fingerprint
         for key, (old, new) in differences(held, recipe).items():
@@ -189,6 +228,6 @@ def changes_before(checkpoint: Path, images_seen: int) -> list[dict[str, Any]]:
 
 def _json(text: str) -> object:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         return None
