@@ -51,6 +51,7 @@ from ddpm.samplers.plan import Sampling, SamplingOptions
 from ddpm.training.cost import Cost, estimate_cost
 from ddpm.training.linear_model import linear_images, make_linear
 from ddpm.training.loop import train as train_run
+from ddpm.training.run_folder import changes_before
 from ddpm.tuning.codec import CodecDataReport, tune_codec
 from ddpm.tuning.timesteps import tune_timesteps
 from ddpm.tuning.variances import tune_variance
@@ -90,19 +91,28 @@ def images(
     return open_images(str(src), size=pixels, fit=fit, alpha=alpha, default_split=split)
 
 
-def train(recipe: Recipe, *, out: str | Path, data: str | Path | None = None, progress: Progress | bool = True) -> Path:
+def train(
+    recipe: Recipe,
+    *,
+    out: str | Path,
+    data: str | Path | None = None,
+    allow_change: bool = False,
+    progress: Progress | bool = True,
+) -> Path:
     """Train a model; the same call again resumes.
 
-    recipe   what is unset in it (geometry, classes) is taken from the data
-    out      the run folder
-    data     a source of images, instead of recipe.data
-    returns  the run folder, for `load`
+    recipe        what is unset in it (geometry, classes) is taken from the data
+    out           the run folder
+    data          a source of images, instead of recipe.data
+    allow_change  resume with other settings than the run has, such as learning_rate; where is written down
+    returns       the run folder, for `load`
     """
     found, resolved = _resolved(recipe if data is None else changed(recipe, {"data": str(data)}))
     held_out = None
     if resolved.validation is not None:
         held_out = recipe_images(changed(resolved, {"data": resolved.validation}), split=None)
-    train_run(resolved, found, out, held_out=held_out, progress=progress_of(progress))
+    reporter = progress_of(progress)
+    train_run(resolved, found, out, held_out=held_out, allow_change=allow_change, progress=reporter)
     return Path(out)
 
 
@@ -138,12 +148,14 @@ def sample(
 
 
 def show(path: str | Path, run: str | Path | None = None) -> dict[str, Any]:
-    """What a model is, as plain values (see model.checkpoint.describe); or what a .dpc file says of itself.
+    """What a model is, as plain values (see model.checkpoint.describe), with the `changes` of its run's recipe; or what
+    a .dpc file says of itself.
 
     run  for a .dpc file: the model it wants, unless that is `linear` or lies in runs/ or models/ here
     """
     if not Path(path).is_file():
-        return describe(path)
+        table = describe(path)
+        return table | {"changes": changes_before(Path(table["checkpoint"]), table["images_seen"])}
     data = read_bytes(path, MOST_BYTES)
     if not is_dpc(data, path):
         raise InputError(f"'{path}' is no run folder, no checkpoint and no {SUFFIX} file.")
@@ -293,7 +305,6 @@ def _codec(model: Model, progress: Progress) -> Codec:
 
 
 _ADVICE = {"model": "; ddpm.load(path) returns one", "recipe": "; ddpm.recipe(name) returns one"}
-_POSITIVE = ("batch_size", "columns", "count", "fit_steps")
 for _name in __all__:  # every verb checks the types of its arguments
     if not isinstance(globals()[_name], type):
-        globals()[_name] = checked(globals()[_name], _ADVICE, _POSITIVE)
+        globals()[_name] = checked(globals()[_name], _ADVICE)

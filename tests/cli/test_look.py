@@ -15,7 +15,7 @@ from PIL import Image
 SOURCE_FIELDS = {"source", "kind", "images", "splits", "sizes", "modes", "channels", "classes", "duplicates", "bad",
                  "suggestions", "policy", "summary", "left_out", "levels", "alpha", "see_through"}  # fmt: skip
 MODEL_FIELDS = {"checkpoint", "checkpoints", "images_seen", "parameters", "class_names", "data_fingerprint", "sha256",
-                "side_files", "by_checkpoint", "schedule", "recipe"}  # fmt: skip
+                "side_files", "by_checkpoint", "changes", "schedule", "recipe"}  # fmt: skip
 
 
 def as_json(command: str, *words: str | Path) -> dict[str, object]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commandline import done, read_grid, snapshot, type_in
+from commandline import done, read_grid, sentence, snapshot, type_in
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -49,7 +50,7 @@ def test_png_is_a_grid_of_the_enlarged_images_and_replaces_what_is_there(digits_
 def test_folder_gets_a_png_a_seed_and_classes_are_named(kinds_run: Path):
     words = ("--seeds", "17,3", *FEW, "--class", "flower")
     assert done("sample", kinds_run, *words, "--out", "them").out == "2 images in them\n"
-    assert sorted(snapshot(Path("them"))) == [".lock", "000003.png", "000017.png", "sampling.json"]
+    assert sorted(snapshot(Path("them"))) == [".lock", "000003.png", "000017.png", "sampling.json", "sampling.jsonl"]
     found = [Image.open(f"them/0000{seed}.png") for seed in ("17", "03")]
     assert [(image.mode, image.size) for image in found] == [("RGB", (24, 16))] * 2
     same = drawn(kinds_run, "17,3", steps=3, class_name="1")
@@ -67,6 +68,48 @@ def test_progressive_is_a_row_a_seed_that_ends_in_the_image(digits_run: Path):
     cells = read_grid(Path("rows.png"), columns=12, size=(8, 8)).reshape(2, 12, 8, 8)
     assert (cells[:, -1] == drawn(digits_run, "4,2")[..., 0]).all()
     assert (cells[:, 0] != cells[:, -1]).any(), "the first column is a prediction from noise"
+
+
+@pytest.mark.parametrize("out", ["a.npz", "images"])
+def test_images_that_vanish_or_change_while_others_are_drawn_are_no_success_and_the_command_mends_it(
+    out: str, digits_run: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """In the second of two batches; the command ended well, with other seeds' images, or was refused ever after."""
+    words = ("sample", digits_run, "--seeds", "0-7", *FEW, "--out", out)
+    folder = here / ("a.npz.parts" if out == "a.npz" else out)
+    plain, calls = UNet.forward, []
+
+    def meddling(network: UNet, *given: object) -> object:
+        calls.append(len(given[0]))  # type: ignore[arg-type]
+        if len(calls) == 4:
+            (folder / "000001.png").unlink()
+            shutil.copy(folder / "000000.png", folder / "000002.png")
+        return plain(network, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(UNet, "forward", meddling)
+    end = type_in(*words)
+    assert (end.code, end.out) == (4, "")
+    assert f"2 of 8 images in '{folder.name}' were removed or changed" in end.err.splitlines()[-1]
+    assert "6 of 8 images" in done(*words).err
+    found = [np.load(out)["arr_0"]] if out == "a.npz" else [np.stack([np.asarray(Image.open(p))[..., None]
+             for p in sorted(folder.glob("*.png"))])]  # fmt: skip
+    assert np.abs(found[0].astype(int) - drawn(digits_run, "0-7", steps=3, batch_size=4)).max() <= 1
+
+
+def test_a_finished_array_that_is_damaged_is_not_complete(digits_run: Path):
+    words = ("sample", digits_run, "--seeds", "0-7", *FEW, "--out", "a.npz")
+    done(*words)
+    content = bytearray(Path("a.npz").read_bytes())
+    content[400] ^= 1
+    Path("a.npz").write_bytes(content)
+    assert "'a.npz' is damaged (Bad CRC-32 for file 'arr_0.npy'): remove it" in sentence(type_in(*words), code=4)
+
+
+@pytest.mark.parametrize("out", ["x" * 253 + ".png", "x" * 250 + ".npz", "x" * 256])
+@pytest.mark.usefixtures("no_calls")
+def test_names_that_are_too_long_are_refused_before_anything_is_drawn(out: str, digits_run: Path, here: Path):
+    assert "choose a shorter name" in sentence(type_in("sample", digits_run, "--out", out))
+    assert list(here.iterdir()) == []
 
 
 @pytest.mark.parametrize("out", ["a.npz", "images"])

@@ -14,6 +14,7 @@ from ddpm.codec.lookup import Codecs, find_in_run
 from ddpm.errors import DamagedFile, DdpmError, InputError, WrongModel
 from ddpm.model.checkpoint import MODEL_FILE
 from ddpm.model.model import Model
+from ddpm.model.pruning import forget_checkpoints
 from ddpm.training.linear_model import make_linear
 from scorings import Of
 
@@ -88,6 +89,16 @@ def test_bytes_are_decompressed_by_whatever_checkpoint_is_loaded(loaded: str, ru
     model = of(run, loaded)
     for name, image in zip(files, IMAGES, strict=True):
         assert (ddpm.decompress(model, Path(name).read_bytes()) == image).all()
+
+
+def test_a_checkpoint_that_training_went_back_from_still_reads_its_files(run: Path, files: list[str]):
+    forget_checkpoints(run, 32)
+    model = ddpm.load(run, device="cpu")
+    assert model.source == str(checkpoint(run, MIDDLE))
+    rows = ddpm.decompress_files(model, files, "back", progress=False).files
+    assert [row.status for row in rows] == ["lossless"] * 3
+    assert str(checkpoint(run, f"left-{NEW}")) in rows[1].checkpoint
+    assert [Path(row["checkpoint"]).name for row in ddpm.show(run)["by_checkpoint"]] == [f"left-{NEW}", OLD, MIDDLE]
 
 
 def test_a_newer_checkpoint_is_named_too_but_not_called_old(run: Path, files: list[str]):

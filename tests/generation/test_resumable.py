@@ -13,153 +13,43 @@ import time
 import tracemalloc
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from drawings import (
+    BATCH,
+    BOTH,
+    OUT,
+    SAMPLING,
+    SEEDS,
+    Fake,
+    contents,
+    drawing,
+    drawn_by,
+    fake,
+    finished_without_a_stop,
+    place_of,
+    stopped,
+    stopped_at_image,
+)
 from filelock import FileLock
 from PIL import Image
-from torch import Tensor
 
 from ddpm.base.geometry import Geometry
 from ddpm.base.image_io import MODES, save_folder
 from ddpm.base.npz import read_own_arrays
-from ddpm.base.progress import Advance
 from ddpm.base.tables import signed
-from ddpm.diffusion.schedule import make_schedule
 from ddpm.errors import DamagedFile, DdpmError, InputError
-from ddpm.generation import resumable
 from ddpm.generation.draw import draw, labels_for, plan_for, protocol
 from ddpm.generation.image_folder import FORMAT, open_image_folder, protocol_of, seeds_in
 from ddpm.generation.resumable import Drawing
 from ddpm.model.model import Model
-from ddpm.samplers.plan import Plan, Sampling, plan
+from ddpm.samplers.plan import Sampling
 from scorings import stored_model
-
-SAMPLING = Sampling(steps=3)
-SEEDS = list(range(7))
-BATCH = 3
-OUT = {"folder": "images", "array": "a.npz"}
-SMALL = Geometry(1, 2, 3)
-BOTH = pytest.mark.parametrize("out", OUT.values(), ids=OUT)
-
-
-@dataclasses.dataclass
-class Fake:
-    """Draws, without a network, images that depend on their batch: all of a batch begin with the sum of its seeds."""
-
-    geometry: Geometry = SMALL
-    drawn: list[int] = dataclasses.field(default_factory=list)
-
-    def protocol(self, plan: Plan) -> dict[str, Any]:
-        return {"weights": "ema", "weights_sha256": "7" * 64, "sampler": "fake", "steps": plan.sampling.steps,
-                "levels": (0.25, 1 / 3), "eta": None}  # fmt: skip
-
-    def labels_for(self, seeds: Sequence[int], name: str | None = None) -> Tensor | None:
-        return None
-
-    def draw_batches(
-        self, seeds: Sequence[int], plan: Plan, *, batch_size: int, advance: Advance
-    ) -> Iterator[tuple[Sequence[int], Tensor]]:
-        """In two steps a batch."""
-        for start in range(0, len(seeds), batch_size):
-            part = seeds[start : start + batch_size]
-            for _ in range(2):
-                advance(len(part))
-            self.drawn += part
-            images = [np.random.default_rng(seed).integers(0, 256, self.geometry.shape, np.uint8) for seed in part]
-            stacked = np.stack(images)
-            stacked[:, 0, 0, 0] = sum(part) % 256
-            yield part, torch.from_numpy(stacked)
-
-
-@pytest.fixture(autouse=True)
-def fakes_draw_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    def of(name: str, plain: Callable[..., Any], model: Any, *args: Any, **options: Any) -> Any:
-        return getattr(model, name)(*args, **options) if isinstance(model, Fake) else plain(model, *args, **options)
-
-    for name in ("draw_batches", "labels_for", "protocol"):
-        monkeypatch.setattr(resumable, name, functools.partial(of, name, getattr(resumable, name)))
-
-
-def fake(out: Path, seeds: Sequence[int] = SEEDS, sampling: Sampling = SAMPLING, **options: Any) -> Drawing:
-    return Drawing(Fake(**options), plan(sampling, make_schedule(steps=20)), seeds, out)  # type: ignore[arg-type]
-
-
-def drawing(model: Model, seeds: Sequence[int], sampling: Sampling, out: Path) -> Drawing:
-    return Drawing(model, plan_for(model, sampling), seeds, out)
-
-
-def drawn_by(found: Drawing) -> list[int]:
-    """What its fake model drew."""
-    return found.model.drawn  # type: ignore[attr-defined,no-any-return]
-
-
-def place_of(out: str) -> str:
-    """The folder that its PNGs go to."""
-    return "a.npz.parts" if out == "a.npz" else out
-
-
-def contents(out: Path) -> dict[str, bytes]:
-    """The images of a folder as they look, or all of a file; and everything else that lies there."""
-    if out.is_file():
-        return {"file": out.read_bytes()}
-    shown = {}
-    for path in out.iterdir():
-        if path.suffix == ".png" and not path.name.startswith("."):
-            with Image.open(path) as image:
-                shown[path.name] = f"{image.mode} {image.size}".encode() + image.tobytes()
-        elif path.name != ".lock":
-            shown[path.name] = path.read_bytes()
-    return shown
-
-
-def finished_without_a_stop(out: Path, **options: Any) -> dict[str, bytes]:
-    fake(out, **options).draw(batch_size=BATCH)
-    return contents(out)
-
-
-class Stop(BaseException):
-    """What Ctrl-C is."""
-
-
-def stopping(after: int) -> Advance:
-    steps = iter(range(after))
-
-    def advance(more: int, note: str = "") -> None:
-        if next(steps, None) is None:
-            raise Stop
-
-    return advance
-
-
-def stopped(found: Drawing, after: int) -> None:
-    with pytest.raises(Stop):
-        found.draw(batch_size=BATCH, advance=stopping(after))
-
-
-def stopped_at_image(found: Drawing, number: int) -> None:
-    """Before it writes this PNG, the first of a batch, which lies there whole."""
-    plain, before = Image.Image.save, iter(range(1, number))
-
-    def save(image: Image.Image, target: Path) -> None:
-        if next(before, None) is None:
-            raise Stop
-        plain(image, target)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Image.Image, "save", save)
-        with pytest.raises(Stop):
-            found.draw(batch_size=BATCH)
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Model:
-    return stored_model(tmp_path / "model")
-
 
 # ---- what is written ------------------------------------------------------------------------------------------------
 
@@ -169,7 +59,7 @@ def test_a_folder_holds_the_models_own_images_by_seed_and_how_they_were_drawn(mo
     drawing(model, seeds, SAMPLING, out).draw()
     assert seeds_in(out) == set(seeds)
     shown = contents(out)
-    assert shown.keys() == {"000001.png", "000005.png", "12345678.png", "sampling.json"}
+    assert shown.keys() == {"000001.png", "000005.png", "12345678.png", "sampling.json", "sampling.jsonl"}
     save_folder(draw(model, seeds, plan_for(model, SAMPLING)), tmp_path / "plain", names=seeds)
     assert contents(tmp_path / "plain").items() <= shown.items()
     assert protocol_of(out) == json.loads(json.dumps(protocol(model, plan_for(model, SAMPLING))))

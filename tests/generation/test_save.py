@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,8 @@ from PIL import Image
 from ddpm.base.image_io import save_grid
 from ddpm.base.progress import Progress
 from ddpm.errors import InputError
-from ddpm.generation.draw import draw, draw_progressively, plan_for
+from ddpm.generation import draw as drawing
+from ddpm.generation.draw import draw, draw_progressively, labels_for, plan_for
 from ddpm.generation.image_folder import open_image_folder, protocol_of
 from ddpm.generation.save import SLOTS, save_samples
 from ddpm.model.model import Model
@@ -21,11 +26,6 @@ from ddpm.samplers.plan import Sampling
 from scorings import stored_model
 
 FEW: dict[str, Any] = {"steps": 3, "sampler": "ddim"}
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Model:
-    return stored_model(tmp_path / "model")
 
 
 class Heard(Progress):
@@ -53,6 +53,9 @@ class Heard(Progress):
         ("a.npz", {"progressive": True}, r"\.png"),
         ("a.png", {"seeds": range(100_000_000 // 16 + 1)}, "choose a folder"),
         ("a.png", {"seeds": range(100_000_000 // 16 // SLOTS + 1), "progressive": True}, "choose a folder"),
+        ("x" * 253 + ".png", {}, "shorter name"),
+        ("new/" + "x" * 256, {}, "shorter name"),
+        ("x" * 250 + ".npz", {}, "shorter name"),
         ("images", {"seeds": []}, "no seeds"),
         ("a.png", {"seeds": []}, "seeds"),
         ("a.png", {"batch_size": 0}, "batches of 0"),
@@ -72,6 +75,57 @@ def test_what_cannot_be_written_or_drawn_is_refused_before_a_network_call(
     with pytest.raises(InputError, match=named):
         save_samples(model, out, **{"seeds": [0], **FEW} | options)
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("out", ["a.png", "images", "a.npz", "new/a.png"])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_place_that_cannot_be_written_is_refused_before_a_network_call(
+    number: int, out: str, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refused(*args: object, **options: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refused)
+    model.network.register_forward_hook(lambda *_: pytest.fail("it draws"))
+    with pytest.raises(InputError, match=os.strerror(number)):
+        save_samples(model, tmp_path / out, seeds=[0], **FEW)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize(("out", "options", "needed"), [("a.png", {}, 12), ("a.png", {"progressive": True}, 240),
+                                                         ("images", {}, 12), ("a.npz", {}, 60)])  # fmt: skip
+def test_a_disk_without_room_is_refused_before_a_network_call(
+    out: str, options: dict[str, Any], needed: int, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Three images of 16 bytes."""
+    full = shutil.disk_usage(tmp_path)._replace(free=needed - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    model.network.register_forward_hook(lambda *_: pytest.fail("it draws"))
+    with pytest.raises(InputError, match=rf"{out}' takes about {needed} bytes, and {needed - 1} are free"):
+        save_samples(model, tmp_path / out, seeds=[0, 1, 2], **FEW, **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_more_images_than_memory_holds_are_refused_before_a_network_call(model: Model):
+    model.network.register_forward_hook(lambda *_: pytest.fail("it draws"))
+    with pytest.raises(InputError, match="take 1,600,000,000,000,000 bytes, more memory than there is"):
+        draw(model, range(10**14), plan_for(model, Sampling(**FEW)))
+
+
+def test_a_batch_that_memory_does_not_hold_is_refused_with_what_to_do(model: Model, monkeypatch: pytest.MonkeyPatch):
+    def full(*args: object, **options: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(drawing, "trajectory", full)
+    with pytest.raises(InputError, match=r"2 images at a time .*smaller batch size"):
+        draw(model, [0, 1, 2], plan_for(model, Sampling(**FEW)), batch_size=2)
+
+
+@pytest.mark.parametrize("name", ["3", "9" * 5000, "\u0661", "-1", "1.0", ""])
+def test_a_class_that_there_is_none_of_is_refused_whatever_is_written(name: str, tmp_path: Path):
+    model = stored_model(tmp_path / "classed", ("a", "b", "c"), network={"classes": 3})
+    with pytest.raises(InputError, match="knows no class"):
+        labels_for(model, [0], name)
 
 
 def test_every_form_holds_what_is_drawn(model: Model, tmp_path: Path):

@@ -12,7 +12,8 @@ from ddpm.base.files import only_process
 from ddpm.codec.codec_data import SIDECAR as CODEC
 from ddpm.errors import InputError
 from ddpm.model import timesteps, variances
-from ddpm.model.pruning import prune
+from ddpm.model.checkpoint import checkpoints
+from ddpm.model.pruning import forget_checkpoints, prune
 from ddpm.model.recipe import make_recipe
 from ddpm.model.sidecar import fingerprint
 from ddpm.training.loop import train
@@ -83,6 +84,27 @@ def test_training_that_goes_on_keeps_the_checkpoint_that_dpc_files_need(tmp_path
         if images == 8:
             coded(tmp_path / "checkpoints" / "0000000008")
     assert left(tmp_path) == ["0000000008", "0000000024", "0000000032"]
+
+
+def test_going_back_leaves_what_dpc_files_need_under_another_name(tmp_path: Path):
+    _, second, third, _ = folders(tmp_path, *NAMES)
+    coded(second)
+    coded(third)
+    forget_checkpoints(tmp_path, 10)
+    assert left(tmp_path) == ["0000000009", "0000000010", "left-0000000100"]
+    assert checkpoints(tmp_path)[-1] == second
+    (again,) = folders(tmp_path, NAMES[2])
+    coded(again)
+    forget_checkpoints(tmp_path, 10)
+    kept = ["left-0000000100", "left-0000000100-2"]
+    assert left(tmp_path)[2:] == kept
+    prune(tmp_path)
+    assert left(tmp_path)[2:] == kept
+    assert [(Path(row.checkpoint).name, row.removed) for row in ddpm.prune(tmp_path).checkpoints] == [
+        (name, False) for name in kept
+    ]
+    assert ddpm.prune(tmp_path, [kept[0]]).left == 3
+    assert [row.removed for row in ddpm.prune(tmp_path, codec=True).checkpoints] == [True]
 
 
 # ---- what ddpm prune removes ----------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 import stat
 import tempfile
 import warnings
@@ -121,6 +122,22 @@ def check_output(path: str | Path, *, folder: bool) -> Path:
         with tempfile.TemporaryFile(dir=there):
             pass
     return path
+
+
+def check_room(path: str | Path, needed: int) -> None:
+    """Refuse a path that the disk has no room for, before any work is done for it, as far as the file system says.
+
+    needed  bytes, rather too few than too many
+    """
+    path = Path(path)
+    there = next(above for above in (path, *path.absolute().parents) if above.is_dir())
+    with suppress(OSError):
+        room = shutil.disk_usage(there)
+        if room.total and room.free < needed:
+            raise InputError(
+                f"'{path}' takes about {needed:,} bytes, and {room.free:,} are free there: make room, or choose "
+                "another place."
+            )
 
 
 def writable_folder(path: str | Path) -> Path:

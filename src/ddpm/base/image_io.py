@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,11 +83,14 @@ def save_grid(images: ArrayLike, path: str | Path, *, columns: int | None = None
         grid(images, columns=columns).save(temporary, pnginfo=about)
 
 
-def save_folder(images: ArrayLike, folder: str | Path, *, names: Sequence[int]) -> None:
-    """Write each uint8 image (B, C, H, W) as FOLDER/000017.png, named by the numbers given."""
+def save_folder(images: ArrayLike, folder: str | Path, *, names: Sequence[int]) -> list[str]:
+    """Write each uint8 image (B, C, H, W) as FOLDER/000017.png, named by the numbers given; the files' SHA-256."""
+    hashes = []
     for image, name in zip(checked_images(images), names, strict=True):
         with whole_file(Path(folder) / file_name(name)) as temporary:
             to_pil(image).save(temporary)
+            hashes.append(hashlib.sha256(temporary.read_bytes()).hexdigest())
+    return hashes
 
 
 def file_name(seed: int) -> str:

@@ -55,12 +55,40 @@ def read_arrays(path: str | Path, *names: str) -> list[NDArray[Any]]:
     return _guarded(path, read)
 
 
+def array_shape(path: str | Path, name: str) -> tuple[int, ...]:
+    """The shape of one array of an .npz, from its header alone. Errors as array_names."""
+
+    def read() -> tuple[int, ...]:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
+            return _header(stream.read(LONGEST_HEADER), path)[0]
+
+    return _guarded(path, read)
+
+
 def read_own_arrays(path: Path, *names: str) -> list[NDArray[Any]]:
     """Arrays of an .npz that ddpm wrote and can make again; DamagedFile if it is not whole."""
     try:
         return read_arrays(path, *names)
     except BadArchive:
         raise DamagedFile(f"'{path}' is cut short or damaged: remove it, and the same command goes on.") from None
+
+
+def check_array(path: str | Path, name: str, shape: tuple[int, ...], dtype: type) -> None:
+    """Read an array of an .npz to its end, a piece at a time; BadArchive unless it is whole, C-ordered and as said."""
+
+    def read() -> None:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
+            first = stream.read(LONGEST_HEADER)
+            *found, start = _header(first, path)
+            if found != [shape, False, np.dtype(dtype)]:
+                raise ValueError(f"{name} is {found[2]} {found[0]}, not {np.dtype(dtype)} {shape}")
+            left = math.prod(shape) * np.dtype(dtype).itemsize - len(first) + start
+            while left >= 0 and (chunk := stream.read(2**16)):  # the end too: zipfile compares checksums there
+                left -= len(chunk)
+            if left:
+                raise ValueError(f"{name} has another length than its header says")
+
+    _guarded(path, read)
 
 
 def map_array(path: str | Path) -> NDArray[Any]:

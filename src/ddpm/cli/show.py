@@ -38,6 +38,11 @@ def _model_lines(table: dict[str, Any]) -> list[str]:
         f"alpha_bar ends at {table['schedule']['alpha_bar_end']:.3g}",
         f"weights       SHA-256 {table['sha256']['model.safetensors']}",
         *_side_file_lines(table["by_checkpoint"]),
+        *(
+            f"changed       {line['key']} = {line['to']} from {line['images']:,} images on, {line['from']} before, by "
+            f"{line['by']}{': ' + line['why'] if 'why' in line else ''}"
+            for line in table["changes"]
+        ),
         "",
         *toml_lines(table["recipe"]),
     ]

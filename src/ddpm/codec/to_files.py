@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -26,6 +25,8 @@ from ddpm.errors import DdpmError, InputError, NotVerified
 
 GROUP = 8
 """Batches of tiles that are compressed and written together: what a stop loses."""
+MOST_RATE = 1000
+"""In bits/dim: lossless files of the smallest images take fewer."""
 UNLIKE = "what was compressed did not decompress to its image; please report this."
 
 
@@ -68,8 +69,8 @@ def check_limits(rate: float | None, most_bytes: int | None) -> None:
     """Raise InputError unless at most one is given, and that is positive."""
     if rate is not None and most_bytes is not None:
         raise InputError("a rate and a number of bytes were given: leave one of them out.")
-    if rate is not None and not 0 < rate < math.inf:
-        raise InputError(f"a rate must be a positive number of bits/dim, such as 0.5, not {rate}.")
+    if rate is not None and not 0 < rate <= MOST_RATE:
+        raise InputError(f"a rate is a number of bits/dim above 0 and up to {MOST_RATE}, such as 0.5, not {rate}.")
     if most_bytes is not None and (most_bytes != int(most_bytes) or most_bytes < 1):
         raise InputError(f"the bytes of a file must be a whole number of at least 1, not {most_bytes}.")
 
@@ -78,7 +79,7 @@ def byte_limit(image: Pixels, rate: float | None, most_bytes: int | None) -> int
     """How many bytes an image may take: by a rate in bits/dim, or as such; None for lossless. See check_limits."""
     check_limits(rate, most_bytes)
     if rate is not None:
-        return int(min(rate, 2**16) * image.size / 8)
+        return int(rate * image.size / 8)
     return None if most_bytes is None else int(most_bytes)
 
 

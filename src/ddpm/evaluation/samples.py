@@ -19,8 +19,9 @@ from ddpm.base.progress import SILENT, Progress
 from ddpm.data.grammar import parse_source
 from ddpm.data.sources import ImageSet
 from ddpm.errors import InputError
+from ddpm.generation.array_file import protocol_in
 from ddpm.generation.draw import draw_batches, protocol
-from ddpm.generation.image_folder import open_image_folder, protocol_in
+from ddpm.generation.image_folder import open_image_folder
 from ddpm.generation.resumable import ARRAY, Drawing
 from ddpm.model.model import Model
 from ddpm.samplers.plan import Plan

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import collections
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -117,8 +119,18 @@ def draw_batches(
 
 def draw(model: Model, seeds: Sequence[int], plan: Plan, *, batch_size: int = 64, advance: Advance = unheard) -> Tensor:
     """Draw one image per seed: uint8 (B, C, H, W) on the CPU. Options as in draw_batches."""
-    batches = draw_batches(model, seeds, plan, batch_size=batch_size, advance=advance)
-    return torch.cat([images for _, images in batches])
+    shape, done = (len(seeds), *model.geometry.shape), 0
+    try:
+        images = torch.from_numpy(np.empty(shape, np.uint8))  # before the work: it may be too much
+    except MemoryError:
+        raise InputError(
+            f"{len(seeds):,} images take {math.prod(shape):,} bytes, more memory than there is: draw them into a "
+            "folder."
+        ) from None
+    for part, drawn in draw_batches(model, seeds, plan, batch_size=batch_size, advance=advance):
+        images[done : done + len(part)] = drawn
+        done += len(part)
+    return images
 
 
 def draw_progressively(
@@ -151,7 +163,7 @@ def _states_of(model: Model, plan: Plan, advance: Advance) -> Callable[[Sequence
             for state in trajectory(denoiser, model.geometry, seeds, plan, labels=labels, device=model.device):
                 advance(len(seeds))
                 yield state
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, MemoryError):
             raise InputError(
                 f"{len(seeds)} images at a time are too many for the memory of {model.device}: choose a smaller batch "
                 "size."
@@ -174,11 +186,11 @@ def labels_for(model: Model, seeds: Sequence[int], name: str | None = None) -> T
     if name is None:
         drawn = [int(generator("class", seed).integers(classes)) for seed in seeds]
         return torch.tensor(drawn, device=model.device)
-    names = list(model.class_names)
-    numbered = not any(known.isdecimal() for known in names) and name.isdecimal() and int(name) < classes
+    names, number = list(model.class_names), int(name) if re.fullmatch("[0-9]{1,9}", name) else classes
+    numbered = not any(known.isdecimal() for known in names) and number < classes
     if name not in names and not numbered:
-        raise InputError(f"the model in '{model.source}' knows no class '{name}'; it knows {', '.join(names)}.")
-    label = names.index(name) if name in names else int(name)
+        raise InputError(f"the model in '{model.source}' knows no class '{name[:60]}'; it knows {', '.join(names)}.")
+    label = names.index(name) if name in names else number
     return torch.full((len(seeds),), label, device=model.device)
 
 

@@ -1,22 +1,22 @@
 """Drawing many images onto the disk so that it can stop and go on: a folder of PNGs, perhaps packed into one array.
 
     DIR/              see image_folder.py
-    FILE.npz          arr_0 uint8 (N, H, W, C) in the order of the seeds, arr_1 int64 (N,) classes if the model takes
-                      any, seeds int64 (N,), protocol as JSON; arr_0 and arr_1 are as in ADM's sample files
+    FILE.npz          see array_file.py
     FILE.npz.parts/   the folder it is packed from, until all images are there
 
 A batch is put down whole before its PNGs are written, so what a drawing that was killed has left to draw are whole
 batches. The same command therefore cuts the same ones and ends in the same pixels as if it had never been stopped: a
-network's sums depend on the batch in their last bits.
+network's sums depend on the batch in their last bits. Nothing is done before the images lie there as they were drawn:
+every PNG has the hash that was written down with it, and an array is read back before it takes its name.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
-import shutil
-import zipfile
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,19 +26,36 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm.base.files import UNFINISHED, check_output, only_process, whole_file, writable_folder
-from ddpm.base.image_io import save_folder
+from ddpm.base.files import UNFINISHED, check_output, check_room, only_process, refusals, whole_file, writable_folder
+from ddpm.base.image_io import file_name, save_folder
 from ddpm.base.npz import read_own_arrays
 from ddpm.base.progress import Advance, unheard
 from ddpm.errors import DamagedFile, DdpmError, InputError
+from ddpm.generation.array_file import NAMES, fault_in, protocol_in, write_array
 from ddpm.generation.draw import draw_batches, labels_for, protocol
-from ddpm.generation.image_folder import ImageFolder, check_protocol, protocol_in, protocol_of, seeds_in, write_protocol
+from ddpm.generation.image_folder import (
+    HASHES_FILE,
+    PROTOCOL_FILE,
+    ImageFolder,
+    add_hashes,
+    check_protocol,
+    claim_of,
+    protocol_of,
+    seeds_in,
+    sha256_of,
+    sound_seeds,
+    write_hashes,
+    write_protocol,
+)
 from ddpm.model.checkpoint import is_run
 from ddpm.model.model import Model
 from ddpm.samplers.plan import Plan
 
 BATCH_FILE = ".batch.npz"  # drawn, and not all of its PNGs are written yet
+PACKED_FILE = ".packed.npz"  # about to take the place of FILE.npz
 ARRAY = ".npz"
+LEFTOVER = re.compile(rf"{re.escape(UNFINISHED)}[0-9a-f]{{8}}(\.[a-z]+)?")  # of a drawing that was killed
+PNG_FACTOR = 4  # an image's PNG is taken to have a fourth of the bytes of its pixels, or more
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,32 +87,36 @@ class Drawing:
         return dict(json.loads(json.dumps(protocol(self.model, self.plan))))
 
     def missing(self) -> list[int]:
-        """The seeds still to draw, each once; InputError if other images lie there or nothing can be written."""
-        check_output(self.out, folder=not self._packed)
+        """The seeds still to draw, each once.
+
+        Errors: other images lie there, nothing can be written there, or too little room is left (InputError); what is
+        there is damaged so that drawing does not mend it (DamagedFile).
+        """
         if self._finished():
             return []
-        if is_run(self.out):
-            raise InputError(f"'{self.out}' is a run, not a folder for images: choose '{self.out / 'images'}'.")
-        writable_folder(self.folder)
-        there = self._there()
-        if there:
-            check_protocol(self.folder, self.protocol)
-        return [seed for seed in dict.fromkeys(self.seeds) if seed not in there]
+        missing = self._not_there()
+        pixels = math.prod(self.model.geometry.shape)
+        packed = len(self.seeds) * pixels if self._packed else 0
+        check_room(self.out, len(missing) * pixels // PNG_FACTOR + packed)
+        return missing
 
     def draw(self, *, batch_size: int = 64, advance: Advance = unheard) -> None:
-        """Draw what is missing. Options as in draw.draw_batches."""
-        check_output(self.out, folder=not self._packed)
+        """Draw what is missing. Options as in draw.draw_batches.
+
+        Errors: as of `missing`; afterwards an image is not there as it was drawn (DamagedFile).
+        """
         if not self._finished():
             with only_process(self.folder):
                 missing = self.missing()
-                if protocol_of(self.folder) != self.protocol:
-                    write_protocol(self.folder, self.protocol)
+                self._remove_leftovers()
                 self._write_pngs()
                 options: dict[str, Any] = {"batch_size": batch_size, "advance": advance}
                 for seeds, images in draw_batches(self.model, missing, self.plan, **options) if missing else ():
                     with whole_file(self._batch) as temporary:
                         np.savez(temporary, seeds=np.asarray(seeds, np.int64), images=images.numpy())
                     self._write_pngs()
+                if missing:
+                    self._check_whole()
                 if self._packed:
                     self._pack(batch_size)
         if self._packed:
@@ -109,51 +130,140 @@ class Drawing:
     def _batch(self) -> Path:
         return self.folder / BATCH_FILE
 
-    def _there(self) -> set[int]:
-        """The seeds whose images are on the disk: as PNGs, or in the batch that was put down last."""
-        there = seeds_in(self.folder)
+    @cached_property
+    def asked(self) -> Collection[int]:
+        """The seeds in their order, each once."""
+        return dict.fromkeys(self.seeds)
+
+    @cached_property
+    def _others(self) -> dict[str, NDArray[Any]]:
+        """What an .npz holds beside the images."""
+        labels = labels_for(self.model, self.seeds, self.plan.sampling.class_name)
+        classes: dict[str, NDArray[Any]] = {}
+        if labels is not None:
+            classes = {"arr_1": labels.cpu().numpy(), NAMES: np.array(self.model.class_names)}
+        return classes | {"seeds": np.asarray(self.seeds, np.int64), "protocol": np.array(json.dumps(self.protocol))}
+
+    @property
+    def _shape(self) -> tuple[int, int, int, int]:
+        """Of arr_0."""
+        geometry = self.model.geometry
+        return len(self.seeds), geometry.height, geometry.width, geometry.channels
+
+    def _finished(self) -> bool:
+        """Whether the .npz holds these very images; if not, the place is checked that they go to.
+
+        Errors: it says that it does, and they are not whole (DamagedFile); nothing can be written there (InputError).
+        """
+        check_output(self.out, folder=not self._packed)
+        found = protocol_in(self.out) if self._packed and self.out.is_file() else None
+        if found == (self.protocol, list(self.seeds)):
+            fault = fault_in(self.out, self._shape, self._others)
+            if fault:
+                raise DamagedFile(
+                    f"'{self.out}' is damaged ({fault}): remove it, and the same command draws its images again."
+                )
+            return True
+        if is_run(self.out):
+            raise InputError(f"'{self.out}' is a run, not a folder for images: choose '{self.out / 'images'}'.")
+        writable_folder(self.folder)
+        if self._packed and self.folder.is_symlink():
+            raise InputError(f"'{self.folder}' is a link, and images that are not packed yet go there: remove it.")
+        return False
+
+    def _not_there(self) -> list[int]:
+        """The seeds, each once, whose images are not in the folder as they were drawn."""
+        batch = self._batch_seeds()
+        if batch or seeds_in(self.folder):
+            check_protocol(self.folder, self.protocol)
+        there = batch | sound_seeds(self.folder, self.asked, self.model.geometry.shape)
+        return [seed for seed in self.asked if seed not in there]
+
+    def _batch_seeds(self) -> set[int]:
+        """The seeds of the batch that was put down last, if it still lies there."""
         try:
-            return there | set(read_own_arrays(self._batch, "seeds")[0].tolist()) if self._batch.is_file() else there
-        except DamagedFile:
+            return set(self._read_batch()[0]) if self._batch.is_file() else set()
+        except DdpmError:
             if self._batch.is_file():
                 raise
-            return seeds_in(self.folder)  # another process has just written its PNGs
+            return set()  # another process has just written its PNGs
+
+    def _read_batch(self) -> tuple[list[int], NDArray[np.uint8]]:
+        seeds, images = read_own_arrays(self._batch, "seeds", "images")
+        shape = (seeds.size, *self.model.geometry.shape)
+        if seeds.dtype != np.int64 or seeds.ndim != 1 or images.dtype != np.uint8 or images.shape != shape:
+            raise DamagedFile(f"'{self._batch}' holds no batch of images: remove it, and the same command goes on.")
+        return seeds.tolist(), images
+
+    def _claim(self) -> None:
+        """Say in the folder how its images are drawn, and begin their hashes; again, if somebody removed them."""
+        names = () if labels_for(self.model, [0]) is None else self.model.class_names
+        claim = claim_of(self.folder)
+        ours = claim is None or claim[0] == self.protocol
+        if not ours and seeds_in(self.folder):
+            check_protocol(self.folder, self.protocol)
+        if not ours or not (self.folder / HASHES_FILE).is_file():  # of an emptied folder, or of an older version
+            there = sorted(sound_seeds(self.folder, seeds_in(self.folder), self.model.geometry.shape))
+            write_hashes(self.folder, {seed: sha256_of(self.folder, seed) for seed in there}, self._classes(there))
+        if claim != (self.protocol, list(names)):
+            write_protocol(self.folder, self.protocol, names)
+
+    def _classes(self, seeds: Sequence[int]) -> list[str]:
+        """What the classes of these images are called, [] without classes."""
+        labels = labels_for(self.model, seeds, self.plan.sampling.class_name)
+        return [] if labels is None else [self.model.class_names[label] for label in labels.tolist()]
 
     def _write_pngs(self) -> None:
         """Write the PNGs of the batch that was put down last, if it still lies there."""
+        self._claim()
         if self._batch.is_file():
-            seeds, images = read_own_arrays(self._batch, "seeds", "images")
-            save_folder(images, self.folder, names=seeds.tolist())
-            self._batch.unlink()
+            seeds, images = self._read_batch()
+            hashes = save_folder(images, self.folder, names=seeds)
+            add_hashes(self.folder, dict(zip(seeds, hashes, strict=True)), self._classes(seeds))
+            with refusals(self._batch, "removed"):
+                self._batch.unlink(missing_ok=True)
+
+    def _check_whole(self) -> None:
+        """Raise DamagedFile if images that were drawn are not in the folder."""
+        self._claim()
+        lost = self._not_there()
+        if lost:
+            raise DamagedFile(
+                f"{len(lost):,} of {len(self.asked):,} images in '{self.folder}' were removed or changed while others "
+                f"were drawn, {file_name(lost[0])} for one: the same command draws them again."
+            )
 
     def _pack(self, batch_size: int) -> None:
-        """Put the images into one file, holding a batch at a time."""
-        labels = labels_for(self.model, self.seeds, self.plan.sampling.class_name)
-        rest: dict[str, NDArray[Any]] = {} if labels is None else {"arr_1": labels.cpu().numpy()}
-        rest |= {"seeds": np.asarray(self.seeds, np.int64), "protocol": np.array(json.dumps(self.protocol))}
-        geometry = self.model.geometry
-        shape = (len(self.seeds), geometry.height, geometry.width, geometry.channels)
-        folder = ImageFolder(self.folder, tuple(self.seeds), self.protocol)
-        with whole_file(self.out) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-            with archive.open("arr_0.npy", "w", force_zip64=True) as member:
-                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(member, header)
-                for images in folder.batches(batch_size=batch_size):
-                    member.write(images.permute(0, 2, 3, 1).contiguous().numpy().tobytes())
-            for name, array in rest.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, array, allow_pickle=False)
+        """Put the images into one file, holding a batch at a time, and read it back before it takes its name."""
+        images = ImageFolder(self.folder, self.seeds, self.protocol).batches(batch_size=batch_size)
+        packed = self.folder / PACKED_FILE
+        with whole_file(packed) as temporary:
+            write_array(temporary, images, self._shape, self._others)
+            fault = fault_in(temporary, self._shape, self._others)
+            if fault:
+                raise DamagedFile(
+                    f"'{self.out}' was written and reads back otherwise ({fault}): the disk may be failing; its images "
+                    f"are kept in '{self.folder}'."
+                )
+        with refusals(self.out, "written"):
+            os.replace(packed, self.out)
 
-    def _finished(self) -> bool:
-        """Whether the .npz holds these very images."""
-        return self._packed and protocol_in(self.out) == (self.protocol, list(self.seeds))
+    def _remove_leftovers(self) -> None:
+        """Remove files that drawings which were killed have left unfinished."""
+        with refusals(self.folder, "read"):
+            for name in filter(LEFTOVER.fullmatch, os.listdir(self.folder)):
+                (self.folder / name).unlink(missing_ok=True)
 
     def _clear(self) -> None:
-        """Remove the folder that was packed, unless it holds images of another drawing that is yet to go on."""
-        leftover = self.folder.with_name(f"{UNFINISHED}{self.folder.name}")
-        shutil.rmtree(leftover, ignore_errors=True)
-        if self.folder.is_dir():
-            with suppress(DdpmError), only_process(self.folder):
-                if protocol_of(self.folder) == self.protocol and self._there() <= set(self.seeds):
-                    os.replace(self.folder, leftover)
-            shutil.rmtree(leftover, ignore_errors=True)
+        """Remove what was packed, unless it belongs to another drawing that is yet to go on; other files stay."""
+        if not self.folder.is_dir() or self.folder.is_symlink():
+            return
+        with suppress(DdpmError, OSError), only_process(self.folder):
+            there = self._batch_seeds() | seeds_in(self.folder)
+            found = protocol_of(self.folder)
+            if (found == self.protocol and there <= set(self.seeds)) or (found is None and not there):
+                self._remove_leftovers()
+                images = map(file_name, seeds_in(self.folder))
+                for name in (*images, BATCH_FILE, PACKED_FILE, HASHES_FILE, PROTOCOL_FILE, ".lock"):
+                    (self.folder / name).unlink(missing_ok=True)
+                self.folder.rmdir()

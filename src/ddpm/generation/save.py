@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Unpack
 
-from ddpm.base.files import check_output
+from ddpm.base.files import check_output, check_room
 from ddpm.base.image_io import check_grid, save_grid
 from ddpm.base.progress import Progress, progress_of
 from ddpm.errors import InputError
 from ddpm.generation.draw import described, draw, draw_progressively, plan_for
-from ddpm.generation.resumable import ARRAY, Drawing
+from ddpm.generation.resumable import ARRAY, PNG_FACTOR, Drawing
 from ddpm.model.model import Model
 from ddpm.samplers.plan import Sampling, SamplingOptions
 
@@ -30,20 +31,27 @@ def save_samples(
 ) -> Path:
     """Draw one image per seed into a file or a folder; the same call goes on after a stop, unless it is a .png.
 
-    out          a .png is a grid, a .npz an array (the keys are in generation/resumable.py), no suffix a folder of PNGs
+    out          a .png is a grid, a .npz an array (its keys: generation/array_file.py), no suffix a folder of PNGs
     progressive  a row a seed, the image as predicted along the trajectory (Ho et al. 2020, Fig. 6); a .png
     how          see `sample`
 
-    Errors (InputError), before anything is drawn: another output, or one that holds something else.
+    Errors, before anything is drawn: another output, one that holds something else or has no room (InputError), an
+    .npz of these very images that is damaged (DamagedFile); afterwards: images in the folder are not those that were
+    drawn (DamagedFile).
     """
-    path, report_to, numbers = _output(out, progressive=progressive), progress_of(progress), list(seeds)
-    plan = plan_for(model, Sampling(**how))
-    drawing = None if path.suffix == ".png" else Drawing(model, plan, numbers, path)
-    if drawing is None:
-        check_grid(len(numbers) * (SLOTS if progressive else 1), model.geometry)
-    left, asked = len(numbers if drawing is None else drawing.missing()), len(set(numbers))
-    if left < asked:
-        report_to.say(f"{asked - left:,} of {asked:,} images are there already.")
+    path, report_to = _output(out, progressive=progressive), progress_of(progress)
+    numbers, plan = list(seeds), plan_for(model, Sampling(**how))
+    drawing, left = None, len(numbers)
+    if path.suffix == ".png":
+        cells = len(numbers) * (SLOTS if progressive else 1)
+        check_grid(cells, model.geometry)
+        check_output(path, folder=False)
+        check_room(path, cells * math.prod(model.geometry.shape) // PNG_FACTOR)
+    else:
+        drawing = Drawing(model, plan, numbers, path)
+        left = len(drawing.missing())
+        if left < len(drawing.asked):
+            report_to.say(f"{len(drawing.asked) - left:,} of {len(drawing.asked):,} images are there already.")
     for sentence in described(model, plan):
         report_to.say(sentence)
     with report_to.stage("Sampling", left * plan.chain.steps) as advance:
@@ -58,7 +66,7 @@ def save_samples(
 
 
 def _output(out: str | Path, *, progressive: bool) -> Path:
-    """Refuse an output that cannot be written, before anything is drawn."""
+    """Refuse what is no output for samples, by its name."""
     path = Path(out)
     if not str(out) or path.suffix not in (".png", ARRAY, ""):
         raise InputError(f"'{out}' is not an output for samples: name a .png, a .npz or a folder.")
@@ -66,4 +74,4 @@ def _output(out: str | Path, *, progressive: bool) -> Path:
         raise InputError("progressive samples make one image: the output must be a .png.")
     if path.suffix and str(out).endswith(("/", "\\")):
         raise InputError(f"'{out}' is a folder by its end and a file by its name: leave one out.")
-    return check_output(path, folder=not path.suffix)
+    return path

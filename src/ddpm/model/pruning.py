@@ -6,6 +6,7 @@ file outside the run needs them, and they go with it.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from typing import Any
 
 from ddpm.base.files import UNFINISHED, only_process, refusals
 from ddpm.errors import InputError
-from ddpm.model.checkpoint import checkpoints
+from ddpm.model.checkpoint import LEFT, checkpoints, left_checkpoints
 from ddpm.model.sidecar import codec_files, codec_in_hand, fingerprint
 
 KEPT = 2
@@ -59,10 +60,13 @@ def prune_run(run: Path, named: Sequence[str] = (), *, codec: bool = False) -> P
     found = checkpoints(run)
     if not found:
         raise InputError(f"'{run}' is no run with checkpoints: name a run folder.")
-    chosen = [_named(found, name, run) for name in named]
+    every = left_checkpoints(run) + found
+    chosen = [_named(every, name, run) for name in named]
     rows = []
     with only_process(run):
-        for folder in sorted(set(chosen), key=found.index) if chosen else found[:-KEPT]:
+        for folder in (
+            [one for one in every if one in chosen] if chosen else every[: len(every) - min(KEPT, len(found))]
+        ):
             needed = _needed_by(folder)
             goes = bool(chosen) or codec or not needed
             why = needed or ("named" if chosen else f"older than the newest {KEPT}, without codec data")
@@ -70,7 +74,7 @@ def prune_run(run: Path, named: Sequence[str] = (), *, codec: bool = False) -> P
             if goes:
                 _set_aside(folder)
         _clear(run)
-    return PruneReport(tuple(rows), len(found) - sum(row.removed for row in rows))
+    return PruneReport(tuple(rows), len(every) - sum(row.removed for row in rows))
 
 
 def prune(run: Path) -> None:
@@ -78,6 +82,25 @@ def prune(run: Path) -> None:
     for folder in checkpoints(run)[:-KEPT]:
         if not _needed_by(folder):
             _set_aside(folder)
+    _clear(run)
+
+
+def forget_checkpoints(run: Path, after: int) -> None:
+    """Remove a run's checkpoints of more than so many images, the newest first, because training goes back.
+
+    Those with codec data stay under another name, so that their .dpc files can be read and training does not go on from
+    them.
+    """
+    for folder in reversed(checkpoints(run)):
+        if int(folder.name) <= after:
+            break
+        if not _needed_by(folder):
+            _set_aside(folder)
+            continue
+        names = (f"{LEFT}{folder.name}{f'-{k}' * (k > 1)}" for k in itertools.count(1))
+        free = next(name for name in names if not folder.with_name(name).exists())
+        with refusals(folder, "moved"):
+            os.rename(folder, folder.with_name(free))
     _clear(run)
 
 
@@ -90,9 +113,9 @@ def _needed_by(folder: Path) -> str:
 
 
 def _named(found: Sequence[Path], name: str, run: Path) -> Path:
-    """The checkpoint that a user means by its number, with or without zeros, or its path."""
-    number = Path(name).name
-    folder = next((one for one in found if number.isdecimal() and int(one.name) == int(number)), None)
+    """The checkpoint that a user means by its name, with or without zeros before, or its path."""
+    wanted = Path(name).name
+    folder = next((one for one in found if wanted and wanted.lstrip("0") == one.name.lstrip("0")), None)
     if folder is None:
         raise InputError(f"'{run}' has no checkpoint '{name}'; it has {', '.join(one.name for one in found)}.")
     if folder == found[-1]:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from filelock import Timeout
 
+from ddpm.base.fields import Fields, check_fields
 from ddpm.base.files import locked, read_bytes, whole_file
 from ddpm.base.tables import MOST_BYTES, check_signed, parse_json, read_signed, signed
 from ddpm.errors import DamagedFile, InputError, WrongModel
@@ -74,6 +75,13 @@ class Weights(Protocol):
         ...
 
 
+class SideFields(Fields):
+    """What every side file holds."""
+
+    weights: str
+    weights_sha256: str
+
+
 @dataclass(frozen=True)
 class Sidecar:
     """One kind of side file.
@@ -82,12 +90,14 @@ class Sidecar:
     format_name  its "format"
     command      that makes it: `ddpm tune COMMAND RUN`
     version      of its layout, the newest that is read
+    fields       that its table must have
     """
 
     stem: str
     format_name: str
     command: str
     version: int = 1
+    fields: type[SideFields] = SideFields
 
     def path(self, of: Weights) -> Path:
         """Its path."""
@@ -116,9 +126,17 @@ class Sidecar:
         """
         path, advice = self.path(of), f"{self.made_by(of)} makes a new one"
         table = read_signed(path, self.format_name, self.version, advice=advice)
-        if table is not None and table["weights_sha256"] != of.weights_sha256:
+        if table is None:
+            return None
+        check_fields(table, SideFields, path, advice)
+        if table["weights_sha256"] != of.weights_sha256:
             raise WrongModel(f"'{path}' was measured on other weights than those beside it; {advice}.")
+        check_fields(table, self.fields, path, advice)
         return table
+
+    def damaged(self, of: Weights, complaint: str) -> DamagedFile:
+        """The error for a table whose fields contradict each other or the model."""
+        return DamagedFile(f"'{self.path(of)}' is damaged: {complaint}; {self.made_by(of)} makes a new one.")
 
     def lock(self, of: Weights) -> AbstractContextManager[Any]:
         """Wait until no other process writes it. Training keeps a checkpoint while codec data are made."""
