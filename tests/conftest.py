@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,12 @@ def data_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"no real data: the folder {root} does not exist (DDPM_TEST_DATA names another)")
     return root
+
+
+@pytest.fixture(scope="module")
+def quick_runs() -> Iterator[None]:
+    """Training without its curve, and with grids of two steps: both take longer than runs this short."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ddpm.training.run_folder.RunFolder.plot_loss", lambda folder, lines: None)
+        patch.setattr("ddpm.training.loop.GRID_STEPS", 2)
+        yield

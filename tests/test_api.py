@@ -127,6 +127,9 @@ def verbs(plain: Model, inputs: tuple[ImageSet, bytes], tmp_path: Path) -> Calls
     (folder / "a.dpc").write_bytes(data)
     Image.fromarray(images[0][0]).save(folder / "a.png")
     few = {"steps": 1, "batch_size": 70}
+    pruned = folder / "pruned"
+    for name in ("1", "2", "3", "4"):
+        (pruned / "checkpoints" / name).mkdir(parents=True)
     table: dict[str, dict[str, Any]] = {
         "compress": {"model": model, "image": images[0], "most_bytes": 40, "verify": False},
         "compress_files": {"model": model, "paths": [folder / "a.png"], "out": folder / "files", "force": True},
@@ -142,6 +145,7 @@ def verbs(plain: Model, inputs: tuple[ImageSet, bytes], tmp_path: Path) -> Calls
         "inspect": {"src": "digits"},
         "load": {"path": model.source, "weights": "raw", "device": "cpu"},
         "nearest_neighbours": {"images": images.array([0]), "training": images.array(), "count": 2},
+        "prune": {"run": pruned, "checkpoints": ["3"], "codec": True},
         "recipe": {"name": "digits"},
         "sample": {"model": model, "seeds": [0], **few},
         "save_grid": {"images": images.array(), "path": folder / "grid.png", "columns": 9},
@@ -248,7 +252,7 @@ def test_model_and_recipe_are_what_load_and_recipe_return(run: Path):
 
 REPORTS = {"inspect": 1, "compress_files": 2, "decompress_files": 1, "evaluate_codec": 3, "evaluate_fid": 4,
            "evaluate_likelihood": 3, "evaluate_memorisation": 2, "tune_codec": 2, "tune_linear": 2,
-           "tune_timesteps": 2, "tune_variance": 2}  # fmt: skip
+           "tune_timesteps": 2, "tune_variance": 2, "prune": 2}  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore:.*are few for a Fréchet distance:UserWarning")

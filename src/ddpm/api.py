@@ -6,6 +6,7 @@ Images go in as a source, an array or an ImageSet, and come out as NumPy uint8 (
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,30 +16,24 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ddpm.base.arguments import checked
+from ddpm.base.files import read_bytes
 from ddpm.base.geometry import parse_size
 from ddpm.base.image_io import save_grid
-from ddpm.base.progress import SILENT, Console, Progress, progress_of
+from ddpm.base.progress import Console, Progress, progress_of
 from ddpm.base.tensors import as_array
-from ddpm.codec.codec_data import SIDECAR as CODEC
 from ddpm.codec.codec_data import Codec, check_codes, make_codec, read_codec_data
+from ddpm.codec.container import Cursor, read_header
 from ddpm.codec.decode import DAMAGED, PARTIAL, check_reconstruct, decode, open_file
 from ddpm.codec.describe import describe_file
-from ddpm.codec.from_files import DecompressionReport, write_decompressed
-from ddpm.codec.to_files import (
-    SUFFIX,
-    CompressionReport,
-    byte_limit,
-    compress_all,
-    is_dpc,
-    read_file,
-    read_image,
-    targets_in,
-    write_compressed,
-)
+from ddpm.codec.file_lists import MOST_BYTES, SUFFIX, dpc_plan, image_plan, is_dpc
+from ddpm.codec.file_reports import CompressionReport, DecompressionReport
+from ddpm.codec.from_files import Decompression
+from ddpm.codec.lookup import Codecs
+from ddpm.codec.to_files import UNLIKE, Compression, byte_limit, compress_all
 from ddpm.conversion import convert
 from ddpm.data.preflight import inspect_source as inspect
 from ddpm.data.sources import ImageSet, open_images
-from ddpm.errors import DamagedFile, DdpmError, InputError, PartialImageWarning, WrongModel
+from ddpm.errors import DamagedFile, InputError, NotVerified, PartialImageWarning, WrongModel
 from ddpm.evaluation.codec_report import evaluate_codec
 from ddpm.evaluation.comparison import evaluate_fid
 from ddpm.evaluation.likelihood_report import evaluate_likelihood
@@ -50,11 +45,13 @@ from ddpm.model.checkpoint import describe
 from ddpm.model.checkpoint import load_model as load
 from ddpm.model.datasets import recipe_images
 from ddpm.model.model import Model
+from ddpm.model.pruning import PruneReport, prune_run
 from ddpm.model.recipe import Recipe, changed, load_recipe, resolve
 from ddpm.samplers.plan import Sampling, SamplingOptions
 from ddpm.training.cost import Cost, estimate_cost
 from ddpm.training.linear_model import linear_images, make_linear
 from ddpm.training.loop import train as train_run
+from ddpm.training.run_folder import changes_before
 from ddpm.tuning.codec import CodecDataReport, tune_codec
 from ddpm.tuning.timesteps import tune_timesteps
 from ddpm.tuning.variances import tune_variance
@@ -63,7 +60,7 @@ from ddpm.tuning.variances import tune_variance
 __all__ = [
     "Console", "Progress", "compress", "compress_files", "convert", "cost", "decompress", "decompress_files",
     "evaluate_codec", "evaluate_fid", "evaluate_likelihood", "evaluate_memorisation", "images", "inspect", "load",
-    "nearest_neighbours", "recipe", "sample", "save_grid", "save_samples", "show", "train", "tune_codec",
+    "nearest_neighbours", "prune", "recipe", "sample", "save_grid", "save_samples", "show", "train", "tune_codec",
     "tune_linear", "tune_timesteps", "tune_variance",
 ]
 # fmt: on
@@ -94,19 +91,28 @@ def images(
     return open_images(str(src), size=pixels, fit=fit, alpha=alpha, default_split=split)
 
 
-def train(recipe: Recipe, *, out: str | Path, data: str | Path | None = None, progress: Progress | bool = True) -> Path:
+def train(
+    recipe: Recipe,
+    *,
+    out: str | Path,
+    data: str | Path | None = None,
+    allow_change: bool = False,
+    progress: Progress | bool = True,
+) -> Path:
     """Train a model; the same call again resumes.
 
-    recipe   what is unset in it (geometry, classes) is taken from the data
-    out      the run folder
-    data     a source of images, instead of recipe.data
-    returns  the run folder, for `load`
+    recipe        what is unset in it (geometry, classes) is taken from the data
+    out           the run folder
+    data          a source of images, instead of recipe.data
+    allow_change  resume with other settings than the run has, such as learning_rate; where is written down
+    returns       the run folder, for `load`
     """
     found, resolved = _resolved(recipe if data is None else changed(recipe, {"data": str(data)}))
     held_out = None
     if resolved.validation is not None:
         held_out = recipe_images(changed(resolved, {"data": resolved.validation}), split=None)
-    train_run(resolved, found, out, held_out=held_out, progress=progress_of(progress))
+    reporter = progress_of(progress)
+    train_run(resolved, found, out, held_out=held_out, allow_change=allow_change, progress=reporter)
     return Path(out)
 
 
@@ -142,19 +148,30 @@ def sample(
 
 
 def show(path: str | Path, run: str | Path | None = None) -> dict[str, Any]:
-    """What a model is, as plain values (see model.checkpoint.describe); or what a .dpc file says of itself.
+    """What a model is, as plain values (see model.checkpoint.describe), with the `changes` of its run's recipe; or what
+    a .dpc file says of itself.
 
     run  for a .dpc file: the model it wants, unless that is `linear` or lies in runs/ or models/ here
     """
     if not Path(path).is_file():
-        return describe(path)
-    data = read_file(str(path))
+        table = describe(path)
+        return table | {"changes": changes_before(Path(table["checkpoint"]), table["images_seen"])}
+    data = read_bytes(path, MOST_BYTES)
     if not is_dpc(data, path):
         raise InputError(f"'{path}' is no run folder, no checkpoint and no {SUFFIX} file.")
     try:
         return describe_file(data, run)
     except (DamagedFile, WrongModel) as error:
         raise type(error)(f"'{path}': {error}") from None
+
+
+def prune(run: str | Path, checkpoints: Sequence[str] = (), *, codec: bool = False) -> PruneReport:
+    """Remove checkpoints of a run that are older than its newest two; never the newest one.
+
+    checkpoints  instead these alone, by name, whatever lies beside them
+    codec        also those with codec data: .dpc files that were made with them can then no longer be read
+    """
+    return prune_run(Path(run), checkpoints, codec=codec)
 
 
 def tune_linear(
@@ -192,7 +209,10 @@ def compress(
     """
     array = as_array(image, "image")
     limit = byte_limit(array, rate, most_bytes)
-    return compress_all(_codec(model, progress_of(progress), make=True), [array], [limit], verify=verify)[0].data
+    (found,) = compress_all(_codec(model, progress_of(progress)), [array], [limit], verify=verify)
+    if found is None:
+        raise NotVerified(UNLIKE)
+    return found.data
 
 
 def compress_files(
@@ -209,25 +229,18 @@ def compress_files(
 ) -> CompressionReport:
     """Compress image files to .dpc files in a folder; options as in compress.
 
-    force       replace files that are there
+    paths       image files, and folders that are looked through for them; a file goes to OUT/NAME.dpc, one in a folder
+                to OUT/its path below that folder
+    force       replace files that are there; else those that are right are left and count as done: a lossless one by
+                its checksums and, with verify, decompressed; a lossy one if compressing gives the same bytes
     batch_size  tiles in a network call
+
+    What is wrong with an image is in its row, and stops no other.
     """
-    names, report_to = [str(path) for path in paths], progress_of(progress)
-    targets = targets_in(names, out, SUFFIX, force=force)
-    found = [read_image(name) for name in names]
-    for image in found[:1]:
-        byte_limit(image, rate, most_bytes)
-    return write_compressed(
-        _codec(model, report_to, make=True),
-        names,
-        found,
-        targets,
-        rate=rate,
-        most_bytes=most_bytes,
-        verify=verify,
-        batch_size=batch_size,
-        progress=report_to,
-    )
+    report_to = progress_of(progress)
+    codec = functools.cache(lambda: _codec(model, report_to))
+    plan = image_plan([str(path) for path in paths], out)
+    return Compression(codec, plan, rate, most_bytes, verify, force, batch_size, report_to).run()
 
 
 def decompress(
@@ -241,8 +254,9 @@ def decompress(
     A file that is cut gives the image so far and a PartialImageWarning. Errors: DamagedFile, whose `image` is what
     could still be read of it, never the exact one; WrongModel, which names both fingerprints.
     """
-    codec = _codec(model, SILENT, make=False)
-    found = decode(codec, [open_file(codec, bytes(data), most_bytes)], reconstruct=reconstruct)[0]
+    content = bytes(data)
+    codec, _ = Codecs(model).wanted(read_header(Cursor(content)).fingerprint.hex())
+    found = decode(codec, [open_file(codec, content, most_bytes)], reconstruct=reconstruct)[0]
     if found.status == DAMAGED or found.image is None:
         error = DamagedFile(found.problem)
         error.image = found.image
@@ -263,47 +277,34 @@ def decompress_files(
     batch_size: int = 16,
     progress: Progress | bool = True,
 ) -> DecompressionReport:
-    """Decompress .dpc files to PNGs in a folder; what is wrong with a file is in its row, and stops no other."""
+    """Decompress .dpc files to PNGs in a folder; what is wrong with a file is in its row, and stops no other.
+
+    paths  .dpc files, and folders that are looked through for them; see compress_files for where they go
+    force  replace images that are there; else those that are right are left and count as done: by the checksum of a
+           whole lossless file, else decompressed and compared
+
+    A file that another checkpoint of the model's run compressed is decompressed by that one, and its row says so.
+    """
     check_reconstruct(reconstruct)
-    names = [str(path) for path in paths]
-    targets = targets_in(names, out, ".png", force=force)
-    contents = [read_file(name) for name in names]
-    try:
-        codec: Codec | DdpmError = _codec(model, SILENT, make=False)
-    except WrongModel as error:
-        codec = error
-    return write_decompressed(
-        codec,
-        names,
-        contents,
-        targets,
-        most_bytes=most_bytes,
-        reconstruct=reconstruct,
-        batch_size=batch_size,
-        progress=progress_of(progress),
-    )
+    check_codes(model)
+    plan = dpc_plan([str(path) for path in paths], out)
+    return Decompression(Codecs(model), plan, most_bytes, reconstruct, force, batch_size, progress_of(progress)).run()
 
 
-def _codec(model: Model, progress: Progress, *, make: bool) -> Codec:
-    """A model's codec; where its codec data were never made, they are made, or that is a WrongModel."""
+def _codec(model: Model, progress: Progress) -> Codec:
+    """A model's codec; where its codec data were never made, they are made."""
     check_codes(model)
     data = read_codec_data(model)
-    if data is None and make:
+    if data is None:
         try:
             data = tune_codec(model, progress=progress).made
         except InputError:
             if (data := read_codec_data(model)) is None:  # else another process made them meanwhile
                 raise
-    if data is None:
-        raise WrongModel(
-            f"'{CODEC.path(model)}' is missing, so the codec of '{model.source}' has no fingerprint. Its weights have "
-            f"the SHA-256 {model.weights_sha256}."
-        )
     return make_codec(model, data)
 
 
 _ADVICE = {"model": "; ddpm.load(path) returns one", "recipe": "; ddpm.recipe(name) returns one"}
-_POSITIVE = ("batch_size", "columns", "count", "fit_steps")
 for _name in __all__:  # every verb checks the types of its arguments
     if not isinstance(globals()[_name], type):
-        globals()[_name] = checked(globals()[_name], _ADVICE, _POSITIVE)
+        globals()[_name] = checked(globals()[_name], _ADVICE)

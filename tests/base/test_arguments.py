@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from numpy.typing import ArrayLike
 
+from ddpm.base import arguments
 from ddpm.base.arguments import checked
 from ddpm.errors import InputError
 
@@ -42,7 +44,7 @@ def everything(
     return {key: value for key, value in locals().items() if key != "how"} | how
 
 
-taken = checked(everything, {"word": "; a dictionary has some"}, ("batch_size",))
+taken = checked(everything, {"word": "; a dictionary has some"}, {"batch_size": (1, 64)})
 
 GOOD: list[tuple[str, Any, Any]] = [
     ("whole", 3, 3),
@@ -90,8 +92,8 @@ BAD: list[tuple[str, Any]] = [
 def test_what_is_of_the_type_is_converted_to_it(name: str, value: Any, expected: Any):
     if name == "unknown":  # as of any function
         with pytest.raises(TypeError, match="missing"):
-            checked(lambda a, **more: more, {}, ())(**{name: value})
-        assert checked(lambda **more: more, {}, ())(**{name: value}) == {name: value}
+            checked(lambda a, **more: more, {}, {})(**{name: value})
+        assert checked(lambda **more: more, {}, {})(**{name: value}) == {name: value}
         return
     found = taken(**{name: value})[name]
     assert found == expected
@@ -113,7 +115,7 @@ def test_positional_arguments_are_checked_and_too_many_are_a_type_error():
     with pytest.raises(InputError, match="real"):
         taken(2, "1")
     with pytest.raises(TypeError, match="positional"):
-        checked(lambda a: a, {}, ())(1, 2)
+        checked(lambda a: a, {}, {})(1, 2)
 
 
 def test_sentences_say_the_type_the_value_and_where_to_get_one():
@@ -132,4 +134,27 @@ def test_the_function_keeps_its_name_its_text_and_its_own_errors():
         raise TypeError("its own")
 
     with pytest.raises(TypeError, match="its own"):
-        checked(failing, {}, ())(1)
+        checked(failing, {}, {})(1)
+
+
+BEYOND: list[tuple[str, Any, str]] = [
+    ("batch_size", 65, "at most 64, not 65"),
+    ("batch_size", 10**12, "at most 64"),
+    ("batch_size", 0, "at least 1, not 0"),
+    ("whole", 10**5000, "64 bits"),
+    ("whole", 2**63, "64 bits"),
+    ("real", 10**400, "64 bits"),
+    ("maybe", -(10**30), "64 bits"),
+    ("seeds", range(10**12), "10,000,000"),
+    ("seeds", range(10**40), "10,000,000"),
+    ("seeds", itertools.count(), "10,000,000"),
+    ("seeds", [10**5000], "64 bits"),
+    ("word", 10**5000, "thousands of digits"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "words"), BEYOND, ids=range(len(BEYOND)))
+def test_numbers_and_lists_beyond_their_limits_are_refused_by_name(name: str, value: Any, words: str, monkeypatch):
+    monkeypatch.setattr(arguments, "MOST_ITEMS", 1000) if isinstance(value, itertools.count) else None
+    with pytest.raises(InputError, match=rf"^{name} .*{words.replace('10,000,000', '(1,000|10,000,000)')}"):
+        taken(**{name: value})

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddpm.base.units import images_to_x, x_to_images
+from ddpm.errors import InputError
 
 LEVELS = torch.arange(256, dtype=torch.uint8)
 
@@ -45,3 +46,13 @@ def test_values_outside_are_clipped_and_no_level_is_further_than_half_a_step(x: 
 def test_any_shape_passes():
     images = torch.randint(256, (2, 3, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     assert torch.equal(x_to_images(images_to_x(images)), images)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_nan_is_no_grey_level(dtype: torch.dtype):
+    """It would become black."""
+    x = torch.zeros(2, 1, 4, 4, dtype=dtype)
+    x[1, 0, 2, 3] = float("nan")
+    with pytest.raises(InputError, match="gives NaN"):
+        x_to_images(x)
+    assert x_to_images(torch.tensor([float("inf"), -float("inf")])).tolist() == [255, 0]

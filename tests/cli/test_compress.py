@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commandline import done, sentence, snapshot, type_in
+from commandline import TINY, done, sentence, snapshot, type_in
 from PIL import Image
 
 import ddpm
@@ -103,6 +103,51 @@ def test_linear_stands_where_a_run_stands(kinds: Path):
     assert same(Path("a.png"), Path("back/a.png"))
     assert "model         linear" in done("show", "files/a.dpc").out
     assert "alone" in done("show", "linear").out
+
+
+def test_folders_are_looked_through_and_a_bad_image_stops_no_other(coded: Path, files: list[Path]):
+    Path("in/sub").mkdir(parents=True)
+    for file in files[:2]:
+        file.rename(Path("in/sub") / file.name)
+    Path("in/bad.png").write_bytes(b"none")
+    Path("in/notes.txt").write_text("mine")
+    end = type_in("compress", coded, "in", "odd.png", "--out", "files")
+    assert end.code == 2
+    assert [line for line in end.err.splitlines() if line.startswith("ddpm: ")] == [
+        "ddpm: 'in/bad.png': it cannot be read: not an image of a known format."
+    ]
+    assert "3 files, lossless, decompressed and compared" in end.out
+    assert "; 1 refused\n" in end.out
+    Path("in/bad.png").unlink()
+    again = done("compress", coded, "in", "odd.png", "--out", "files")
+    assert again.out.count(", there already") == 3
+    back = done("decompress", coded, "files", "--out", "back")
+    names = [line.split(":")[0] for line in back.out.splitlines()]
+    assert names == ["back/odd.png", "back/sub/one.png", "back/sub/two.png"]
+    assert back.out.count("exact\n") == 3
+    assert same(Path("in/sub/one.png"), Path("back/sub/one.png"))
+    assert done("decompress", coded, "files", "--out", "back").out.count("exact, there already\n") == 3
+
+
+def test_files_stay_readable_while_training_goes_on_until_prune_is_told(coded: Path, files: list[Path]):
+    shutil.copytree(coded, "run")
+    needed = max(Path("run/checkpoints").iterdir())
+    done("compress", "run", files[0], "--out", "files")
+    done("train", "digits", "--out", "run", *TINY, "--set", "train_images=192")
+    names = sorted(entry.name for entry in Path("run/checkpoints").iterdir())
+    assert names == [needed.name, "0000000160", "0000000192"]
+    said = f"'{needed}', which is not the newest checkpoint of its run"
+    assert done("decompress", "run", "files/one.dpc", "--out", "back").out == f"back/one.png: exact; by {said}\n"
+    assert same(files[0], Path("back/one.png"))
+    shown = done("show", "files/one.dpc", "run").out
+    assert f"model         run, checkpoint {needed}, which is not its newest\n" in shown
+    fingerprint = json.loads(done("show", "files/one.dpc", "--json").out)["fingerprint"]
+    assert f"{needed}/codec-averaged.json: .dpc files with fingerprint {fingerprint} need" in done("show", "run").out
+    kept = f"kept  {needed}: .dpc files with fingerprint {fingerprint} need it\n0 removed, 3 left\n"
+    assert done("prune", "run").out == kept
+    gone = kept.replace("kept", "removed").replace("0 removed, 3", "1 removed, 2")
+    assert done("prune", "run", "--codec").out == gone
+    assert fingerprint in sentence(type_in("decompress", "run", "files/one.dpc", "--out", "again"), 3)
 
 
 # ---- what files say -------------------------------------------------------------------------------------------------

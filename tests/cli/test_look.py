@@ -15,7 +15,7 @@ from PIL import Image
 SOURCE_FIELDS = {"source", "kind", "images", "splits", "sizes", "modes", "channels", "classes", "duplicates", "bad",
                  "suggestions", "policy", "summary", "left_out", "levels", "alpha", "see_through"}  # fmt: skip
 MODEL_FIELDS = {"checkpoint", "checkpoints", "images_seen", "parameters", "class_names", "data_fingerprint", "sha256",
-                "side_files", "schedule", "recipe"}  # fmt: skip
+                "side_files", "by_checkpoint", "changes", "schedule", "recipe"}  # fmt: skip
 
 
 def as_json(command: str, *words: str | Path) -> dict[str, object]:
@@ -201,3 +201,31 @@ def test_what_cannot_be_converted_is_named_and_nothing_is_written(theirs: Path, 
     config.write_text(config.read_text()[:100])
     assert str(config) in sentence(type_in("convert", theirs, "ours"), 4)
     assert not Path("ours").exists()
+
+
+# ---- what depends on what -------------------------------------------------------------------------------------------
+
+
+def test_show_lists_the_side_files_of_every_checkpoint_and_the_dpc_files_that_need_it(coded: Path):
+    shutil.copytree(coded, "run")
+    older, newest = sorted(Path("run/checkpoints").iterdir())
+    (newest / "codec-averaged.json").rename(older / "codec-averaged.json")
+    (newest / "variance-averaged.json").write_text("{}")
+    fingerprint = json.loads((older / "codec-averaged.json").read_text())["own_sha256"][:8]
+    text = done("show", "run").out
+    assert f"tuned         {newest}/variance-averaged.json\n" in text
+    assert f"{older}/codec-averaged.json: .dpc files with fingerprint {fingerprint} need this checkpoint\n" in text
+    assert as_json("show", "run")["by_checkpoint"] == [
+        {"checkpoint": str(older), "side_files": {str(older / "codec-averaged.json"): fingerprint}},
+        {"checkpoint": str(newest), "side_files": {str(newest / "variance-averaged.json"): None}},
+    ]
+
+
+def test_prune_shows_what_it_removes_and_a_damaged_run_folder_is_refused(coded: Path):
+    shutil.copytree(coded, "run")
+    newest = max(Path("run/checkpoints").iterdir())
+    assert done("prune", "run").out == "0 removed, 2 left\n"
+    assert "newest" in sentence(type_in("prune", "run", newest.name))
+    assert "'nowhere'" in sentence(type_in("prune", "nowhere"))
+    assert done("prune", "run", "32").out.startswith("removed  run/checkpoints/0000000032: named\n")
+    assert [entry.name for entry in Path("run/checkpoints").iterdir()] == [newest.name]

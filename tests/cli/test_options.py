@@ -109,6 +109,7 @@ PASSED: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     ),
     "convert": ("A B", "--size 8x9", "convert", {"src": "A", "dst": "B", "size": "8x9"}),
     "data": ("SRC", "--json", "inspect", {"src": "SRC"}),
+    "prune": ("RUN", "16 32 --codec --json", "prune", {"run": "RUN", "checkpoints": ["16", "32"], "codec": True}),
 }  # fmt: skip
 SIGNATURES = {verb: inspect.signature(getattr(api, verb)) for verb in ("load", *(row[2] for row in PASSED.values()))}
 ELSEWHERE = {"train", "show"}  # in test_train.py and test_look.py

@@ -55,7 +55,8 @@ def test_run_folder_holds_what_the_command_says_and_the_same_command_again_chang
     assert Image.open("runs/mine/loss.png").size[0] > 400
     metrics = [json.loads(line) for line in Path("runs/mine/metrics.jsonl").read_text().splitlines()]
     assert [line["images"] for line in metrics] == [16, 32, 48, 64]
-    assert all(set(line) == {"images", "loss", "learning_rate", "images_per_second"} for line in metrics)
+    keys = {"images", "loss", "learning_rate", "gradient_norm", "prediction_std", "images_per_second"}
+    assert all(set(line) == keys for line in metrics)
     before = snapshot(here)
     again = done("train", "digits", "--out", "runs/mine", *TINY)
     assert again.out == end.out

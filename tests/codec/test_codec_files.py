@@ -17,7 +17,9 @@ from ddpm.codec.codec_data import Codec, make_codec, read_codec_data
 from ddpm.codec.container import LOSSLESS, Header
 from ddpm.codec.decode import decode, open_file
 from ddpm.codec.encode import encode
-from ddpm.codec.to_files import byte_limit, compress_all, in_groups, read_image, targets_in
+from ddpm.codec.file_lists import in_groups
+from ddpm.codec.originals import read_original
+from ddpm.codec.to_files import byte_limit, compress_all
 from ddpm.errors import DamagedFile, InputError, NotVerified, WrongModel
 from ddpm.model.model import Model
 from ddpm.training.linear_model import make_linear
@@ -114,33 +116,44 @@ def test_file_of_another_model_is_told_both_fingerprints(model: Model, codec: Co
     assert report.exit_code == WrongModel.exit_code
 
 
-def test_image_that_fits_no_file_is_named_before_anything_is_written(model: Model, here: Path, paths: list[str]):
+def test_image_that_fits_no_file_is_named_and_stops_no_other(model: Model, here: Path, paths: list[str]):
     Image.new("L", (1, 70_000)).save("long.png")
-    for more, options, words in (
-        ("long.png", {}, "'long.png'.*side"),
-        ("1.png", {"most_bytes": 9}, "'0.png': 9 bytes"),
-    ):
-        with pytest.raises(InputError, match=words):
-            ddpm.compress_files(model, [*paths[:1], more], "files", progress=False, **options)
-        assert not list(Path().glob("files/*"))
+    report = ddpm.compress_files(model, ["long.png", *paths[:1]], "files", progress=False)
+    assert [(row.file, row.exit_code) for row in report.files] == [(None, 2), ("files/0.dpc", 0)]
+    assert "side" in report.files[0].problem
+    assert report.exit_code == InputError.exit_code
+    assert report.lines()[-1].endswith("; 1 refused")
+    report = ddpm.compress_files(model, ["1.png"], "small", most_bytes=9, progress=False)
+    assert "9 bytes" in report.files[0].problem
+    assert (report.lines(), report.table()["bits_per_dim"]) == ([], None)
+    assert not Path("small").exists()
 
 
 def test_image_files_are_read_as_they_are(here: Path):
     colours = np.random.default_rng(0).integers(0, 256, (5, 4, 3), dtype=np.uint8)
     Image.fromarray(colours).save("rgb.png")
     Image.fromarray(colours[:, :, 0]).save("grey.bmp")
-    assert (read_image("rgb.png") == colours.transpose(2, 0, 1)).all()
-    assert (read_image("grey.bmp") == colours[None, :, :, 0]).all()
+    assert (read_original("rgb.png", lossless=True).pixels == colours.transpose(2, 0, 1)).all()
+    assert (read_original("grey.bmp", lossless=True).pixels == colours[None, :, :, 0]).all()
     Image.new("RGBA", (3, 3)).save("alpha.png")
     Path("text.png").write_text("no image")
     for name in ("alpha.png", "text.png", "missing.png", "."):
-        with pytest.raises(InputError, match=f"'{name}'"):
-            read_image(name)
+        for lossless in (True, False):
+            with pytest.raises(InputError, match=f"'{name}'"):
+                read_original(name, lossless=lossless)
 
 
 @pytest.mark.parametrize(
     ("rate", "most_bytes", "limit"),
-    [(None, None, None), (2.0, None, 48), (0.49, None, 11), (None, 25, 25), (None, 25.0, 25), (None, np.int64(7), 7)],
+    [
+        (None, None, None),
+        (2.0, None, 48),
+        (1000.0, None, 24_000),
+        (0.49, None, 11),
+        (None, 25, 25),
+        (None, 25.0, 25),
+        (None, np.int64(7), 7),
+    ],
 )
 def test_limit_of_a_file_is_its_rate_or_its_bytes(rate: float | None, most_bytes: int | None, limit: int | None):
     found = byte_limit(np.zeros((3, 8, 8), np.uint8), rate, most_bytes)
@@ -149,7 +162,7 @@ def test_limit_of_a_file_is_its_rate_or_its_bytes(rate: float | None, most_bytes
 
 @pytest.mark.parametrize(
     ("rate", "most_bytes"),
-    [(0.0, None), (-1.0, None), (np.inf, None), (np.nan, None), (None, 0), (None, 20.5), (1.0, 9)],
+    [(0.0, None), (-1.0, None), (1e308, None), (np.inf, None), (np.nan, None), (None, 0), (None, 20.5), (1.0, 9)],
 )
 def test_impossible_limits_are_refused(rate: float | None, most_bytes: float | None):
     with pytest.raises(InputError, match=r"rate|bytes"):
@@ -240,22 +253,28 @@ def test_groups_give_the_files_and_images_that_all_at_once_give(
 
 @pytest.mark.parametrize("limit", [None, 30])
 def test_files_that_do_not_come_back_are_not_handed_out(
-    limit: int | None, codec: Codec, monkeypatch: pytest.MonkeyPatch
+    limit: int | None, model: Model, codec: Codec, paths: list[str], monkeypatch: pytest.MonkeyPatch
 ):
-    image = ddpm.images("digits:test")[0]
-    assert len(compress_all(codec, [image], [limit])) == 1
+    images = ddpm.images("digits:test").array([0, 1])
+    assert len(compress_all(codec, images, [limit] * 2)) == 2
 
     def off(codec: Codec, files: object, **options: object) -> object:
-        """Of the lossless file of an image that differs in one pixel; of a lossy file that is cut."""
-        other = image.copy()
+        """The first as of a lossless file of an image that differs in one pixel, or of a lossy file that is cut."""
+        other = images[0].copy()
         other[0, 3, 3] ^= 1
-        data = encode(codec, [other], most_bytes=[limit])[0].data
-        return decode(codec, [open_file(codec, data if limit is None else data[:-1])])
+        data = [one.data for one in encode(codec, [other, images[1]], most_bytes=[limit] * 2)]
+        data[0] = data[0] if limit is None else data[0][:-1]
+        return decode(codec, [open_file(codec, one) for one in data])
 
     monkeypatch.setattr(to_files, "decode", off)
-    with pytest.raises(NotVerified):
-        compress_all(codec, [image], [limit])
-    assert len(compress_all(codec, [image], [limit], verify=False)) == 1
+    assert [one is None for one in compress_all(codec, images, [limit] * 2)] == [True, False]
+    assert None not in compress_all(codec, images, [limit] * 2, verify=False)
+    report = ddpm.compress_files(model, paths[:2], "files", most_bytes=limit, progress=False)
+    assert [row.exit_code for row in report.files] == [NotVerified.exit_code, 0]
+    assert [file.name for file in Path("files").iterdir()] == ["1.dpc"]
+    monkeypatch.setattr(to_files, "decode", lambda *given, **options: off(*given)[:1])
+    with pytest.raises(NotVerified, match="please report"):
+        ddpm.compress(model, images[0], most_bytes=limit)
 
 
 def test_file_that_does_not_hold_what_was_written_is_named(
@@ -263,17 +282,8 @@ def test_file_that_does_not_hold_what_was_written_is_named(
 ):
     plain = Path.write_bytes
     monkeypatch.setattr(Path, "write_bytes", lambda path, data: plain(path, data[:-1]))
-    with pytest.raises(NotVerified, match=r"'files/0\.dpc'"):
-        ddpm.compress_files(model, paths[:1], "files", progress=False)
-    ddpm.compress_files(model, paths[:1], "unverified", verify=False, progress=False)
-
-
-def test_a_file_that_is_there_is_replaced_only_by_force(tmp_path: Path):
-    (tmp_path / "a.dpc").write_bytes(b"mine")
-    assert targets_in(["x/b.png"], tmp_path, ".dpc", force=False) == [tmp_path / "b.dpc"]
-    assert targets_in(["x/a.png"], tmp_path, ".dpc", force=True) == [tmp_path / "a.dpc"]
-    with pytest.raises(InputError, match=r"a\.dpc' is there"):
-        targets_in(["x/a.png"], tmp_path, ".dpc", force=False)
-    for same in (["x/a.png", "x/a.png"], ["x/a.png", "y/a.jpg"]):
-        with pytest.raises(InputError, match=r"x/a\.png"):
-            targets_in(same, tmp_path, ".dpc", force=True)
+    (row,) = ddpm.compress_files(model, paths[:1], "files", progress=False).files
+    assert (row.file, row.exit_code) == (None, NotVerified.exit_code)
+    assert "'files/0.dpc'" in row.problem
+    (row,) = ddpm.compress_files(model, paths[:1], "unverified", verify=False, progress=False).files
+    assert row.file == "unverified/0.dpc"

@@ -91,7 +91,7 @@ def test_model_is_found_where_models_lie_or_where_it_is_named(tmp_path: Path, mo
     assert find_codec_data(wanted, None) is None
     found = find_codec_data(wanted, "mine")
     assert found is not None
-    assert (found[0], found[1].own_sha256, found[2]) == ("mine", made.own_sha256, (1, 8, 8))
+    assert (found[0], found[1].made.own_sha256, found[1].shape) == ("mine", made.own_sha256, (1, 8, 8))
     with pytest.raises(WrongModel, match=f"00000000.*{made.own_sha256}"):
         find_codec_data("00000000", "mine")
     with pytest.raises(WrongModel, match=wanted):

@@ -312,3 +312,49 @@ def test_destination_below_a_file_is_refused(folder: Path, tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file"):
         convert(folder, tmp_path / "file" / "ours")
+
+
+# ---- numbers that are none, and numbers beyond all ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_weights_that_are_no_numbers_are_refused_with_the_first_tensor_and_how_many(
+    dtype: torch.dtype, number: float, folder: Path
+):
+    tensors = {name: tensor.to(dtype) for name, tensor in load_file(folder / WEIGHTS).items()}
+    tensors["conv_in.weight"].view(-1)[:5] = number
+    save_file(tensors, folder / WEIGHTS)
+    text = refused(folder, InputError)
+    assert "5 of the 432 values of conv_in.weight are NaN or infinite" in text
+
+
+def test_weights_that_are_infinite_in_single_precision_are_refused(folder: Path):
+    tensors = {name: tensor.double() for name, tensor in load_file(folder / WEIGHTS).items()}
+    tensors["conv_in.weight"].view(-1)[0] = 1e300
+    save_file(tensors, folder / WEIGHTS)
+    assert "1 of the 432 values of conv_in.weight" in refused(folder, InputError)
+
+
+BEYOND: list[tuple[str, str, Any]] = [
+    (SCHEDULER, "num_train_timesteps", 10**8),
+    (SCHEDULER, "num_train_timesteps", 10**4000),
+    (CONFIG, "layers_per_block", 10**9),
+    (CONFIG, "block_out_channels", [60_000, 60_000]),
+    (CONFIG, "block_out_channels", [16] * 10**4),
+    (CONFIG, "norm_num_groups", 10**9),
+    (CONFIG, "num_class_embeds", 10**12),
+    (CONFIG, "sample_size", 10**9),
+    (CONFIG, "sample_size", [10**4000, 1]),
+]
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "value"), BEYOND, ids=[f"{name}-{k}" for k, (_, name, _) in enumerate(BEYOND)]
+)
+def test_numbers_that_no_machine_holds_are_refused_before_anything_is_built(
+    file: str, name: str, value: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("ddpm.conversion.build_network", lambda _: pytest.fail("built"))
+    change(folder / file, name, value)
+    assert len(refused(folder, DdpmError)) < 800

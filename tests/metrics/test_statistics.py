@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
 import zipfile
 from functools import reduce
 from pathlib import Path
@@ -170,8 +171,9 @@ NOTES = {
 def test_numbers_that_are_no_mean_and_covariance_are_refused(case: str, own: bool, tmp_path: Path):
     table, words = NO_NUMBERS[case]
     np.savez(tmp_path / "test.npz", **table, **(NOTES if own else {}))
-    with pytest.raises(DamagedFile if own else InputError, match=words):
-        load_statistics(tmp_path / "test.npz")
+    kind = DamagedFile if own and case != "negative" else InputError  # that is seen where it is used
+    with pytest.raises(kind, match=words):
+        load_statistics(tmp_path / "test.npz").check_features(5)
 
 
 @pytest.mark.parametrize("size", [1e-4, 1e4])
@@ -179,7 +181,7 @@ def test_symmetric_and_positive_is_meant_up_to_rounding_whatever_the_unit(size: 
     for wrong, words in ((ASYMMETRIC, "not symmetric"), (np.diag([1.0, 1, 1, 1, -1e-3]), "negative eigenvalue")):
         np.savez(tmp_path / "test.npz", **changed(sigma=size * wrong))
         with pytest.raises(InputError, match=words):
-            load_statistics(tmp_path / "test.npz")
+            load_statistics(tmp_path / "test.npz").check_features(5)
     right = KNOWN.covariance.copy()
     right[0, 1] *= 1 + 1e-7
     np.savez(tmp_path / "test.npz", **changed(sigma=size * right))
@@ -242,3 +244,52 @@ def test_a_path_that_cannot_hold_statistics_is_refused_before_any_work(tmp_path:
             check_statistics_file(path)
         with pytest.raises(InputError, match=words):
             save_statistics(path, KNOWN)
+
+
+OWN: dict[str, dict[str, object]] = {
+    "a count of -5": {"count": -5},
+    "a count of 1": {"count": 1},
+    "a count that is no whole number": {"count": 2.5},
+    "several counts": {"count": np.array([3, 4])},
+    "a count in words": {"count": "three"},
+    "a version of 0": {"format_version": 0},
+    "several versions": {"format_version": np.array([1, 1])},
+    "a source that is a number": {"source": 3},
+    "several extractors": {"extractor": np.array(["a", "b"])},
+}
+
+
+@pytest.mark.parametrize("case", OWN)
+def test_the_fields_beside_mu_and_sigma_are_checked(case: str, tmp_path: Path):
+    np.savez(tmp_path / "test.npz", **changed(), **(NOTES | OWN[case]))
+    with pytest.raises(DamagedFile, match=r"test\.npz"):
+        load_statistics(tmp_path / "test.npz")
+
+
+def test_sizes_are_compared_before_eigenvalues_are_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of 16,000 dimensions they would take many minutes; more than that are refused by the header alone."""
+    for name in ("eigh", "eigvalsh"):
+        monkeypatch.setattr(np.linalg, name, lambda *_: pytest.fail("computed"))
+    file = save_statistics(tmp_path / "test.npz", KNOWN)
+    with pytest.raises(InputError, match="features of 6 dimensions do not compare"):
+        load_statistics(file).check_features(6)
+
+
+@pytest.mark.parametrize("shapes", [((20_000,), (20_000, 20_000)), ((3,), (3, 10**6)), ((10**7,), (2, 2))])
+def test_more_dimensions_than_memory_holds_are_refused_by_the_header(shapes, tmp_path: Path):
+    """Arrays of zeros that were packed small: the larger would be 3.2 GB."""
+    with zipfile.ZipFile(tmp_path / "large.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, shape in zip(("mu", "sigma"), shapes, strict=True):
+            with archive.open(f"{name}.npy", "w") as file:
+                np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    tracemalloc.start()
+    with pytest.raises(InputError, match=r"large\.npz.*16,384 dimensions"):
+        load_statistics(tmp_path / "large.npz")
+    assert tracemalloc.get_traced_memory()[1] < 10e6
+    tracemalloc.stop()
+
+
+def test_numbers_whose_squares_overflow_are_refused(tmp_path: Path):
+    np.savez(tmp_path / "test.npz", **changed(mu=np.full(5, 1e200)))
+    with pytest.raises(InputError, match="larger than 1e"):
+        load_statistics(tmp_path / "test.npz")

@@ -33,7 +33,6 @@ from ddpm.model.checkpoint import (
     describe,
     find_checkpoint,
     is_run,
-    prune,
     read_config,
     read_training,
     read_weights,
@@ -232,16 +231,6 @@ def test_the_newest_checkpoint_of_a_run_is_found_by_its_number(tmp_path: Path):
     assert ddpm.load(tmp_path).images_seen == 100
 
 
-def test_pruning_keeps_the_two_newest_and_removes_what_was_left_behind(tmp_path: Path):
-    for images in (9, 10, 100, 1000):
-        write(tmp_path / "checkpoints" / str(images), images_seen=images)
-    (tmp_path / "checkpoints" / ".unfinished-2000").mkdir()
-    (tmp_path / "checkpoints" / ".unfinished-2000" / MODEL_FILE).write_bytes(b"half")
-    prune(tmp_path)
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["100", "1000"]
-    assert ddpm.load(tmp_path).images_seen == 1000
-
-
 def test_a_file_among_the_checkpoints_is_not_one(tmp_path: Path):
     write(tmp_path / "checkpoints" / "0000000640")
     (tmp_path / "checkpoints" / "0000009999").write_text("a note", encoding="utf-8")
@@ -255,7 +244,10 @@ def test_a_description_says_what_is_there_without_reading_the_weights(tmp_path: 
     for name in ("variance-averaged.json", "levels-raw.json", "codec-averaged.json", "another-averaged.json"):
         (folder / name).touch()
     found, config = describe(tmp_path), read_config(folder)
-    assert found == describe(tmp_path / "checkpoints" / "10") | {"checkpoints": found["checkpoints"]}
+    whole_run = {key: found[key] for key in ("checkpoints", "by_checkpoint")}
+    assert found == describe(tmp_path / "checkpoints" / "10") | whole_run
+    assert [row["checkpoint"] for row in found["by_checkpoint"]] == found["checkpoints"]
+    assert [list(row["side_files"]) for row in found["by_checkpoint"]] == [[], found["side_files"]]
     assert found["checkpoint"] == str(folder)
     assert found["checkpoints"] == [str(tmp_path / "checkpoints" / name) for name in ("9", "10")]
     assert (found["images_seen"], found["class_names"], found["data_fingerprint"]) == (10, list(CLASSES), "f" * 64)
@@ -402,7 +394,7 @@ def test_a_format_version_that_never_was_is_refused(version: Any, checkpoint: Pa
         ddpm.load(checkpoint)
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", "3", "null", '"ddpm checkpoint"', '{"_class_name": "UNet2DModel"}'])
+@pytest.mark.parametrize("text", ["{}", "[]", "3", '"ddpm checkpoint"', '{"_class_name": "UNet2DModel"}'])
 def test_somebody_elses_configuration_is_refused_and_convert_is_named(text: str, checkpoint: Path):
     (checkpoint / CONFIG_FILE).write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=rf"{CONFIG_FILE}.*ddpm convert"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -323,3 +324,85 @@ def test_a_recipe_file_with_changes_is_the_file_changed(tmp_path: Path):
     recipe = load_recipe(str(tmp_path / "mine.toml"), {"network": {"channels": 64}})
     assert (recipe.train_images, recipe.network.channels, recipe.network.blocks) == (2000, 64, 1)
     assert changed(recipe, {"seed": 4}) == recipe.model_copy(update={"seed": 4})
+
+
+# ---- what no machine holds ------------------------------------------------------------------------------------------
+
+
+HUGE = 10**5000  # Python writes no number of so many digits
+TOO_LARGE: list[tuple[dict[str, Any], str]] = [
+    ({"network": {"channels": 60_000}}, "network.channels"),
+    ({"network": {"channels": 16_384}}, "parameters"),
+    ({"network": {"multipliers": [1024, 1024]}}, "parameters"),
+    ({"network": {"multipliers": [1] * 100}}, "network.multipliers"),
+    ({"network": {"blocks": 10**9}}, "network.blocks"),
+    ({"network": {"attention_levels": list(range(10**4))}}, "network.attention_levels"),
+    ({"network": {"classes": 10**9}}, "network.classes"),
+    ({"network": {"space_to_depth": 10**9}}, "network.space_to_depth"),
+    ({"network": {"groups": 10**9}}, "network.groups"),
+    ({"network": {"linear": "alone"}, "image": {"height": 2**16, "width": 1}}, "8,192 pixels a side"),
+    ({"process": {"steps": 10**9}}, "process.steps"),
+    ({"size": "1000000000x1000000000"}, "67,108,864 pixels"),
+    ({"image": {"height": 10**9}}, "image.height"),
+    ({"image": {"height": 2**14, "width": 2**14}}, "67,108,864 pixels"),
+    ({"image": {"height": 2**13, "width": 2**13}, "network": {"channels": 1024}}, "values inside this network"),
+    ({"batch_size": 10**9}, "batch_size"),
+    ({"learning_rate": 1e38}, "learning_rate"),
+    ({"training": {"clip_norm": 1e308}}, "training.clip_norm"),
+    ({"training": {"validation_calls": 10**12}}, "training.validation_calls"),
+    ({"training": {"warmup_images": 10**30}}, "training.warmup_images"),
+    ({"train_images": HUGE}, "train_images"),
+    ({"train_images": "9" * 5000}, "train_images"),
+    ({"train_images": "1" + ",000" * 2000}, "train_images"),
+    ({"train_images": "0." + "1" * 5000}, "train_images"),
+    ({"seed": HUGE}, "seed"),
+    ({"network": {"multipliers": [HUGE]}}, "network.multipliers"),
+    ({"process": {"beta_end": HUGE}}, "process.beta_end"),
+]
+
+
+@pytest.mark.parametrize(("table", "words"), TOO_LARGE, ids=lambda value: value if isinstance(value, str) else "")
+def test_what_no_machine_holds_is_refused_by_name_before_anything_is_allocated(table: dict[str, Any], words: str):
+    tracemalloc.start()
+    try:
+        assert words in refusal(table)
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_batch_that_no_device_holds_is_refused_before_a_run_begins_and_not_when_a_model_is_read():
+    recipe = load_recipe("standard", {"batch_size": 65_536})
+    with pytest.raises(InputError, match=r"a batch of 65,536 images becomes about [\d,]+ values.*smaller batch_size"):
+        resolve(recipe, Geometry(3, 32, 32), 0)
+    assert make_recipe(recipe.model_dump() | {"image": {"channels": 3, "height": 32, "width": 32}}).batch_size == 65_536
+
+
+def test_tables_within_tables_are_refused_whatever_their_depth():
+    deep: dict[str, Any] = {}
+    for _ in range(100_000):
+        deep = {"network": deep}
+    for table in (deep, {"network": deep}, {"training": {"flip": deep}}):
+        assert refusal(table)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"train_images = " + b"9" * 5000,
+        b"data = " + b"[" * 100_000,
+        b"a" + b".a" * 50_000 + b" = 1",
+        b"network.channels = 60_000",
+    ],
+    ids=["5,000 digits", "lists in lists", "tables in tables", "60,000 channels"],
+)
+def test_a_recipe_file_with_numbers_or_depths_beyond_all_is_named(content: bytes, tmp_path: Path):
+    (tmp_path / "mine.toml").write_bytes(content)
+    with pytest.raises(InputError, match=r"mine\.toml"):
+        load_recipe(str(tmp_path / "mine.toml"))
+
+
+def test_a_recipe_that_is_a_folder_is_named(tmp_path: Path):
+    (tmp_path / "mine.toml").mkdir()
+    with pytest.raises(InputError, match=r"mine\.toml"):
+        load_recipe(str(tmp_path / "mine.toml"))

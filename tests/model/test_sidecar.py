@@ -33,6 +33,7 @@ def of(tmp_path: Path) -> Of:
 @EVERY_WEIGHTS
 def test_a_side_file_gives_back_its_table_and_what_it_is(weights: str, stored: str, tmp_path: Path):
     of = Of(str(tmp_path / "new"), weights)
+    Path(of.source).mkdir()
     path = SPOONS.write(of, TABLE)
     assert path == SPOONS.path(of) == tmp_path / "new" / f"spoons-{stored}.json"
     assert [file.name for file in path.parent.iterdir()] == [path.name]
@@ -73,6 +74,14 @@ REFUSALS: dict[str, tuple[type[Exception], int, Sidecar, str]] = {
     "another format": (DamagedFile, 4, Sidecar("spoons", "ddpm forks", "cutlery", version=3), SHA),
     "a newer format": (InputError, 2, Sidecar("spoons", "ddpm spoons", "cutlery", version=2), SHA),
 }
+
+
+def test_a_checkpoint_that_was_removed_meanwhile_is_not_made_again_by_its_side_file(tmp_path: Path):
+    gone = Of(str(tmp_path / "0000000016"))
+    for act in (lambda: SPOONS.write(gone, TABLE), lambda: SPOONS.lock(gone)):
+        with pytest.raises(InputError, match="0000000016' was removed"):
+            act()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("case", REFUSALS)

@@ -273,9 +273,7 @@ def test_losses_are_averaged_over_images_until_they_are_taken():
     assert len(learner.losses) == 2
     assert first == pytest.approx(1, abs=4 * (2 / 96) ** 0.5)  # near-zero start: the mean of 96 squared normals
     assert learner.take_loss() == pytest.approx(1, abs=4 * (2 / 192) ** 0.5)
-    assert learner.finite(weights=True)
-    learner.losses.append(torch.tensor(math.nan))
-    assert not learner.finite(weights=False)
+    assert learner.finite()
 
 
 # ---- going on -------------------------------------------------------------------------------------------------------
@@ -358,7 +356,7 @@ def test_every_trainable_choice_takes_steps_and_goes_on_bit_equal(pair: tuple[st
     second = restored(whole)
     for learner in (whole, second):
         learner.step(batch(2))
-    assert learner.finite(weights=True)
+    assert learner.finite()
     assert equal(weights_of(whole), weights_of(second))
     assert_same_state(whole, second)
 
@@ -417,7 +415,7 @@ def test_bfloat16_inside_the_network_leaves_losses_in_float32(loss: str, varianc
         speaking(learner, 0.05).step(batch(0))
         assert learner.losses[0].dtype == torch.float32
     assert short.take_loss() == pytest.approx(exact.take_loss(), rel=0.05)
-    assert short.finite(weights=True)
+    assert short.finite()
 
 
 def test_without_importance_sampling_nothing_is_remembered():

@@ -69,3 +69,11 @@ def test_one_log_line_is_plotted_with_the_steps_after_it_and_more_stand_alone(
     assert [images for images, _ in plotted[-1]] == seen
     assert (done.path / "loss.png").is_file()
     assert said == f"loss {plotted[-1][-1][1]:.4f} at 24 images."
+
+
+def test_an_interval_without_a_finite_loss_is_left_out_of_the_curve(tmp_path: Path):
+    none = [{"images": 8, "loss": None}]
+    RunFolder(tmp_path).plot_loss(none)
+    assert not (tmp_path / "loss.png").exists()
+    RunFolder(tmp_path).plot_loss([*none, {"images": 16, "loss": 1.0}])
+    assert (tmp_path / "loss.png").is_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import re
 
@@ -81,3 +82,20 @@ def test_a_stage_without_work_shows_nothing(terminal: Terminal):
     with contextlib.redirect_stderr(terminal), Console(lines=True).stage("Sampling", 0):
         pass
     assert terminal.getvalue() == ""
+
+
+class Closed(Terminal):
+    """A terminal whose window was closed after the bar was shown for the first time."""
+
+    def write(self, text: str) -> int:
+        if self.getvalue():
+            raise OSError(errno.EIO, "Input/output error")
+        return super().write(text)
+
+
+def test_a_terminal_that_is_closed_ends_nothing_before_its_time(terminal: Terminal, tmp_path):
+    closed, changes = Closed(), {"train_images": 24, "training": {"log_images": 8}}
+    with contextlib.redirect_stderr(closed):
+        train(make_recipe(merged(RECIPE, changes)), image_set(pixels(20, (1, 4, 4))), tmp_path, progress=Console())
+    assert closed.getvalue()
+    assert (tmp_path / "checkpoints" / "0000000024").is_dir()

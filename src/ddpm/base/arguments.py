@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
+import math
 import numbers
 import operator
 import re
 import types
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, Union, Unpack, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from ddpm.base.fields import shown
 from ddpm.base.files import cannot
 from ddpm.errors import InputError
 
@@ -21,13 +24,30 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def checked(function: Callable[P, R], advice: Mapping[str, str], positive: Container[str]) -> Callable[P, R]:
+MOST_ITEMS = 10**7  # of a list, such as seeds
+LIMITS: Mapping[str, tuple[float, float]] = {
+    "batch_size": (1, 65_536),
+    "calls": (-math.inf, 10**8),
+    "columns": (1, 10_000),
+    "count": (1, 10_000),
+    "fit_steps": (1, 10**7),
+    "samples": (-math.inf, 10**6),
+    "solver_steps": (-math.inf, 10**5),
+    "trials": (-math.inf, 10**5),
+}
+"""Of numbers that memory and time grow with, by the names of arguments: what is beyond is a slip. Where there is no
+least number here, the function says which it is."""
+
+
+def checked(
+    function: Callable[P, R], advice: Mapping[str, str], limits: Mapping[str, tuple[float, float]] = LIMITS
+) -> Callable[P, R]:
     """The function, its arguments first converted to the types of its annotations: NumPy's numbers to Python's.
 
     What the operating system refuses, and no place nearer has a sentence for, is an InputError too.
 
-    advice    by an argument's name: where to get one, for the error's sentence
-    positive  names of whole numbers that are at least 1
+    advice  by an argument's name: where to get one, for the error's sentence
+    limits  by an argument's name: the least and the largest number that it may be
 
     Images and other arrays are passed on as they are: the function checks them.
     """
@@ -39,10 +59,17 @@ def checked(function: Callable[P, R], advice: Mapping[str, str], positive: Conta
             value = _converted(value, hint)
         except (TypeError, ValueError):
             words = re.sub(r"[\w.]+\.", "", inspect.formatannotation(hint))
-            shown = " ".join(repr(value).split())[:60]
-            raise InputError(f"{name} must be {words}, not {shown}{advice.get(name, '')}.") from None
-        if name in positive and value is not None and value < 1:
-            raise InputError(f"{name} must be at least 1, not {value}.")
+            given = " ".join(shown(value).split())[:60]
+            raise InputError(f"{name} must be {words}, not {given}{advice.get(name, '')}.") from None
+        except OverflowError:
+            raise InputError(
+                f"{name} is a number of more than 64 bits, or more than {MOST_ITEMS:,} of them: choose fewer."
+            ) from None
+        if name in limits and isinstance(value, int) and not isinstance(value, bool):
+            low, high = limits[name]
+            if not low <= value <= high:
+                bound = f"least {low:,}" if value < low else f"most {high:,}"
+                raise InputError(f"{name} must be at {bound}, not {value}.")
         if Path in get_args(hint) and value == "":
             raise InputError(f"{name} is an empty path: name a file or a folder.")
         return value
@@ -71,10 +98,18 @@ def _converted(value: Any, hint: Any) -> Any:
     kind, parts = get_origin(hint) or hint, get_args(hint)
     if kind in (Union, types.UnionType):
         return _first(value, parts)
-    if kind in (Iterable, Sequence) and not isinstance(value, str | bytes):
-        return [_converted(item, parts[0]) for item in value]
+    if kind in (Iterable, Sequence) and not isinstance(value, str | bytes | Mapping):
+        if operator.length_hint(value) > MOST_ITEMS:
+            raise OverflowError
+        items = list(itertools.islice(value, MOST_ITEMS + 1))
+        if len(items) > MOST_ITEMS:
+            raise OverflowError
+        return [_converted(item, parts[0]) for item in items]
     if kind is int and not isinstance(value, bool):
-        return operator.index(value)
+        number = operator.index(value)
+        if not -(2**63) <= number < 2**63:
+            raise OverflowError
+        return number
     if kind is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
         return float(value)
     if kind is bool and isinstance(value, np.bool_):

@@ -55,6 +55,16 @@ def read_arrays(path: str | Path, *names: str) -> list[NDArray[Any]]:
     return _guarded(path, read)
 
 
+def array_shape(path: str | Path, name: str) -> tuple[int, ...]:
+    """The shape of one array of an .npz, from its header alone. Errors as array_names."""
+
+    def read() -> tuple[int, ...]:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
+            return _header(stream.read(LONGEST_HEADER), path)[0]
+
+    return _guarded(path, read)
+
+
 def read_own_arrays(path: Path, *names: str) -> list[NDArray[Any]]:
     """Arrays of an .npz that ddpm wrote and can make again; DamagedFile if it is not whole."""
     try:

@@ -61,15 +61,17 @@ class Console(Progress):
         task = bars.add_task(title, total=total, completed=done, note="")
         if outer is None:
             self.bars = bars
-            bars.start()
+            with suppress(OSError):
+                bars.start()
         try:
             yield lambda more, note="": bars.update(task, advance=more, note=note)
         finally:
-            if outer is None:
-                bars.stop()
-                self.bars = None
-            else:
-                bars.remove_task(task)
+            with suppress(OSError):  # the terminal may be closed by now
+                if outer is None:
+                    self.bars = None
+                    bars.stop()
+                else:
+                    bars.remove_task(task)
 
     def _plain(self, title: str, total: int, done: int) -> Advance:
         last = time.monotonic() - LINE_SECONDS

@@ -76,9 +76,11 @@ def parse_seeds(text: str) -> list[int]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,18})\s*(?:-\s*(\d{1,18})\s*)?", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if last < first or last - first >= MOST_SEEDS:
+        if last < first:
             raise InputError(
-                f"seeds '{text}' are not understood at '{part.strip()}': write them as 7, 0-63 or 1,5,10-19."
+                f"seeds '{text[:60]}' are not understood at '{part.strip()[:60]}': write them as 7, 0-63 or 1,5,10-19."
             )
+        if len(seeds) + last - first >= MOST_SEEDS:
+            raise InputError(f"these are more than {MOST_SEEDS:,} seeds: draw them in parts.")
         seeds += range(first, last + 1)
     return seeds

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from ddpm.errors import InputError
+
 LEVELS = 256
 BIN = 2 / (LEVELS - 1)  # distance between two neighbouring grey levels on the scale of x
 GREY_LEVELS = 1 / BIN  # grey levels per unit of x
@@ -18,8 +20,14 @@ def images_to_x(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def x_to_images(x: Tensor) -> Tensor:
-    """Map x in [-1, 1] to the nearest of 256 grey levels (uint8, on the CPU); values outside are clipped."""
-    return ((x.cpu().double() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    """Map x in [-1, 1] to the nearest of 256 grey levels (uint8, on the CPU); values outside are clipped.
+
+    InputError for NaN, which has no grey level: of a network whose numbers overflow.
+    """
+    levels = ((x.cpu().double() + 1) * 127.5).round()
+    if bool(torch.isnan(levels).any()):
+        raise InputError("the network gives NaN, which is no image: its run diverged, take an earlier checkpoint.")
+    return levels.clamp(0, 255).to(torch.uint8)
 
 
 def bits(nats: float) -> float:

@@ -20,6 +20,7 @@ from ddpm.cli.console import PROGRESS
 from ddpm.cli.convert import convert
 from ddpm.cli.data import data
 from ddpm.cli.decompress import decompress
+from ddpm.cli.prune import prune
 from ddpm.cli.sample import sample
 from ddpm.cli.show import show
 from ddpm.cli.train import train
@@ -35,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (train, sample, compress, decompress, data, show, convert):
+for command in (train, sample, compress, decompress, data, show, prune, convert):
     app.command()(command)
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(tune.app, name="tune")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
+
+import typer
 
 from ddpm.base.files import cannot
 from ddpm.base.progress import Console
@@ -44,6 +46,26 @@ def print_result(table: dict[str, Any], lines: Sequence[str], *, as_json: bool) 
         raise
     except OSError as error:
         raise cannot("standard output", "written", error) from None
+
+
+class FilesReport(Report, Protocol):
+    """A report on files, some of which may be bad."""
+
+    @property
+    def exit_code(self) -> int: ...
+
+
+def print_files(report: FilesReport, problems: Iterable[tuple[str, str]], *, as_json: bool) -> None:
+    """A report on stdout, what is wrong with a file on stderr; leave with its exit code unless all is well.
+
+    problems  of each file: its name, and the sentence or ""
+    """
+    for name, problem in problems:
+        if problem:
+            PROGRESS.say(f"ddpm: '{name}': {problem}")
+    print_report(report, as_json=as_json)
+    if report.exit_code:
+        raise typer.Exit(report.exit_code)
 
 
 def load(run: str, weights: str, device: str) -> Model:

@@ -15,7 +15,10 @@ Weights = Annotated[str, typer.Option(help="Which weights: ema (their exponentia
 Device = Annotated[str, typer.Option(help="Where networks run: auto, cpu, cuda, cuda:1, ...")]
 CodecDevice = Annotated[str, typer.Option(help="Where the network runs, in float64: auto, cpu, cuda, ...")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Replace outputs that are there; else right ones are left, and others are refused."),
+]
 Seed = Annotated[int, typer.Option(help="Seed of random images, levels and noises.")]
 Results = Annotated[str | None, typer.Option("--out", help="A folder for files [default: evaluation/ in the run].")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only so many of the images, drawn by the seed [default: all].")]

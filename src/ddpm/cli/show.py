@@ -37,10 +37,31 @@ def _model_lines(table: dict[str, Any]) -> list[str]:
         f"schedule      {table['recipe']['process']['schedule']}, {table['schedule']['steps']} steps, "
         f"alpha_bar ends at {table['schedule']['alpha_bar_end']:.3g}",
         f"weights       SHA-256 {table['sha256']['model.safetensors']}",
-        *(f"tuned         {file}" for file in table["side_files"]),
+        *_side_file_lines(table["by_checkpoint"]),
+        *(
+            f"changed       {line['key']} = {line['to']} from {line['images']:,} images on, {line['from']} before, by "
+            f"{line['by']}{': ' + line['why'] if 'why' in line else ''}"
+            for line in table["changes"]
+        ),
         "",
         *toml_lines(table["recipe"]),
     ]
+
+
+def _side_file_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """The newest checkpoint's first; a codec's with what needs it."""
+    return [
+        f"tuned         {file}{f': .dpc files with fingerprint {needed} need this checkpoint' if needed else ''}"
+        for row in reversed(rows)
+        for file, needed in row["side_files"].items()
+    ]
+
+
+def _model_of(table: dict[str, Any]) -> str:
+    if "model" not in table:
+        return "not found here; name it behind the file for the table of steps"
+    older = f", checkpoint {table['checkpoint']}, which is not its newest" if table["older"] else ""
+    return f"{table['model']}{older}"
 
 
 def _file_lines(path: str, table: dict[str, Any]) -> list[str]:
@@ -51,7 +72,7 @@ def _file_lines(path: str, table: dict[str, Any]) -> list[str]:
         f"image         {table['height']} x {table['width']} (height x width)"
         f"{', grey on a colour model' if table['grey_on_colour'] else ''}",
         f"fingerprint   {table['fingerprint']}",
-        f"model         {table.get('model', 'not found here; name it behind the file for the table of steps')}",
+        f"model         {_model_of(table)}",
     ]
     if "steps" not in table:
         return lines

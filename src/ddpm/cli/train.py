@@ -34,6 +34,9 @@ def train(
             help="Change a key of the recipe, such as network.channels=64; repeatable [default: none].",
         ),
     ] = None,
+    allow_change: Annotated[
+        bool, typer.Option("--allow-change", help="Resume with other settings; where they changed is written down.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the recipe and what it will cost.")] = False,
 ) -> None:
     """Train a model. The same command again resumes; a larger train_images continues."""
@@ -48,7 +51,7 @@ def train(
         return
     folder = check_output(f"runs/{Path(recipe).stem}" if out is None else out, folder=True)
     try:
-        ddpm.train(chosen, out=folder, progress=PROGRESS)
+        ddpm.train(chosen, out=folder, allow_change=allow_change, progress=PROGRESS)
     except KeyboardInterrupt as stop:
         raise Stopped(str(stop) or "stopped.") from None
     newest = Path(ddpm.show(folder)["checkpoint"]).name

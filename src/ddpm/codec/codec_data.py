@@ -8,24 +8,58 @@ that stands for weights and codec data together.
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from ddpm.base.fields import Amount, Fields, Word
 from ddpm.base.geometry import Geometry
-from ddpm.codec.pixel_model import CausalModel, Layers
+from ddpm.codec.pixel_model import LARGEST_BIAS, LARGEST_WEIGHT, CausalModel, Layers, width
 from ddpm.codec.progressive import Chain
+from ddpm.codec.trellis import fewest_bits
 from ddpm.errors import InputError
+from ddpm.model.limits import MOST_STEPS
 from ddpm.model.model import Model
 from ddpm.model.scoring import scored_denoiser
-from ddpm.model.sidecar import Sidecar, Weights
+from ddpm.model.sidecar import CODEC, Sidecar, SideFields, Weights
 
-SIDECAR = Sidecar("codec", "ddpm codec", "codec")
+CHANNELS = (1, 3)
+MOST_BITS = 2**16
+"""Of a step: the trellis takes 4,096 numbers for each."""
+Weight = Annotated[int, Field(ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)]
+Bias = Annotated[int, Field(ge=-LARGEST_BIAS, le=LARGEST_BIAS)]
+
+
+class _LayerFields(Fields):
+    first: list[list[Weight]]
+    first_bias: list[Bias]
+    second: list[list[Weight]]
+    second_bias: list[Bias]
+    last: list[list[Weight]]
+    last_bias: list[Bias]
+    skip: list[list[Weight]]
+
+
+class _CodecFields(SideFields):
+    data: str
+    data_fingerprint: str
+    seed: Word
+    levels: Annotated[list[Annotated[int, Field(ge=1, le=MOST_STEPS)]], Field(min_length=2)]
+    errors: list[Amount]
+    bits: list[Annotated[int, Field(ge=1, le=MOST_BITS)]]
+    causal: list[_LayerFields]
+    image_hashes: list[str]
+
+
+SIDECAR = Sidecar(CODEC, "ddpm codec", "codec", fields=_CodecFields)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,21 +125,51 @@ def read_codec_data(of: Weights) -> CodecData | None:
     table = SIDECAR.read(of)
     if table is None:
         return None
-    layers = [Layers(**{name: np.array(values, np.float64) for name, values in one.items()}) for one in table["causal"]]
+    channels = len(table["causal"])
+    layers = [_layers(one, width(channels, channel)) for channel, one in enumerate(table["causal"])]
+    sound = tuple(one for one in layers if one is not None)
+    levels, steps = table["levels"], len(table["levels"]) - 1
+    if channels not in CHANNELS or len(sound) != channels:
+        raise SIDECAR.damaged(of, "its model of pixels is none of grey or RGB images")
+    if (len(table["errors"]), len(table["bits"])) != (steps + 1, steps):
+        raise SIDECAR.damaged(of, "its levels do not have an error and index bits each")
+    if any(one <= other for one, other in itertools.pairwise(levels)):
+        raise SIDECAR.damaged(of, "its levels do not fall")
     found: dict[str, Any] = {one.name: table[one.name] for one in fields(CodecData)}
     found |= {name: tuple(value) for name, value in found.items() if isinstance(value, list)}
-    return CodecData(**found | {"causal": CausalModel(tuple(layers))})
+    return CodecData(**found | {"causal": CausalModel(sound)})
+
+
+def _layers(table: dict[str, Any], inputs: int) -> Layers | None:
+    """The network of one channel, None if its shapes do not go together."""
+    try:
+        found = Layers(**{field.name: np.array(table[field.name], np.float64) for field in fields(Layers)})
+    except ValueError:  # rows of several lengths
+        return None
+    hidden, out = len(found.first_bias), len(found.last_bias)
+    middle = len(found.second_bias)
+    wanted = {"first": (hidden, inputs), "second": (middle, hidden), "last": (out, middle), "skip": (out, inputs)}
+    fits = all(getattr(found, name).shape == shape for name, shape in wanted.items())
+    return found if fits and hidden and middle and out and out % 3 == 0 else None
 
 
 def check_codes(model: Model) -> None:
     """Raise InputError for a model whose images no codec can hold."""
-    if model.geometry.channels not in (1, 3):
+    if model.geometry.channels not in CHANNELS:
         found = f"{model.geometry.channels} channels; the codec holds grey (1) and RGB (3)"
         raise InputError(f"the model in '{model.source}' has {found}.")
 
 
 def make_codec(model: Model, data: CodecData) -> Codec:
-    """Put a model and its codec data together; the network is copied, in float64."""
+    """Put a model and its codec data together; the network is copied, in float64.
+
+    Errors: codec data that are not of such a model (DamagedFile).
+    """
+    fewest = fewest_bits(math.prod(model.geometry.shape))
+    if (len(data.causal.layers), data.levels[0]) != (model.geometry.channels, model.recipe.process.steps):
+        raise SIDECAR.damaged(model, "it has other channels than the model, or another first level")
+    if min(data.bits) < fewest:
+        raise SIDECAR.damaged(model, f"a step has {min(data.bits)} index bits, and the fewest are {fewest}")
     device = torch.device("cpu") if model.device.type == "mps" else model.device  # Apple's GPUs have no float64
     network = copy.deepcopy(model.network).to(device).double()
     denoiser = replace(scored_denoiser(model), network=network, dtype=torch.float64, threshold="static")

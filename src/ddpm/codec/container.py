@@ -14,12 +14,12 @@ import numpy as np
 from ddpm.base.tensors import Pixels
 from ddpm.codec.trellis import Bits
 from ddpm.errors import DamagedFile
+from ddpm.model.sidecar import FINGERPRINT_BYTES
 
 MAGIC = b"\x8fDP"
 VERSION = 1
 LOSSLESS, GREY, STORED, SEEDS, CLASS = 1, 2, 4, 8, 16
 """Flags: a lossless layer, a grey image of a colour model, stored as PNG, tiles with another seed than 0, a class."""
-FINGERPRINT_BYTES = 4
 MOST_PIXELS = 2**24
 MOST_SIDE = 2**16
 MOST_CLASSES = 100_000

@@ -17,13 +17,14 @@ from ddpm.base.progress import Advance, unheard
 from ddpm.base.tensors import Integers, Pixels
 from ddpm.base.units import x_to_images
 from ddpm.codec.codec_data import Codec
-from ddpm.codec.container import FINGERPRINT_BYTES, MOST_PIXELS, Cursor, Packet, checksum, read_header, read_packet
+from ddpm.codec.container import MOST_PIXELS, Cursor, Packet, checksum, read_header, read_packet
 from ddpm.codec.encode import whole_guess
 from ddpm.codec.mixture import SIXTEENTHS
 from ddpm.codec.progressive import AT_ONCE
 from ddpm.codec.tiles import bits_of, joined, steps_each, tiles_in, units_done
 from ddpm.codec.trellis import Bits
 from ddpm.errors import DamagedFile, InputError, WrongModel
+from ddpm.model.sidecar import FINGERPRINT_BYTES
 from ddpm.samplers.ddim import ddim
 
 RECONSTRUCTIONS = ("mean", "flow")

@@ -17,7 +17,6 @@ from ddpm.base.units import bits, images_to_x
 from ddpm.codec.codec_data import Codec
 from ddpm.codec.container import (
     CLASS,
-    FINGERPRINT_BYTES,
     GREY,
     LOSSLESS,
     MOST_PIXELS,
@@ -34,6 +33,7 @@ from ddpm.codec.randomness import CHOICE, UNIT, normals
 from ddpm.codec.tiles import bits_of, cut, joined, tiles_in, units_done
 from ddpm.codec.trellis import Bits
 from ddpm.errors import InputError
+from ddpm.model.sidecar import FINGERPRINT_BYTES
 
 MARGIN = 1e-6
 """Sixteenths of a grey level that a guess must keep from the middle between two. Between machines guesses differ by a
@@ -125,7 +125,7 @@ def check_image(codec: Codec, image: Pixels, limit: int | None = None) -> None:
         shape = " x ".join(map(str, image.shape))
         raise InputError(f"an image of {image.dtype} {shape} was given: give uint8 (C, H, W), grey (1) or RGB (3).")
     if image.shape[0] > codec.geometry.channels:
-        raise InputError(f"the image is in colour and the model of '{codec.name}' is grey: give a grey image.")
+        raise InputError(f"the image has 3 channels and the model of '{codec.name}' is grey: give a grey image.")
     height, width = image.shape[1:]
     if not 1 <= height * width <= MOST_PIXELS:
         raise InputError(f"the image has {height} x {width} pixels; a file holds 1 to {MOST_PIXELS:,}.")

@@ -1,112 +1,141 @@
-"""Many .dpc files to image files: a file that is damaged does not stop the others."""
+"""Many .dpc files to image files: what is wrong with one does not stop the others."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from ddpm.base.files import whole_file
+import numpy as np
+
+from ddpm.base.files import check_output, read_bytes, whole_file
 from ddpm.base.image_io import to_pil
-from ddpm.base.progress import Progress
+from ddpm.base.progress import Advance, Progress
+from ddpm.base.tensors import Pixels
 from ddpm.codec.codec_data import Codec
-from ddpm.codec.container import Cursor, read_header
-from ddpm.codec.decode import DAMAGED, Decoded, decode, open_file
-from ddpm.codec.to_files import GROUP, in_groups
-from ddpm.errors import DamagedFile, DdpmError
+from ddpm.codec.container import Cursor, checksum, read_header
+from ddpm.codec.decode import DAMAGED, LOSSLESS, Decoded, OpenFile, decode, open_file
+from ddpm.codec.file_lists import MOST_BYTES, Planned, answered, in_groups, in_the_way
+from ddpm.codec.file_reports import DecompressedFile, DecompressionReport
+from ddpm.codec.lookup import Codecs
+from ddpm.codec.originals import read_original
+from ddpm.codec.to_files import GROUP
+from ddpm.errors import DamagedFile, InputError, NotVerified
 
 
-@dataclass(frozen=True)
-class DecompressedFile:
-    """One file: the image file written (None if nothing could be read), how exact it is, and what is wrong with it.
+@dataclass
+class Decompression:
+    """Files on their way to images.
 
-    status     "lossless", "lossy", "partial", "damaged" as of decode.Decoded, or "refused"
-    steps, of  steps of the chain that every tile has had, of how many
-    stored     whether it holds the image as PNG
-    problem    a sentence, "" without one
-    exit_code  of the problem, 0 without one
+    codecs       of the run, by fingerprint
+    plan         which file becomes which image
+    most_bytes   of each file that are read, None: all
+    reconstruct  see decode.decode
+    force        replace what is there
+    batch_size   tiles in a network call
     """
 
-    file: str
-    out: str | None
-    status: str
-    steps: int = 0
-    of: int = 0
-    stored: bool = False
-    problem: str = ""
-    exit_code: int = 0
+    codecs: Codecs
+    plan: Sequence[Planned]
+    most_bytes: int | None
+    reconstruct: str
+    force: bool
+    batch_size: int
+    progress: Progress
+    rows: dict[int, DecompressedFile] = field(default_factory=dict)
 
-    def line(self) -> str:
-        """For a person, of a file that was not refused."""
-        how = {
-            "lossless": "stored as PNG, exact" if self.stored else "exact",
-            "lossy": f"lossy, {self.steps} of {self.of} steps",
-            "partial": f"the image so far, {self.steps} of {self.of} steps",
-            "damaged": "damaged, not exact",
-        }[self.status]
-        return f"{self.out or self.file}: {how}"
+    def run(self) -> DecompressionReport:
+        """Look at every file, then decompress those that have no image yet, by checkpoint and a group at a time."""
+        tiles: dict[str, dict[int, int]] = {}
+        steps = 0
+        for k in range(len(self.plan)):
+            with self._refusing(k):
+                file, codec, by = self._open(k)
+                if self._right(k, file):
+                    count = (0, 0) if file.packet.header.stored else (int(file.done.min()), len(codec.chain.steps))
+                    self._done(k, Decoded(None, LOSSLESS, count, file.packet.header.stored), by, there=True)
+                else:
+                    tiles.setdefault(codec.fingerprint, {})[k] = max(len(file.done), 1)
+                    steps += file.steps
+        with self.progress.stage("Decompressing", steps) as advance:
+            for waiting in tiles.values():
+                for group in in_groups(list(waiting.values()), GROUP * self.batch_size):
+                    self._decompress(list(waiting)[group.start : group.stop], advance)
+        return DecompressionReport(tuple(self.rows[k] for k in range(len(self.plan))))
 
+    def _open(self, k: int) -> tuple[OpenFile, Codec, str]:
+        """A file, its codec, and the checkpoint that has it if that is another one."""
+        one = self.plan[k]
+        if one.problem is not None:
+            raise one.problem
+        check_output(one.target, folder=False)
+        data = read_bytes(one.path, MOST_BYTES)
+        codec, by = self.codecs.wanted(read_header(Cursor(data)).fingerprint.hex())
+        return open_file(codec, data, self.most_bytes), codec, by
 
-@dataclass(frozen=True)
-class DecompressionReport:
-    """What `ddpm.decompress_files` returns: a row a file, in the order in which they were given."""
+    def _right(self, k: int, file: OpenFile) -> bool:
+        """Whether the image is there already: that of a whole lossless file has the checksum that the file names."""
+        packet, target = file.packet, self.plan[k].target
+        if self.force or packet.data is None or packet.damaged or not os.path.exists(target):
+            return False
+        there = pixels_in(target)
+        return there is not None and there.shape[1:] == packet.header.size and checksum(there) == packet.crc
 
-    files: tuple[DecompressedFile, ...]
+    def _decompress(self, rows: Sequence[int], advance: Advance) -> None:
+        """Decompress files that want one codec, and write their images."""
+        opened: dict[int, tuple[OpenFile, Codec, str]] = {}
+        for k in rows:
+            with self._refusing(k):
+                opened[k] = self._open(k)
+        if not opened:
+            return
+        files, codec = [file for file, _, _ in opened.values()], next(iter(opened.values()))[1]
+        found = decode(codec, files, reconstruct=self.reconstruct, batch_size=self.batch_size, advance=advance)
+        for (k, (_, _, by)), one in zip(opened.items(), found, strict=True):
+            with self._refusing(k):
+                self._done(k, one, by, there=self._write(self.plan[k].target, one.image))
 
-    def table(self) -> dict[str, Any]:
-        """As plain values."""
-        return {"files": [asdict(one) for one in self.files]}
-
-    def lines(self) -> list[str]:
-        """For a person."""
-        return [one.line() for one in self.files if one.status != "refused"]
-
-    @property
-    def exit_code(self) -> int:
-        """0 unless something is wrong with a file."""
-        return max((one.exit_code for one in self.files), default=0)
-
-
-def write_decompressed(
-    codec: Codec | DdpmError,
-    paths: Sequence[str],
-    contents: Sequence[bytes],
-    targets: Sequence[Path],
-    *,
-    most_bytes: int | None,
-    reconstruct: str,
-    batch_size: int,
-    progress: Progress,
-) -> DecompressionReport:
-    """Decompress files to PNGs; what cannot be opened does not stop the others.
-
-    codec  or the error that says why the model has none
-    """
-    rows: dict[int, DecompressedFile] = {}
-    opened = {}
-    for k, (path, data) in enumerate(zip(paths, contents, strict=True)):
-        try:
-            if isinstance(codec, DdpmError):
-                wanted = read_header(Cursor(data)).fingerprint.hex()
-                raise type(codec)(f"it wants the model with fingerprint {wanted}; {codec}")
-            opened[k] = open_file(codec, data, most_bytes)
-        except DdpmError as error:
-            rows[k] = DecompressedFile(path, None, "refused", problem=str(error), exit_code=error.exit_code)
-    if not isinstance(codec, DdpmError):
-        order, files = list(opened), list(opened.values())
-        with progress.stage("Decompressing", sum(file.steps for file in files)) as advance:
-            for group in in_groups([max(len(file.done), 1) for file in files], GROUP * batch_size):
-                some = [files[place] for place in group]
-                found = decode(codec, some, reconstruct=reconstruct, batch_size=batch_size, advance=advance)
-                for k, one in zip(order[group.start : group.stop], found, strict=True):
-                    rows[k] = _written(paths[k], one, targets[k])
-    return DecompressionReport(tuple(rows[k] for k in sorted(rows)))
-
-
-def _written(path: str, one: Decoded, target: Path) -> DecompressedFile:
-    if one.image is not None:
+    def _write(self, target: Path, image: Pixels | None) -> bool:
+        """Write an image unless it is there; whether it was."""
+        if image is None:
+            return False
+        if not self.force and os.path.exists(target):
+            if not holds(target, image):
+                raise in_the_way(target)
+            return True
         with whole_file(target) as temporary:
-            to_pil(one.image).save(temporary)
-    code, out = DamagedFile.exit_code if one.status == DAMAGED else 0, None if one.image is None else str(target)
-    return DecompressedFile(path, out, one.status, *one.steps, one.stored, one.problem, code)
+            to_pil(image).save(temporary)
+        if not holds(target, image):
+            raise NotVerified(f"'{target}' does not hold what was written to it: is the disk sound?")
+        return False
+
+    def _done(self, k: int, one: Decoded, by: str, *, there: bool) -> None:
+        path, target = self.plan[k].path, self.plan[k].target
+        code = DamagedFile.exit_code if one.status == DAMAGED else 0
+        out = None if one.image is None and not there else str(target)
+        self.rows[k] = DecompressedFile(path, out, one.status, *one.steps, one.stored, there, by, one.problem, code)
+
+    def _refusing(self, k: int) -> AbstractContextManager[None]:
+        """What is wrong with a file in the block becomes its row."""
+        path = self.plan[k].path
+
+        def refuse(problem: str, exit_code: int) -> None:
+            self.rows[k] = DecompressedFile(path, None, "refused", problem=problem, exit_code=exit_code)
+
+        return answered(refuse, path)
+
+
+def pixels_in(path: Path) -> Pixels | None:
+    """An image file's pixels, None if it is none or holds more than an 8-bit image."""
+    try:
+        return read_original(str(path), lossless=True).pixels
+    except InputError:
+        return None
+
+
+def holds(path: Path, image: Pixels) -> bool:
+    """Whether an image file has these pixels."""
+    there = pixels_in(path)
+    return there is not None and np.array_equal(there, image)

@@ -36,6 +36,7 @@ FLAG = 256
 INPUT_BITS, HIDDEN_BITS, WEIGHT_BITS = 7, 8, 12
 """Inputs count 1/128, hidden units 1/256, weights 1/4096 of what they stand for."""
 LARGEST_HIDDEN = 2**15 - 1
+LARGEST_WEIGHT, LARGEST_BIAS = 2**15 - 1, 2**40
 OUTPUT_BITS = HIDDEN_BITS + WEIGHT_BITS
 LOGIT_SHIFT, MEAN_SHIFT, SCALE_SHIFT = OUTPUT_BITS - 6, OUTPUT_BITS - 7, OUTPUT_BITS - 4
 """From outputs to 1/64 nat, to sixteenths of a grey level (an output of 1 is 8 levels), to sixteenths of a nat."""

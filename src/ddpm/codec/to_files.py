@@ -1,31 +1,33 @@
-"""Many image files to .dpc files, together, so that they share network calls."""
+"""Many image files to .dpc files, together, so that they share network calls; a bad one does not stop the others."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from ddpm.base.files import check_output, whole_file, writable_folder
+from ddpm.base.files import check_output, read_bytes, whole_file
 from ddpm.base.progress import SILENT, Advance, Progress, unheard
 from ddpm.base.tensors import Pixels
 from ddpm.codec.codec_data import Codec
-from ddpm.codec.container import MAGIC
-from ddpm.codec.decode import LOSSLESS, LOSSY, decode, open_file
+from ddpm.codec.container import checksum
+from ddpm.codec.decode import LOSSLESS, LOSSY, Decoded, OpenFile, decode, open_file
 from ddpm.codec.encode import Encoded, check_image, encode
+from ddpm.codec.file_lists import MOST_BYTES, Planned, answered, in_groups, in_the_way
+from ddpm.codec.file_reports import CompressedFile, CompressionReport
+from ddpm.codec.originals import Original, for_model, read_original
 from ddpm.codec.progressive import AT_ONCE
 from ddpm.codec.tiles import tiles_in
-from ddpm.data.decode import BadImage
-from ddpm.data.decode import decode as decode_image
-from ddpm.errors import InputError, NotVerified
+from ddpm.errors import DdpmError, InputError, NotVerified
 
-SUFFIX = ".dpc"
 GROUP = 8
 """Batches of tiles that are compressed and written together: what a stop loses."""
+MOST_RATE = 1000
+"""In bits/dim: lossless files of the smallest images take fewer."""
+UNLIKE = "what was compressed did not decompress to its image; please report this."
 
 
 def compress_all(
@@ -37,8 +39,8 @@ def compress_all(
     batch_size: int = AT_ONCE,
     advance: Advance = unheard,
     progress: Progress = SILENT,
-) -> list[Encoded]:
-    """Compress images together.
+) -> list[Encoded | None]:
+    """Compress images together; None for one that does not come back.
 
     limits    bytes that each file may have, None is lossless
     verify    decompress the files: lossless ones must be their images, lossy ones whole
@@ -46,179 +48,185 @@ def compress_all(
     progress  of verifying
     """
     found = encode(codec, images, most_bytes=limits, batch_size=batch_size, advance=advance)
-    if verify:
-        opened = [open_file(codec, one.data) for one in found]
-        with progress.stage("Verifying", sum(file.steps for file in opened)) as verifying:
-            back = decode(codec, opened, batch_size=batch_size, advance=verifying)
-        for image, limit, one in zip(images, limits, back, strict=True):
-            exact = one.status == LOSSLESS and one.image is not None and np.array_equal(one.image, image)
-            if not (exact if limit is None else one.status == LOSSY):
-                raise NotVerified("what was compressed did not decompress to its image; please report this.")
-    return found
+    if not verify:
+        return list(found)
+    opened = [open_file(codec, one.data) for one in found]
+    with progress.stage("Verifying", sum(file.steps for file in opened)) as verifying:
+        back = decode(codec, opened, batch_size=batch_size, advance=verifying)
+    sound = [
+        exact(one, image) if limit is None else one.status == LOSSY
+        for image, limit, one in zip(images, limits, back, strict=True)
+    ]
+    return [one if good else None for one, good in zip(found, sound, strict=True)]
+
+
+def exact(one: Decoded, image: Pixels) -> bool:
+    """Whether a file is lossless, and of this image."""
+    return one.status == LOSSLESS and one.image is not None and np.array_equal(one.image, image)
+
+
+def check_limits(rate: float | None, most_bytes: int | None) -> None:
+    """Raise InputError unless at most one is given, and that is positive."""
+    if rate is not None and most_bytes is not None:
+        raise InputError("a rate and a number of bytes were given: leave one of them out.")
+    if rate is not None and not 0 < rate <= MOST_RATE:
+        raise InputError(f"a rate is a number of bits/dim above 0 and up to {MOST_RATE}, such as 0.5, not {rate}.")
+    if most_bytes is not None and (most_bytes != int(most_bytes) or most_bytes < 1):
+        raise InputError(f"the bytes of a file must be a whole number of at least 1, not {most_bytes}.")
 
 
 def byte_limit(image: Pixels, rate: float | None, most_bytes: int | None) -> int | None:
-    """How many bytes an image may take: by a rate in bits/dim, or as such; None for lossless.
-
-    Errors (InputError): both given, or one that is not positive.
-    """
-    if rate is not None and most_bytes is not None:
-        raise InputError("a rate and a number of bytes were given: leave one of them out.")
-    if rate is not None and not 0 < rate < math.inf:
-        raise InputError(f"a rate must be a positive number of bits/dim, such as 0.5, not {rate}.")
-    if most_bytes is not None and (most_bytes != int(most_bytes) or most_bytes < 1):
-        raise InputError(f"the bytes of a file must be a whole number of at least 1, not {most_bytes}.")
+    """How many bytes an image may take: by a rate in bits/dim, or as such; None for lossless. See check_limits."""
+    check_limits(rate, most_bytes)
     if rate is not None:
         return int(rate * image.size / 8)
     return None if most_bytes is None else int(most_bytes)
 
 
-@dataclass(frozen=True)
-class CompressedFile:
-    """One file: which image became which file, of how many bytes; `stored`: whether it holds the image as PNG."""
+@dataclass
+class Compression:
+    """Images on their way to files.
 
-    image: str
-    file: str
-    bytes: int
-    bits_per_dim: float
-    stored: bool
+    codec       the model's, made where it is first called
+    plan        which image becomes which file
+    rate        bits/dim, or
+    most_bytes  bytes that a file may have; neither is lossless
+    verify      decompress what was written, and what is there already, and compare
+    force       replace what is there
+    batch_size  tiles in a network call
+    """
 
-
-@dataclass(frozen=True)
-class CompressionReport:
-    """What `ddpm.compress_files` returns: the files, and whether they are lossless and were verified."""
-
-    files: tuple[CompressedFile, ...]
-    dimensions: int
-    lossless: bool
-    verified: bool
+    codec: Callable[[], Codec]
+    plan: Sequence[Planned]
+    rate: float | None
+    most_bytes: int | None
+    verify: bool
+    force: bool
+    batch_size: int
+    progress: Progress
+    rows: dict[int, CompressedFile] = field(default_factory=dict)
 
     @property
-    def bytes(self) -> int:
-        """Of all files."""
-        return sum(one.bytes for one in self.files)
+    def lossless(self) -> bool:
+        return self.rate is None and self.most_bytes is None
 
-    def table(self) -> dict[str, Any]:
-        """As plain values."""
-        return {
-            "files": [asdict(one) for one in self.files],
-            "lossless": self.lossless,
-            "verified": self.verified,
-            "bytes": self.bytes,
-            "bits_per_dim": 8 * self.bytes / self.dimensions,
-            "stored": sum(one.stored for one in self.files),
-        }
+    def run(self) -> CompressionReport:
+        """Look at every image, then compress those that can be, a group at a time."""
+        check_limits(self.rate, self.most_bytes)
+        tiles = {k: count for k in range(len(self.plan)) if (count := self._look(k))}
+        if tiles:
+            total = sum(tiles.values()) * len(self.codec().chain.steps)
+            with self.progress.stage("Compressing", total) as advance:
+                for group in in_groups(list(tiles.values()), GROUP * self.batch_size):
+                    self._compress({k: tiles[k] for k in list(tiles)[group.start : group.stop]}, advance)
+        rows = tuple(self.rows[k] for k in range(len(self.plan)))
+        return CompressionReport(rows, self.lossless, self.verify)
 
-    def lines(self) -> list[str]:
-        """For a person."""
-        kind, checked = "lossy", "decompressed again"
-        if self.lossless:
-            kind, checked = "lossless", "decompressed and compared"
-        table = self.table()
-        return [
-            *(
-                f"{one.file}: {one.bytes:,} bytes, {one.bits_per_dim:.3f} bits/dim{', stored as PNG' * one.stored}"
-                for one in self.files
-            ),
-            f"{len(self.files)} {'file' if len(self.files) == 1 else 'files'}, {kind}, "
-            f"{checked if self.verified else 'not verified'}: {self.bytes:,} bytes, "
-            f"{table['bits_per_dim']:.3f} bits/dim; {table['stored']} stored as PNG",
-        ]
+    def _look(self, k: int) -> int:
+        """How many tiles an image has, 0 if it is refused."""
+        one = self.plan[k]
+        read: list[Original] = []
+        with self._refusing(k):
+            if one.problem is not None:
+                raise one.problem
+            check_output(one.target, folder=False)
+            read.append(read_original(one.path, lossless=self.lossless))
+        if not read:
+            return 0
+        codec = self.codec()  # what is wrong with the model is no matter of one image
+        with self._refusing(k):
+            image = self._checked(read[0]).pixels
+            if self._there(k):
+                self._claimed(k, image)
+            return tiles_in(image.shape[1:], codec.geometry.size)
+        return 0
 
+    def _checked(self, original: Original) -> Original:
+        """As the codec takes it; InputError if no file can hold it."""
+        found = for_model(self.codec(), original)
+        check_image(self.codec(), found.pixels, byte_limit(found.pixels, self.rate, self.most_bytes))
+        return found
 
-def read_image(path: str) -> Pixels:
-    """A grey or RGB image file as uint8 (C, H, W), exactly as it is; InputError for anything else."""
-    try:
-        image = decode_image(read_file(path))
-    except BadImage as error:
-        raise InputError(f"'{path}' cannot be read: {error}.") from None
-    if image.mode not in ("L", "RGB"):
-        raise InputError(f"'{path}' has mode {image.mode}; the codec holds grey (L) and RGB of 8 bits.")
-    return np.array(image.pixels)
+    def _compress(self, tiles: dict[int, int], advance: Advance) -> None:
+        """Read a group of images again, and write the files that are not there and right."""
+        codec, images = self.codec(), dict[int, Original]()
+        for k in tiles:
+            with self._refusing(k):
+                images[k] = self._checked(read_original(self.plan[k].path, lossless=self.lossless))
+        self._compare({k: one for k, one in images.items() if self._there(k)})
+        new = [k for k in images if k not in self.rows]
+        advance(sum(count for k, count in tiles.items() if k not in new) * len(codec.chain.steps))
+        made = compress_all(
+            codec,
+            [images[k].pixels for k in new],
+            [byte_limit(images[k].pixels, self.rate, self.most_bytes) for k in new],
+            verify=self.verify,
+            batch_size=self.batch_size,
+            advance=advance,
+            progress=self.progress,
+        )
+        for k, one in zip(new, made, strict=True):
+            with self._refusing(k):
+                self._write(k, images[k], one)
 
+    def _compare(self, images: dict[int, Original]) -> None:
+        """Take the files that are there for right, by their checksums and, if asked to verify, decompressed."""
+        codec, opened = self.codec(), dict[int, OpenFile]()
+        for k, original in images.items():
+            with self._refusing(k):
+                opened[k] = self._claimed(k, original.pixels)
+        asked = opened if self.verify else {}
+        back = decode(codec, list(asked.values()), batch_size=self.batch_size) if asked else []
+        wrong = [k for k, one in zip(asked, back, strict=True) if not exact(one, images[k].pixels)]
+        for k, file in opened.items():
+            with self._refusing(k):
+                if k in wrong:
+                    raise in_the_way(self.plan[k].target)
+                self._done(k, images[k], self.plan[k].target.stat().st_size, file.packet.header.stored, there=True)
 
-def is_dpc(data: bytes, path: str | Path) -> bool:
-    """Whether a file is, by its name or its first bytes, a .dpc file."""
-    return Path(path).suffix == SUFFIX or data.startswith(MAGIC)
+    def _there(self, k: int) -> bool:
+        """Whether there is a file that can be compared with its image, and may not be replaced."""
+        return self.lossless and not self.force and os.path.exists(self.plan[k].target)
 
-
-def read_file(path: str) -> bytes:
-    """All bytes of a file."""
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"'{path}' cannot be read: {(error.strerror or 'unreadable').lower()}.") from None
-
-
-def write_compressed(
-    codec: Codec,
-    paths: Sequence[str],
-    images: Sequence[Pixels],
-    targets: Sequence[Path],
-    *,
-    rate: float | None,
-    most_bytes: int | None,
-    verify: bool,
-    batch_size: int,
-    progress: Progress,
-) -> CompressionReport:
-    """Compress images to files; what no file can hold is refused by name before the first is written."""
-    limits = [byte_limit(image, rate, most_bytes) for image in images]
-    for path, image, limit in zip(paths, images, limits, strict=True):
+    def _claimed(self, k: int, image: Pixels) -> OpenFile:
+        """Open the file that is there; InputError unless it is whole, of this codec, and by its checksums the image."""
+        target, codec = self.plan[k].target, self.codec()
         try:
-            check_image(codec, image, limit)
-        except InputError as error:
-            raise InputError(f"'{path}': {error}") from None
-    tiles = [tiles_in(image.shape[1:], codec.geometry.size) for image in images]
-    found: list[Encoded] = []
-    with progress.stage("Compressing", sum(tiles) * len(codec.chain.steps)) as advance:
-        for rows in in_groups(tiles, GROUP * batch_size):
-            made = compress_all(
-                codec,
-                [images[k] for k in rows],
-                [limits[k] for k in rows],
-                verify=verify,
-                batch_size=batch_size,
-                advance=advance,
-                progress=progress,
-            )
-            for k, one in zip(rows, made, strict=True):
-                with whole_file(targets[k]) as temporary:
-                    temporary.write_bytes(one.data)
-                if verify and targets[k].read_bytes() != one.data:
-                    raise NotVerified(f"'{targets[k]}' does not hold what was written to it: is the disk sound?")
-            found += made
-    files = [
-        CompressedFile(path, str(target), len(one.data), 8 * len(one.data) / image.size, one.stored)
-        for path, target, image, one in zip(paths, targets, images, found, strict=True)
-    ]
-    lossless = rate is None and most_bytes is None
-    return CompressionReport(tuple(files), sum(image.size for image in images), lossless, verify)
+            opened = open_file(codec, read_bytes(target, MOST_BYTES))
+        except DdpmError:
+            raise in_the_way(target) from None
+        packet, header = opened.packet, opened.packet.header
+        shape = (1 if header.grey else codec.geometry.channels, *header.size)
+        if packet.cut or packet.damaged or shape != image.shape or packet.crc != checksum(image):
+            raise in_the_way(target)
+        return opened
 
+    def _write(self, k: int, original: Original, made: Encoded | None) -> None:
+        """One file; one that is there must be the same, unless it may be replaced. Lossy files know no image."""
+        target = self.plan[k].target
+        if made is None:
+            raise NotVerified(UNLIKE)
+        there = not self.force and os.path.exists(target)
+        if there and read_bytes(target) != made.data:
+            raise in_the_way(target)
+        if not there:
+            with whole_file(target) as temporary:
+                temporary.write_bytes(made.data)
+        if self.verify and read_bytes(target) != made.data:
+            raise NotVerified(f"'{target}' does not hold what was written to it: is the disk sound?")
+        self._done(k, original, len(made.data), made.stored, there=there)
 
-def in_groups(tiles: Sequence[int], most: int) -> Iterator[range]:
-    """Rows of images that are compressed together: as few as have `most` tiles."""
-    start, total = 0, 0
-    for k, count in enumerate(tiles):
-        total += count
-        if total >= most or k == len(tiles) - 1:
-            yield range(start, k + 1)
-            start, total = k + 1, 0
+    def _done(self, k: int, original: Original, size: int, stored: bool, *, there: bool) -> None:
+        one, pixels = self.plan[k], original.pixels.size
+        self.rows[k] = CompressedFile(
+            one.path, str(one.target), size, 8 * size / pixels, stored, there, pixels, original.notes
+        )
 
+    def _refusing(self, k: int) -> AbstractContextManager[None]:
+        """What is wrong with an image in the block becomes its row."""
+        path = self.plan[k].path
 
-def targets_in(inputs: Sequence[str], out: str | Path, suffix: str, *, force: bool) -> list[Path]:
-    """Where each input's output goes; refuses two of one name and files that are there, before any work is done."""
-    if not inputs:
-        raise InputError("no files were given: name at least one.")
-    folder = writable_folder(out)
-    targets = [folder / f"{Path(path).stem}{suffix}" for path in inputs]
-    for place, target in enumerate(targets):
-        check_output(target, folder=False)
-        if target in targets[:place]:
-            first = inputs[targets.index(target)]
-            if first == inputs[place]:
-                raise InputError(f"'{first}' was given twice.")
-            raise InputError(f"'{first}' and '{inputs[place]}' would both become '{target}': rename one of them.")
-        if target.exists() and not force:
-            raise InputError(f"'{target}' is there already; --force replaces it.")
-    return targets
+        def refuse(problem: str, exit_code: int) -> None:
+            self.rows[k] = CompressedFile(path, None, problem=problem, exit_code=exit_code)
+
+        return answered(refuse, path)

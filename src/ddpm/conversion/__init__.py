@@ -10,10 +10,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ddpm.base.files import check_output
 from ddpm.base.progress import Progress, progress_of
+from ddpm.base.tensor_files import not_finite
 from ddpm.conversion import scheduler, unet2d
-from ddpm.conversion.folder import Folder, find_folder, read_json, read_tensors
+from ddpm.conversion.folder import Folder, find_folder, read_table, read_tensors
 from ddpm.conversion.options import Options
 from ddpm.conversion.weights import translated
 from ddpm.errors import InputError
@@ -41,17 +44,20 @@ def convert(
         raise InputError(f"'{dst}' exists already: name a new folder.")
     folder = find_folder(Path(src))
     recipe = _recipe(folder, None if size is None else str(size), progress_of(progress))
-    expected = build_network(recipe).state_dict()
+    with torch.device("meta"):
+        expected = build_network(recipe).state_dict()
     tensors = translated(read_tensors(folder.weights), expected, folder.weights)
-    weights = {"ema": {name: tensor.float() for name, tensor in tensors.items()}}
+    weights = {name: tensor.float() for name, tensor in tensors.items()}
+    if complaint := not_finite(weights):
+        raise InputError(f"'{folder.weights}' holds no usable weights: {complaint}; they are of a run that diverged.")
     names = tuple(str(number) for number in range(recipe.network.classes or 0))
-    write_checkpoint(target, recipe=recipe, weights=weights, class_names=names)
+    write_checkpoint(target, recipe=recipe, weights={"ema": weights}, class_names=names)
     return target
 
 
 def _recipe(folder: Folder, size: str | None, progress: Progress) -> Recipe:
     """The whole model as a recipe; how it was trained is not known and stays at the defaults."""
-    given = read_json(folder.config)
+    given = read_table(folder.config)
     name = given.get("_class_name")
     if name != unet2d.CLASS:
         raise InputError(f"'{folder.config}' has _class_name = {json.dumps(name)}: only {unet2d.CLASS} is read.")
@@ -59,6 +65,6 @@ def _recipe(folder: Folder, size: str | None, progress: Progress) -> Recipe:
     if folder.scheduler is None:
         progress.say(f"'{folder.config.parent}' has no scheduler_config.json; the paper's process is assumed.")
     else:
-        options = Options(folder.scheduler, read_json(folder.scheduler), scheduler.DEFAULTS, scheduler.IGNORED)
+        options = Options(folder.scheduler, read_table(folder.scheduler), scheduler.DEFAULTS, scheduler.IGNORED)
         tables |= scheduler.process_tables(options, progress)
     return make_recipe(tables, origin=f"'{folder.config.parent}'")

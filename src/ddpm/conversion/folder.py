@@ -9,17 +9,15 @@ model_index.json beside). The weights are diffusion_pytorch_model.safetensors or
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
-import torch
 from torch import Tensor
 
+from ddpm.base.tables import read_json
+from ddpm.base.tensor_files import read_pickled, read_safetensors
 from ddpm.errors import DamagedFile, InputError
 
 UNET_FOLDERS = ("unet_ema", "unet", ".")  # a training checkpoint of diffusers has both; the averaged ones are published
@@ -58,12 +56,9 @@ def find_folder(src: Path) -> Folder:
     return Folder(unet / CONFIG, weights, next((path for path in places if path.is_file()), None))
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_table(path: Path) -> dict[str, Any]:
     """Read a file that holds one JSON object."""
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise DamagedFile(f"'{path}' is cut short or damaged: it is not JSON.") from None
+    table = read_json(path)
     if not isinstance(table, dict):
         raise DamagedFile(f"'{path}' is damaged: it is not a JSON object.")
     return table
@@ -71,17 +66,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read named tensors from a .safetensors or .bin file, on the CPU."""
-    content = path.read_bytes()
-    if path.suffix == ".safetensors":
-        try:
-            return safetensors.torch.load(content)
-        except safetensors.SafetensorError:
-            raise DamagedFile(f"'{path}' is cut short or damaged: it is not a safetensors file.") from None
-    try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception:  # a damaged pickle fails in every way there is
-        raise DamagedFile(f"'{path}' is cut short, damaged, or holds more than tensors; only those are read.") from None
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+    state = read_safetensors(path) if path.suffix == ".safetensors" else read_pickled(path)
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise InputError(f"'{path}' does not hold named tensors, as weights that diffusers wrote do.")
     return state
 
@@ -90,6 +76,6 @@ def _check_pipeline(index: Path) -> None:
     """Refuse another kind of pipeline: it uses its U-Net in another way, on latents for example."""
     if not index.is_file():
         return
-    name = read_json(index).get("_class_name")
+    name = read_table(index).get("_class_name")
     if name not in PIPELINES:
         raise InputError(f"'{index}' has _class_name = {json.dumps(name)}: only {', '.join(PIPELINES)} are read.")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ddpm.base.fields import MOST_COUNT
 from ddpm.errors import InputError
 
 
@@ -61,10 +62,10 @@ class Options:
             raise self.refusal(name, " or ".join(json.dumps(key) for key in meanings))
         return meanings[value]
 
-    def count(self, name: str) -> int:
-        """An option that is a whole number, at least 1."""
-        if not is_count(self[name]):
-            raise self.refusal(name, "a whole number from 1")
+    def count(self, name: str, most: int = MOST_COUNT) -> int:
+        """An option that is a whole number, 1 to `most`."""
+        if not is_count(self[name]) or self[name] > most:
+            raise self.refusal(name, "a whole number from 1" + f" to {most:,}" * (most < MOST_COUNT))
         return int(self[name])
 
     def sequence(self, name: str, kind: type) -> list[Any]:

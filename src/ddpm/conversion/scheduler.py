@@ -12,6 +12,7 @@ from typing import Any
 from ddpm.base.progress import Progress
 from ddpm.conversion.options import Options
 from ddpm.errors import InputError
+from ddpm.model.limits import MOST_STEPS
 
 CLASSES = ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler")
 DEFAULTS: dict[str, Any] = {
@@ -58,7 +59,7 @@ def process_tables(options: Options, progress: Progress) -> dict[str, dict[str, 
     options.require(REQUIRED)
     process = {
         "schedule": options.chosen("beta_schedule", SCHEDULES),
-        "steps": options.count("num_train_timesteps"),
+        "steps": options.count("num_train_timesteps", MOST_STEPS),
         "beta_start": options["beta_start"],
         "beta_end": options["beta_end"],
         "variance": options.chosen("variance_type", VARIANCES),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ddpm.base.tensor_files import is_plain
 from ddpm.errors import InputError
 
 NAMES = (  # ours to theirs, in this order
@@ -64,7 +65,7 @@ def _modern(name: str) -> str:
 def _fitted(tensor: Tensor, like: Tensor, name: str, path: Path) -> Tensor:
     """One tensor in the shape of `like`; a dense layer's weight becomes that of a 1 x 1 convolution."""
     fitted = tensor[:, :, None, None] if tensor.ndim == 2 and like.ndim == 4 else tensor
-    if fitted.shape != like.shape or not fitted.is_floating_point():
+    if not is_plain(fitted, tuple(like.shape)):
         raise InputError(
             f"'{path}' holds {name} as {tensor.dtype} of shape {tuple(tensor.shape)}, "
             f"but the configuration beside it wants floats of shape {tuple(like.shape)}."

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ddpm.base.fields import MOST_COUNT
 from ddpm.base.files import check_output, whole_file
-from ddpm.base.npz import BadArchive, array_names, read_arrays
+from ddpm.base.npz import BadArchive, array_names, array_shape, read_arrays
 from ddpm.base.tensors import Floats
 from ddpm.errors import DamagedFile, DdpmError, InputError
 from ddpm.metrics.jackknife import checked_features
@@ -29,6 +30,9 @@ SUFFIX = ".npz"
 UNKNOWN = 0  # the count in a file, where it is not known
 NOTES = ("extractor", "fingerprint", "source", "geometry")
 KEYS = ("mu", "sigma", "count", *NOTES, "format", "format_version")
+MOST_DIMENSIONS = 16_384  # a matrix of them takes 2 GB
+LARGEST = 1e100  # of a number: squares of it are added
+COUNTS = range(2, MOST_COUNT)
 ROUNDING = 1e-5  # of the largest entry or eigenvalue: other tools compute covariances in single precision
 
 
@@ -63,23 +67,39 @@ class Statistics:
 
     @cached_property
     def root(self) -> Floats:
-        """R with R R^T the covariance, (D, r) with r the rank: eigenvalues within rounding of zero are left out."""
+        """R with R R^T the covariance, (D, r) with r the rank: eigenvalues within rounding of zero are left out.
+
+        InputError if one is negative: the matrix is no covariance then.
+        """
         eigenvalues, vectors = np.linalg.eigh(self.covariance)
+        if eigenvalues[0] < -ROUNDING * np.abs(eigenvalues).max():
+            raise InputError(
+                f"{self._name} hold no covariance: sigma has the negative eigenvalue {eigenvalues[0]:.3g}."
+            )
         rounding = len(eigenvalues) * np.finfo(np.float64).eps * np.abs(eigenvalues).max()
         kept = eigenvalues > rounding
         root: Floats = vectors[:, kept] * np.sqrt(eigenvalues[kept])
         return root
 
     def check_features(self, dimensions: int, extractor: str = "") -> None:
-        """Raise InputError unless features of another set live in the same space; an unknown extractor passes."""
-        name = f"the statistics of '{self.source}'" if self.source else "the statistics"
+        """Raise InputError unless features of another set live in the same space, and the covariance is one.
+
+        An unknown extractor passes. The covariance comes last: that takes seconds in thousands of dimensions.
+        """
         if dimensions != self.dimensions:
-            raise InputError(f"features of {dimensions} dimensions do not compare with {name}, of {self.dimensions}.")
+            raise InputError(
+                f"features of {dimensions} dimensions do not compare with {self._name}, of {self.dimensions}."
+            )
         if extractor and self.extractor and extractor != self.extractor:
             raise InputError(
-                f"{name} were measured with the extractor {self.extractor[:12]}, not with {extractor[:12]}: choose the "
-                "same --features."
+                f"{self._name} were measured with the extractor {self.extractor[:12]}, not with {extractor[:12]}: "
+                "choose the same --features."
             )
+        _ = self.root
+
+    @property
+    def _name(self) -> str:
+        return f"the statistics of '{self.source}'" if self.source else "the statistics"
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,23 +183,39 @@ def is_statistics(path: str | os.PathLike[str]) -> bool:
 def load_statistics(path: str | os.PathLike[str]) -> Statistics:
     """Read statistics of ddpm, or plain mu and sigma as pytorch-fid writes them (count and extractor are unknown then).
 
+    Whether the covariance has negative eigenvalues is seen when it is used (`Statistics.check_features`).
+
     Errors: no such file, another file, Python objects in it, or numbers that are no mean and covariance (InputError);
     an archive cut short or altered, or one that ddpm wrote with such numbers (DamagedFile).
     """
     path = Path(path)
     table = _read(path)
-    own = str(table.get("format", "")) == FORMAT
+    own = _word(table.get("format")) == FORMAT
     if own:
         _check_own(table, path)
     complaint = _complaint(table["mu"], table["sigma"])
     if complaint:
-        error: type[DdpmError] = DamagedFile if own else InputError
-        raise error(f"'{path}' holds no mean and covariance: {complaint}.")
+        raise _refusal(path, complaint, own=own)
     mean, covariance = table["mu"].astype(np.float64), table["sigma"].astype(np.float64)
     covariance = (covariance + covariance.T) / 2  # changes no bit of a symmetric one
     if not own:
         return Statistics(None, mean, covariance, source=str(path))
-    return Statistics(int(table["count"]) or None, mean, covariance, *(str(table[name]) for name in NOTES))
+    return Statistics(int(table["count"]) or None, mean, covariance, *(_word(table[name]) or "" for name in NOTES))
+
+
+def _refusal(path: Path, complaint: str, *, own: bool) -> DdpmError:
+    error: type[DdpmError] = DamagedFile if own else InputError
+    return error(f"'{path}' holds no mean and covariance: {complaint}.")
+
+
+def _word(array: npt.NDArray[Any] | None) -> str | None:
+    """The text that an array of one is, None if it is none."""
+    return str(array) if array is not None and array.shape == () and array.dtype.kind == "U" else None
+
+
+def _whole(array: npt.NDArray[Any]) -> int:
+    """The whole number that an array of one is, -1 if it is none."""
+    return int(array) if array.shape == () and array.dtype.kind in "iu" else -1
 
 
 def _read(path: Path) -> Mapping[str, npt.NDArray[Any]]:
@@ -193,13 +229,18 @@ def _read(path: Path) -> Mapping[str, npt.NDArray[Any]]:
         raise InputError(f"'{path}' is no {SUFFIX} file with mu and sigma.")
     try:
         names = array_names(path)
+        if not {"mu", "sigma"} <= set(names):
+            raise InputError(f"'{path}' holds {', '.join(names[:20]) or 'nothing'}, and not mu and sigma.")
         found = [key for key in KEYS if key in names]
-        table = dict(zip(found, read_arrays(path, *found), strict=True))
+        shapes = [array_shape(path, key) for key in ("mu", "sigma")]
+        if max(max(shape, default=0) for shape in shapes) > MOST_DIMENSIONS:
+            complaint = (
+                f"mu has shape {shapes[0]} and sigma {shapes[1]}, and the most are {MOST_DIMENSIONS:,} dimensions"
+            )
+            raise _refusal(path, complaint, own=False)
+        return dict(zip(found, read_arrays(path, *found), strict=True))
     except BadArchive:
         raise DamagedFile(f"'{path}' is cut short or damaged.") from None
-    if not {"mu", "sigma"} <= set(table):
-        raise InputError(f"'{path}' holds {', '.join(names) or 'nothing'}, and not mu and sigma.")
-    return table
 
 
 def _check_own(table: Mapping[str, npt.NDArray[Any]], path: Path) -> None:
@@ -207,8 +248,13 @@ def _check_own(table: Mapping[str, npt.NDArray[Any]], path: Path) -> None:
     missing = [key for key in KEYS if key not in table]
     if missing:
         raise DamagedFile(f"'{path}' is damaged: {', '.join(missing)} is missing in it.")
-    if int(table["format_version"]) > FORMAT_VERSION:
+    if _whole(table["format_version"]) > FORMAT_VERSION:
         raise InputError(f"'{path}' has a format version this ddpm does not read; install a newer ddpm.")
+    count = _whole(table["count"])
+    if _whole(table["format_version"]) < 1 or (count != UNKNOWN and count not in COUNTS):
+        raise DamagedFile(f"'{path}' is damaged: its count or format_version is no such number.")
+    if None in [_word(table[name]) for name in NOTES]:
+        raise DamagedFile(f"'{path}' is damaged: {', '.join(NOTES)} are not all text.")
 
 
 def _complaint(mean: npt.NDArray[Any], covariance: npt.NDArray[Any]) -> str:
@@ -219,9 +265,8 @@ def _complaint(mean: npt.NDArray[Any], covariance: npt.NDArray[Any]) -> str:
         return f"mu has shape {mean.shape} and sigma {covariance.shape}, not (D,) and (D, D)"
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         return "not all numbers are finite"
+    if max(float(np.abs(array).max()) for array in (mean, covariance)) > LARGEST:
+        return f"some numbers are larger than {LARGEST:.0e}"
     if np.abs(covariance - covariance.T).max() > ROUNDING * np.abs(covariance).max():
         return "sigma is not symmetric"
-    eigenvalues = np.linalg.eigvalsh(covariance.astype(np.float64))
-    if eigenvalues[0] < -ROUNDING * np.abs(eigenvalues).max():
-        return f"sigma has the negative eigenvalue {eigenvalues[0]:.3g}"
     return ""

@@ -14,34 +14,44 @@ import hashlib
 import io
 import json
 import os
-import pickle
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any
 
-import safetensors
 import safetensors.torch
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from ddpm.base.fields import Fields, Whole, check_fields
 from ddpm.base.files import UNFINISHED, sync, writable_folder
-from ddpm.base.tables import check_signed, signed
+from ddpm.base.tables import check_signed, read_json, signed
+from ddpm.base.tensor_files import is_plain, not_finite, read_pickled, read_safetensors
 from ddpm.errors import DamagedFile, InputError
 from ddpm.model.model import Model, build_network, resolve_device
 from ddpm.model.recipe import Recipe, make_recipe
-from ddpm.model.sidecar import STORED
+from ddpm.model.sidecar import STORED, codec_files, fingerprint, side_files
 
 FORMAT = "ddpm checkpoint"
 FORMAT_VERSION = 1
 WEIGHTS = tuple(STORED)
-SIDE_FILES = ("codec", "levels", "variance")
 LINEAR = "linear"
 """The model without a network that comes with the package."""
 PACKAGED = Path(str(resources.files("ddpm") / LINEAR))
+LEFT = "left-"
 MODEL_FILE, CONFIG_FILE, TRAINING_FILE = "model.safetensors", "config.json", "training.pt"
+
+
+class _ConfigFields(Fields):
+    format_version: Annotated[int, Field(ge=1, le=FORMAT_VERSION)]
+    recipe: dict[str, Any]
+    class_names: list[str]
+    images_seen: Whole
+    data_fingerprint: str
+    sha256: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -121,6 +131,11 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(found, key=lambda entry: int(entry.name))
 
 
+def left_checkpoints(run: Path) -> list[Path]:
+    """Checkpoints that training went back from, and that stay because .dpc files need them; see pruning.py."""
+    return sorted(entry for entry in (run / "checkpoints").glob(f"{LEFT}*") if entry.is_dir())
+
+
 def is_run(path: str | Path) -> bool:
     """Whether a path is a run or a checkpoint, whole or not, or the model that comes with the package."""
     folder = resolved(path)
@@ -168,12 +183,9 @@ def find_checkpoint(path: str | Path) -> Path:
 def read_config(folder: Path) -> Config:
     """Read and check config.json of a checkpoint folder; old versions are understood, newer ones refused."""
     path = folder / CONFIG_FILE
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"'{folder}' is not a checkpoint: it has no {CONFIG_FILE}.") from None
-    except ValueError:
-        raise DamagedFile(f"'{path}' is cut short or damaged: it is not JSON.") from None
+    table = read_json(path)
+    if table is None:
+        raise InputError(f"'{folder}' is not a checkpoint: it has no {CONFIG_FILE}.")
     if not isinstance(table, dict) or table.get("format") != FORMAT:
         raise InputError(f"'{path}' is not the configuration of a ddpm checkpoint; `ddpm convert` reads other layouts.")
     version = table.get("format_version")
@@ -182,19 +194,32 @@ def read_config(folder: Path) -> Config:
             f"'{path}' has format version {version}, this ddpm reads {FORMAT_VERSION}: install a newer ddpm."
         )
     check_signed(table, path)
+    check_fields(table, _ConfigFields, path)
     recipe = make_recipe(table["recipe"], origin=f"'{path}'")
+    left_open = (*recipe.image.model_dump().values(), recipe.network.classes, recipe.network.attention_levels)
+    if MODEL_FILE not in table["sha256"] or None in left_open:
+        raise DamagedFile(f"'{path}' is damaged: it does not say the {MODEL_FILE}'s SHA-256 or the whole recipe.")
+    if len(table["class_names"]) != recipe.network.classes:
+        raise DamagedFile(
+            f"'{path}' is damaged: it names {len(table['class_names'])} classes, and network.classes is "
+            f"{recipe.network.classes}."
+        )
     return Config(recipe, tuple(table["class_names"]), table["images_seen"], table["data_fingerprint"], table["sha256"])
 
 
 def read_weights(folder: Path, config: Config, kind: str) -> dict[str, Tensor]:
-    """A network's state dict from a checkpoint, on the CPU, its hash checked."""
+    """A network's state dict from a checkpoint, on the CPU, its hash checked; of its shapes, all values finite."""
     path = _checked(folder / MODEL_FILE, config)
-    with safetensors.safe_open(path, framework="pt") as file:
-        prefix = f"{STORED[kind]}/"
-        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118  not a dictionary
-        if not names:
-            raise InputError(f"'{path}' holds no {kind} weights.")
-        return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+    found = read_safetensors(path, f"{STORED[kind]}/")
+    if not found:
+        raise InputError(f"'{path}' holds no {kind} weights.")
+    with torch.device("meta"):
+        shapes = {name: tuple(tensor.shape) for name, tensor in build_network(config.recipe).state_dict().items()}
+    if found.keys() != shapes.keys() or not all(is_plain(found[name], shape) for name, shape in shapes.items()):
+        raise DamagedFile(f"the weights in '{path}' are not of the network in {CONFIG_FILE}.")
+    if complaint := not_finite(found):
+        raise DamagedFile(f"'{path}' holds no usable weights: {complaint}.")
+    return found
 
 
 def read_training(folder: Path, config: Config) -> dict[str, Any]:
@@ -202,10 +227,10 @@ def read_training(folder: Path, config: Config) -> dict[str, Any]:
     if TRAINING_FILE not in config.sha256:
         raise InputError(f"'{folder}' holds no training state ({TRAINING_FILE}): it can be sampled, not continued.")
     path = _checked(folder / TRAINING_FILE, config)
-    try:
-        return cast(dict[str, Any], torch.load(path, map_location="cpu", weights_only=True))
-    except (pickle.UnpicklingError, RuntimeError):
-        raise DamagedFile(f"'{path}' is not a training state: it holds more than tensors and numbers.") from None
+    found = read_pickled(path)
+    if not isinstance(found, dict):
+        raise DamagedFile(f"'{path}' is not a training state.")
+    return found
 
 
 def load_model(path: str | Path, *, weights: str = "ema", device: str = "auto") -> Model:
@@ -218,11 +243,9 @@ def load_model(path: str | Path, *, weights: str = "ema", device: str = "auto") 
         raise InputError(f"weights must be {' or '.join(WEIGHTS)}, not '{weights}'.")
     folder = find_checkpoint(Path(path))
     config = read_config(folder)
+    state = read_weights(folder, config, weights)
     network = build_network(config.recipe)
-    try:
-        network.load_state_dict(read_weights(folder, config, weights))
-    except RuntimeError:
-        raise DamagedFile(f"the weights in '{folder / MODEL_FILE}' are not of the network in {CONFIG_FILE}.") from None
+    network.load_state_dict(state)
     network = network.to(resolve_device(device)).eval().requires_grad_(False)
     return Model(
         config.recipe,
@@ -238,7 +261,11 @@ def load_model(path: str | Path, *, weights: str = "ema", device: str = "auto") 
 
 def describe(run: str | Path) -> dict[str, Any]:
     """A model as plain values: checkpoint, checkpoints, images_seen, parameters, class_names, schedule,
-    data_fingerprint, sha256 of its files, side_files, recipe. Its weights are not read."""
+    data_fingerprint, sha256 of its files, side_files, by_checkpoint, recipe. Its weights are not read.
+
+    by_checkpoint has a row for each checkpoint: its side files, those of the codec with their fingerprint (None if the
+    file is damaged), which says that .dpc files need this checkpoint.
+    """
     folder = find_checkpoint(Path(run))
     config = read_config(folder)
     schedule = config.recipe.process.make_schedule()
@@ -252,18 +279,21 @@ def describe(run: str | Path) -> dict[str, Any]:
         "class_names": list(config.class_names),
         "data_fingerprint": config.data_fingerprint,
         "sha256": dict(config.sha256),
-        "side_files": [str(file) for kind in SIDE_FILES for file in sorted(folder.glob(f"{kind}-*.json"))],
+        "side_files": [str(file) for file in side_files(folder)],
+        "by_checkpoint": [_beside(found) for found in _all(Path(run)) or [folder]],
         "schedule": {"steps": schedule.steps, "alpha_bar_end": float(schedule.alpha_bar[-1])},
         "recipe": config.recipe.model_dump(mode="json"),
     }
 
 
-def prune(run: Path, keep: int = 2) -> None:
-    """Remove a run's older checkpoints and what an interrupted write left behind."""
-    for folder in checkpoints(run)[:-keep]:
-        os.rename(folder, folder.with_name(f"{UNFINISHED}{folder.name}"))
-    for leftover in (run / "checkpoints").glob(f"{UNFINISHED}*"):
-        shutil.rmtree(leftover)
+def _all(run: Path) -> list[Path]:
+    return left_checkpoints(run) + checkpoints(run)
+
+
+def _beside(folder: Path) -> dict[str, Any]:
+    codec = codec_files(folder)
+    files = {str(file): fingerprint(file) if file in codec else None for file in side_files(folder)}
+    return {"checkpoint": str(folder), "side_files": files}
 
 
 def _checked(path: Path, config: Config) -> Path:

@@ -6,45 +6,33 @@ A recipe file holds only what differs from the defaults below, which are the pap
 
 from __future__ import annotations
 
-import re
-import tomllib
 from collections.abc import Mapping
-from decimal import Decimal
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from ddpm.base.geometry import Geometry, parse_size
+from ddpm.base.fields import complaint
+from ddpm.base.files import read_bytes
+from ddpm.base.geometry import Geometry, check_pixels, parse_size
+from ddpm.base.tables import parse_toml
 from ddpm.data.sizing import ALPHA, FITS
 from ddpm.data.sources import ON_BAD_IMAGE
 from ddpm.diffusion.denoiser import LEARNED
 from ddpm.diffusion.objectives import LEVEL_SAMPLING, LOSSES
 from ddpm.diffusion.process import PREDICTIONS
 from ddpm.diffusion.schedule import BETAS, VARIANCES, Schedule, make_schedule
-from ddpm.errors import InputError, known, nearest
+from ddpm.errors import InputError, known
 from ddpm.likelihood.estimate import FEWEST_CALLS
+from ddpm.model import limits
+from ddpm.model.limits import Count, Positive, Rate, Share
+from ddpm.networks.size import NetworkSize, unet_size
 
 ATTENTION_SIDE = 16
+MOST_BYTES = 2**16  # of a recipe's file
 LINEAR = ("none", "corrected", "alone")
 RENAMED = {"average_decay": "ema_decay", "average_ramp": "ema_ramp"}  # keys of earlier versions
-
-
-def parse_count(value: object) -> object:
-    """Read "300k" or "2.5M" as a number of images; anything else is passed on."""
-    pattern = r"\s*(\d[\d_]*|\d{1,3}(?:,\d{3})+|\d+\.\d+)\s*([kKmM]?)\s*"
-    match = re.fullmatch(pattern, value) if isinstance(value, str) else None
-    if match is None:
-        return value
-    number = Decimal(re.sub("[_,]", "", match[1])) * {"": 1, "k": 10**3, "m": 10**6}[match[2].lower()]
-    return int(number) if number == int(number) else value
-
-
-Count = Annotated[int, BeforeValidator(parse_count), Field(strict=True, ge=0)]
-Positive = Annotated[int, BeforeValidator(parse_count), Field(strict=True, ge=1)]
-Rate = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(strict=True, ge=0, lt=1)]
 
 
 class _Table(BaseModel):
@@ -55,8 +43,8 @@ class ImageTable(_Table):
     """The images the network sees; what is unset comes from the data."""
 
     channels: Annotated[int, Field(strict=True, ge=1, le=4)] | None = None
-    height: Positive | None = None
-    width: Positive | None = None
+    height: limits.Side | None = None
+    width: limits.Side | None = None
 
 
 class NetworkTable(_Table):
@@ -66,14 +54,14 @@ class NetworkTable(_Table):
             networks.LinearDenoiser; "alone" is that guess and no U-Net
     """
 
-    channels: Positive = 128
-    multipliers: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 2, 2)
-    blocks: Positive = 2
-    attention_levels: tuple[Count, ...] | None = None
+    channels: limits.Width = 128
+    multipliers: limits.Multipliers = (1, 2, 2, 2)
+    blocks: limits.Blocks = 2
+    attention_levels: limits.Levels | None = None
     dropout: Share = 0.0
-    groups: Positive = 32
-    space_to_depth: Positive = 1
-    classes: Count | None = None
+    groups: limits.Width = 32
+    space_to_depth: limits.Fold = 1
+    classes: limits.Classes | None = None
     linear: Literal[*LINEAR] = "none"  # type: ignore[valid-type]
 
 
@@ -81,7 +69,7 @@ class ProcessTable(_Table):
     """The forward process and the variance of the reverse one."""
 
     schedule: Literal[*BETAS] = "linear"  # type: ignore[valid-type]
-    steps: Positive = 1000
+    steps: limits.Steps = 1000
     beta_start: Annotated[Rate, Field(lt=1)] = 1e-4
     beta_end: Annotated[Rate, Field(lt=1)] = 0.02
     variance: Literal[*VARIANCES, *LEARNED] = "large"  # type: ignore[valid-type]
@@ -112,7 +100,7 @@ class TrainingTable(_Table):
     sample_images: Positive = 500_000
     checkpoint_images: Positive = 100_000
     validate_images: Positive = 100_000
-    validation_calls: Annotated[Positive, Field(ge=FEWEST_CALLS)] = 4_096
+    validation_calls: Annotated[limits.Calls, Field(ge=FEWEST_CALLS)] = 4_096
 
 
 class Recipe(_Table):
@@ -124,8 +112,8 @@ class Recipe(_Table):
     fit: Literal[*FITS] = "crop"  # type: ignore[valid-type]
     train_images: Positive = 102_400_000
     seed: Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)] = 0
-    batch_size: Positive = 128
-    learning_rate: Annotated[Rate, Field(le=1e38)] = 2e-4
+    batch_size: limits.BatchSize = 128
+    learning_rate: Rate = 2e-4
     device: str = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
     on_bad_image: Literal[*ON_BAD_IMAGE] = "stop"  # type: ignore[valid-type]
@@ -167,15 +155,17 @@ def make_recipe(table: Mapping[str, Any], *, origin: str = "recipe") -> Recipe:
     """Check a table of settings; the InputError names the key, and the nearest valid one if it is unknown."""
     try:
         recipe = Recipe.model_validate(_merged({}, table))
+        if recipe.size is not None:
+            height, width = parse_size(recipe.size)
+            image = recipe.image.model_copy(update={"height": height, "width": width})
+            recipe = recipe.model_copy(update={"image": image})
+        for check in (_check_network, _check_objective, _check_geometry):
+            check(recipe)
+        limits.check_size(network_size(recipe))
     except ValidationError as error:
-        raise InputError(f"{origin}: {_sentence(error)}") from None
-    _check_network(recipe)
-    _check_objective(recipe)
-    if recipe.size is not None:
-        height, width = parse_size(recipe.size)
-        image = recipe.image.model_copy(update={"height": height, "width": width})
-        recipe = recipe.model_copy(update={"image": image})
-    _check_geometry(recipe)
+        raise InputError(f"{origin}: {complaint(error, Recipe)}.") from None
+    except InputError as error:
+        raise InputError(f"{origin}: {error}") from None
     return recipe
 
 
@@ -202,7 +192,9 @@ def resolve(recipe: Recipe, geometry: Geometry, classes: int) -> Recipe:
         raise InputError("training.label_dropout drops class labels, and this recipe has none; leave it 0.")
     if recipe.network.attention_levels is None:
         network["attention_levels"] = _attention_levels(recipe, min(geometry.size))
-    return changed(recipe, {"image": image, "network": network})
+    whole = changed(recipe, {"image": image, "network": network})
+    limits.check_batch(network_size(whole), whole.batch_size)
+    return whole
 
 
 def _attention_levels(recipe: Recipe, side: int) -> tuple[int, ...]:
@@ -214,18 +206,17 @@ def _attention_levels(recipe: Recipe, side: int) -> tuple[int, ...]:
 def _read(name: str) -> dict[str, Any]:
     path = Path(name)
     if path.suffix == ".toml":
-        if not path.is_file():
+        if not path.exists():
             raise InputError(f"there is no recipe file '{name}'.")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise InputError(f"recipe file '{name}' is not UTF-8 text.") from None
     else:
         known("recipe", name, recipe_names())
-        text = (resources.files("ddpm") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+        path = Path(str(resources.files("ddpm") / "recipes" / f"{name}.toml"))
+    content = read_bytes(path, MOST_BYTES)
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return parse_toml(content)
+    except UnicodeDecodeError:
+        raise InputError(f"recipe file '{name}' is not UTF-8 text.") from None
+    except ValueError as error:
         raise InputError(f"recipe file '{name}' is not TOML: {error}.") from None
 
 
@@ -233,42 +224,13 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     """Changes on top of a base, table by table, all keys by today's names."""
     merged: dict[str, Any] = {}
     for key, value in [*base.items(), *changes.items()]:
-        name = RENAMED.get(key, key)
-        below = merged.get(name)
-        merged[name] = _merged(below if isinstance(below, dict) else {}, value) if isinstance(value, Mapping) else value
+        below = merged.get(key)
+        if isinstance(value, Mapping):  # no table has tables below: what else is there is refused as it is
+            renamed = {RENAMED.get(name, name): one for name, one in value.items()}
+            merged[key] = (below if isinstance(below, dict) else {}) | renamed
+        else:
+            merged[key] = value
     return merged
-
-
-def _sentence(error: ValidationError) -> str:
-    """The first error of a validation, in words."""
-    first = error.errors()[0]
-    where = [str(part) for part in first["loc"]]
-    if first["type"] == "extra_forbidden":
-        keys, table = _keys(Recipe), where[:-1]
-        here = [key for key in keys if key.split(".")[:-1] == table]
-        elsewhere = [key for key in keys if key.split(".")[-1] == where[-1]]
-        meant = " or ".join(f"'{key}'" for key in elsewhere)
-        hint = f" (did you mean {meant}?)" if meant else nearest(".".join(where), here)
-        return f"there is no key '{'.'.join(where)}'{hint}; valid here: {', '.join(here)}."
-    message = WORDS.get(first["type"], first["msg"][0].lower() + first["msg"][1:])
-    return f"key '{'.'.join(where)}': {message} (it is {first['input']!r})."
-
-
-def _keys(table: type[BaseModel], prefix: str = "") -> list[str]:
-    """All dotted keys of a table."""
-    found: list[str] = []
-    for name, field in table.model_fields.items():
-        found.append(prefix + name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found += _keys(field.annotation, f"{prefix}{name}.")
-    return found
-
-
-WORDS = {
-    "model_type": "this is a table of keys",
-    "tuple_type": "input should be a list",
-    "too_short": "the list needs at least one entry",
-}
 
 
 def _check_network(recipe: Recipe) -> None:
@@ -286,6 +248,24 @@ def _check_network(recipe: Recipe) -> None:
     except InputError as error:
         keys = "process.schedule, process.steps, process.beta_start and process.beta_end"
         raise InputError(f"{keys} do not fit together: {error}") from None
+
+
+def network_size(recipe: Recipe) -> NetworkSize:
+    """The size of a recipe's network; what is left to the data counts as little as it can."""
+    network, image = recipe.network, recipe.image
+    shape = (image.channels or 1, image.height or 1, image.width or 1)
+    if network.linear == "alone":
+        return NetworkSize(0, 0)
+    return unet_size(
+        shape,
+        shape[0] * (2 if recipe.process.variance in LEARNED else 1),
+        channels=network.channels,
+        multipliers=network.multipliers,
+        blocks=network.blocks,
+        attention_levels=network.attention_levels or (),
+        classes=network.classes + bool(recipe.training.label_dropout) if network.classes else None,
+        space_to_depth=network.space_to_depth,
+    )
 
 
 def _check_objective(recipe: Recipe) -> None:
@@ -311,6 +291,11 @@ def _check_objective(recipe: Recipe) -> None:
 def _check_geometry(recipe: Recipe) -> None:
     factor = recipe.network.space_to_depth * 2 ** (len(recipe.network.multipliers) - 1)
     size = [side for side in (recipe.image.height, recipe.image.width) if side is not None]
+    check_pixels(*size)
+    if recipe.network.linear != "none" and max(size, default=0) > limits.LONGEST_LINEAR:
+        raise InputError(
+            f"network.linear takes images of up to {limits.LONGEST_LINEAR:,} pixels a side: choose a smaller size."
+        )
     if any(side % factor for side in size):
         fits = "x".join(str(max(round(side / factor), 1) * factor) for side in size)
         raise InputError(

@@ -99,7 +99,8 @@ def check_fits(model: Model, images: ImageSet) -> None:
 
 def best_chains(model: Model, most: int) -> BestLevels:
     """The best chains of 1..most levels, by what `ddpm tune variance` measured."""
-    return best_levels(model.denoiser.process.schedule, read_variances(model).measured, most)
+    measured = read_variances(model, model.recipe.process.steps).measured
+    return best_levels(model.denoiser.process.schedule, measured, most)
 
 
 def _require_held_out(model: Model, images: ImageSet, reader: Reader) -> None:

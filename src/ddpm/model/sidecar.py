@@ -9,12 +9,51 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ddpm.base.files import locked, whole_file
-from ddpm.base.tables import read_signed, signed
-from ddpm.errors import WrongModel
+from filelock import Timeout
+
+from ddpm.base.fields import Fields, check_fields
+from ddpm.base.files import locked, read_bytes, whole_file
+from ddpm.base.tables import MOST_BYTES, check_signed, parse_json, read_signed, signed
+from ddpm.errors import DamagedFile, InputError, WrongModel
 
 STORED = {"ema": "averaged", "raw": "raw"}
 """The names of the two sets of weights on disk."""
+CODEC = "codec"
+KINDS = (CODEC, "levels", "variance")
+"""First words of the names of side files."""
+FINGERPRINT_BYTES = 4
+"""Of the SHA-256 of codec data, that stand in every .dpc file made with them."""
+
+
+def side_files(folder: Path) -> list[Path]:
+    """All that lie beside a checkpoint."""
+    return [file for kind in KINDS for file in sorted(folder.glob(f"{kind}-*.json"))]
+
+
+def codec_files(folder: Path) -> list[Path]:
+    """The codec data beside a checkpoint: .dpc files that were made with it cannot be read without it."""
+    return sorted(folder.glob(f"{CODEC}-*.json"))
+
+
+def fingerprint(file: Path) -> str | None:
+    """What .dpc files made with some codec data call them; None if the file is damaged."""
+    try:
+        table = parse_json(read_bytes(file, MOST_BYTES))
+        check_signed(table, file)
+    except (DamagedFile, ValueError):
+        return None
+    return str(table["own_sha256"][: 2 * FINGERPRINT_BYTES])
+
+
+def codec_in_hand(folder: Path) -> bool:
+    """Whether a process is making codec data for a checkpoint."""
+    try:
+        for lock in folder.glob(f".{CODEC}-*.lock"):
+            with locked(lock, wait=False):
+                pass
+    except Timeout:
+        return True
+    return False
 
 
 class Weights(Protocol):
@@ -36,6 +75,13 @@ class Weights(Protocol):
         ...
 
 
+class SideFields(Fields):
+    """What every side file holds."""
+
+    weights: str
+    weights_sha256: str
+
+
 @dataclass(frozen=True)
 class Sidecar:
     """One kind of side file.
@@ -44,12 +90,14 @@ class Sidecar:
     format_name  its "format"
     command      that makes it: `ddpm tune COMMAND RUN`
     version      of its layout, the newest that is read
+    fields       that its table must have
     """
 
     stem: str
     format_name: str
     command: str
     version: int = 1
+    fields: type[SideFields] = SideFields
 
     def path(self, of: Weights) -> Path:
         """Its path."""
@@ -60,7 +108,11 @@ class Sidecar:
         return f"`ddpm tune {self.command} {of.source}{'' if of.weights == 'ema' else f' --weights {of.weights}'}`"
 
     def write(self, of: Weights, table: Mapping[str, Any]) -> Path:
-        """Store a table, signed, with its format and whose weights it is about; returns the file."""
+        """Store a table, signed, with its format and whose weights it is about; returns the file.
+
+        Errors: the checkpoint was removed meanwhile, or the file cannot be written (InputError).
+        """
+        self._check_there(of)
         whose = {"weights": STORED[of.weights], "weights_sha256": of.weights_sha256}
         named = {"format": self.format_name, "format_version": self.version, **whose, **table}
         with whole_file(self.path(of)) as temporary:
@@ -74,11 +126,25 @@ class Sidecar:
         """
         path, advice = self.path(of), f"{self.made_by(of)} makes a new one"
         table = read_signed(path, self.format_name, self.version, advice=advice)
-        if table is not None and table["weights_sha256"] != of.weights_sha256:
+        if table is None:
+            return None
+        check_fields(table, SideFields, path, advice)
+        if table["weights_sha256"] != of.weights_sha256:
             raise WrongModel(f"'{path}' was measured on other weights than those beside it; {advice}.")
+        check_fields(table, self.fields, path, advice)
         return table
 
+    def damaged(self, of: Weights, complaint: str) -> DamagedFile:
+        """The error for a table whose fields contradict each other or the model."""
+        return DamagedFile(f"'{self.path(of)}' is damaged: {complaint}; {self.made_by(of)} makes a new one.")
+
     def lock(self, of: Weights) -> AbstractContextManager[Any]:
-        """Wait until no other process writes it."""
+        """Wait until no other process writes it. Training keeps a checkpoint while codec data are made."""
+        self._check_there(of)
         path = self.path(of)
         return locked(path.with_name(f".{path.name}.lock"), wait=True)
+
+    def _check_there(self, of: Weights) -> None:
+        """Training that goes on removes old checkpoints; a side file must not make a new folder of its name."""
+        if not Path(of.source).is_dir():
+            raise InputError(f"'{of.source}' was removed meanwhile: choose a checkpoint that stays.")

@@ -5,14 +5,40 @@ levels-averaged.json   for the EMA weights (levels-raw.json: raw)
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import itertools
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import Field
+
+from ddpm.base.fields import Fields, Finite, Whole, Word
 from ddpm.errors import DamagedFile, InputError, WrongModel
-from ddpm.model.sidecar import Sidecar, Weights
+from ddpm.model.limits import MOST_STEPS
+from ddpm.model.sidecar import Sidecar, SideFields, Weights
 from ddpm.samplers.plan import Tuned
 
-SIDECAR = Sidecar("levels", "ddpm levels", "timesteps")
+
+class _Entry(Fields):
+    levels: Annotated[list[Annotated[float, Field(ge=1, le=MOST_STEPS, allow_inf_nan=False)]], Field(min_length=1)]
+    eta: Annotated[float, Field(ge=0, le=2)] | None
+    criterion: str
+    value: Finite
+    before: Finite
+    best_named: str
+    samples: Annotated[Whole, Field(alias="pictures")]
+    calls: Whole
+    seed: Word
+    data: str
+    trials: Whole
+    reach: Finite | None = None
+
+
+class _TimestepFields(SideFields):
+    samplers: dict[str, dict[Annotated[str, Field(pattern=r"^[0-9]{1,6}$")], _Entry]]
+
+
+SIDECAR = Sidecar("levels", "ddpm levels", "timesteps", fields=_TimestepFields)
 
 
 @dataclass(frozen=True)
@@ -55,8 +81,11 @@ def read_timesteps(of: Weights, sampler: str, steps: int) -> TunedTimesteps | No
             f"'{SIDECAR.path(of)}' holds {steps} timesteps of {sampler} for reach {reach}, which this ddpm "
             f"does not have: tune them again with {SIDECAR.made_by(of)}."
         )
-    samples, levels = entry.pop("pictures"), tuple(entry.pop("levels"))  # on disk the samples are called pictures
-    return TunedTimesteps(levels=levels, samples=samples, **entry)
+    levels = entry["levels"]
+    if len(levels) != steps or any(one >= other for one, other in itertools.pairwise(levels)):
+        raise SIDECAR.damaged(of, f"its {steps} timesteps of {sampler} are {len(levels)}, or do not rise")
+    known = {one.name: entry[one.name] for one in fields(TunedTimesteps) if one.name in entry}
+    return TunedTimesteps(**known | {"levels": tuple(levels), "samples": entry["pictures"]})  # so called on disk
 
 
 def tuned_for(of: Weights, sampler: str, steps: int) -> Tuned | None:

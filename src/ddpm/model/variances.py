@@ -8,18 +8,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
+from ddpm.base.fields import Amount, Finite, Whole, Word
 from ddpm.base.tensors import Floats
 from ddpm.diffusion.denoiser import LEARNED, OPTIMAL, Denoiser
 from ddpm.diffusion.optimal_variance import Measured
 from ddpm.diffusion.schedule import VARIANCES
 from ddpm.errors import InputError
+from ddpm.model.limits import MOST_STEPS
 from ddpm.model.model import Model
-from ddpm.model.sidecar import Sidecar, Weights
+from ddpm.model.sidecar import Sidecar, SideFields, Weights
 
-SIDECAR = Sidecar("variance", "ddpm variances", "variance")
+LogVariance = Annotated[float, Field(ge=-100, le=100)]
+
+
+class _VarianceFields(SideFields):
+    data: str
+    data_fingerprint: str
+    seed: Word
+    calls: Whole
+    second_moment: Finite
+    squared_error: Annotated[list[Amount], Field(min_length=2, max_length=MOST_STEPS + 1)]
+    decoder_log_variance: list[LogVariance | None]
+    decoder_nats: list[Finite | None]
+    image_hashes: list[str]
+
+
+SIDECAR = Sidecar("variance", "ddpm variances", "variance", fields=_VarianceFields)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,14 +79,19 @@ def write_variances(of: Weights, variances: Variances) -> Path:
     return SIDECAR.write(of, table)
 
 
-def read_variances(of: Weights) -> Variances:
+def read_variances(of: Weights, steps: int | None = None) -> Variances:
     """Read the variances of these weights.
+
+    steps  T of their process, to check the tables' length; None: any
 
     Errors: none measured (InputError, names the command), of another model (WrongModel), damaged (DamagedFile).
     """
     table = SIDECAR.read(of)
     if table is None:
         raise InputError(f"the optimal variances of '{of.source}' were not measured yet: run {SIDECAR.made_by(of)}.")
+    lengths = {len(table[name]) for name in ("squared_error", "decoder_log_variance", "decoder_nats")}
+    if len(lengths) != 1 or (steps is not None and lengths != {steps + 1}):
+        raise SIDECAR.damaged(of, "its tables do not have a value for each level")
     return Variances(
         Measured(
             _table(table["squared_error"]),
@@ -98,7 +122,7 @@ def denoiser_for(model: Model, variance: str | None) -> Denoiser:
         raise InputError(
             f"the model in '{model.source}' was not trained with variance '{variance}'; choose one of {choices}."
         )
-    measured = read_variances(model).measured if variance == OPTIMAL else None
+    measured = read_variances(model, model.recipe.process.steps).measured if variance == OPTIMAL else None
     return replace(model.denoiser, variance=str(variance), measured=measured)
 
 
@@ -108,4 +132,4 @@ def _numbers(table: Floats) -> list[float | None]:
 
 
 def _table(numbers: Sequence[float | None]) -> Floats:
-    return np.array([np.nan if value is None else value for value in numbers])
+    return np.array([np.nan if value is None else value for value in numbers], np.float64)

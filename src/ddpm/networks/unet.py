@@ -18,6 +18,7 @@ from ddpm.networks.blocks import (
     norm,
     time_embedding,
 )
+from ddpm.networks.size import block_inputs
 
 
 class Stage(nn.Module):
@@ -80,25 +81,20 @@ class UNet(nn.Module):
         self.time2 = nn.Linear(embedding, embedding)
         self.label = nn.Embedding(classes, embedding) if classes else None
         self.conv_in = nn.Conv2d(in_channels * space_to_depth**2, channels, 3, padding=1)
-        self.down, self.downsample, skips, width = nn.ModuleList(), nn.ModuleList(), [channels], channels
+        down, up = block_inputs(channels, widths, blocks)
+        self.down, self.downsample, width = nn.ModuleList(), nn.ModuleList(), widths[-1]
         for level, out in enumerate(widths):
-            self.down.append(nn.ModuleList(stage(width if k == 0 else out, level) for k in range(blocks)))
+            self.down.append(nn.ModuleList(stage(into, level) for into in down[level]))
             self.downsample.append(Downsample(out) if level != last else nn.Identity())
-            skips += [out] * (blocks + (level != last))
-            width = out
         middle = [ResidualBlock(width, width, embedding=embedding, groups=groups, dropout=dropout) for _ in range(2)]
         self.middle = Stage(middle[0], Attention(width, groups=groups))
         self.middle_block = middle[1]
         self.up, self.upsample = nn.ModuleList(), nn.ModuleList()
         for level in range(last, -1, -1):
-            stages = nn.ModuleList()
-            for _ in range(blocks + 1):
-                stages.append(stage(width + skips.pop(), level))
-                width = widths[level]
-            self.up.append(stages)
-            self.upsample.append(Upsample(width) if level else nn.Identity())
-        self.norm_out = norm(width, groups)
-        self.conv_out = near_zero(nn.Conv2d(width, out_channels * space_to_depth**2, 3, padding=1))
+            self.up.append(nn.ModuleList(stage(into, level) for into in up[level]))
+            self.upsample.append(Upsample(widths[level]) if level else nn.Identity())
+        self.norm_out = norm(widths[0], groups)
+        self.conv_out = near_zero(nn.Conv2d(widths[0], out_channels * space_to_depth**2, 3, padding=1))
         init_weights(self, torch.Generator().manual_seed(seed))
 
     def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:

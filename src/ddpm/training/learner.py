@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +27,31 @@ from ddpm.model.recipe import Recipe
 from ddpm.networks.linear import LinearDenoiser
 
 MEASURED = 8192  # images that a linear denoiser is measured on
+MASKED = ("cuda",)  # devices whose own Adam takes the flag that masks a step, so that the host never waits for it
+KEPT_STEPS = 1000  # steps on such a device after which the host looks, so that what is kept of them stays small
+FEW_LEVELS = 8  # of a step, in what is told of it
+
+
+class _Step(NamedTuple):
+    """What is needed to tell what was not finite in a step: images seen after it, levels, each image's loss, their mean
+    and the gradient's norm."""
+
+    images: int
+    t: Tensor
+    losses: Tensor
+    loss: Tensor
+    norm: Tensor
+
+    def fault(self) -> dict[str, Any]:
+        """As a line of JSON holds it."""
+        levels = sorted(set(self.t[~torch.isfinite(self.losses).cpu()].tolist()))
+        told = {name: _plain(float(value)) for name, value in (("loss", self.loss), ("gradient_norm", self.norm))}
+        return {"images": self.images, "levels": levels[:FEW_LEVELS], **told}
+
+
+def _plain(number: float) -> float | str:
+    """What JSON has no number for, by its name: nan, inf, -inf."""
+    return number if math.isfinite(number) else str(number)
 
 
 def ema_decay(recipe: Recipe, updates: int) -> float:
@@ -46,6 +72,19 @@ def follow(ema: nn.Module, network: nn.Module, decay: float) -> None:
     torch._foreach_lerp_(list(ema.parameters()), list(network.parameters()), 1 - decay)
 
 
+@torch.no_grad()
+def follow_masked(ema: nn.Module, network: nn.Module, decay: float, sound: Tensor) -> None:
+    """The same where the flag `sound` (bool, on the device) is set, else nothing; rounded otherwise than follow."""
+    mine: list[Tensor] = list(ema.parameters())
+    theirs: list[Tensor] = list(network.parameters())
+    if not decay:  # nothing was learned before: a masked step leaves both as they were drawn
+        torch._foreach_copy_(mine, theirs)
+        return
+    way = torch._foreach_sub(theirs, mine)
+    torch._foreach_mul_(way, sound * (1 - decay))
+    torch._foreach_add_(mine, list(way))
+
+
 def learning_rate(recipe: Recipe, images_seen: int) -> float:
     """Linear warm-up from 0, then constant (App. B)."""
     warmup = recipe.training.warmup_images
@@ -53,24 +92,36 @@ def learning_rate(recipe: Recipe, images_seen: int) -> float:
 
 
 class Learner:
-    """What changes in a run, on one device."""
+    """What changes in a run, on one device.
 
-    def __init__(self, recipe: Recipe, device: torch.device, class_names: tuple[str, ...] = ()) -> None:
+    rate_share  of the recipe's learning rate that is used: less than 1 after a run went back
+    """
+
+    def __init__(
+        self, recipe: Recipe, device: torch.device, class_names: tuple[str, ...] = (), *, rate_share: float = 1.0
+    ) -> None:
         if recipe.network.linear == "alone":
             raise InputError(
                 'network.linear = "alone" has nothing to train: `ddpm tune codec linear --data SRC --out DIR` measures '
                 'such a model, and "corrected" adds a network to it.'
             )
         self.recipe = recipe
+        self.rate_share = rate_share
         self.class_names = class_names if recipe.network.classes else ()
         self.device = device
         self.network = build_network(recipe).to(device).train()
         self.denoiser = build_denoiser(recipe, self.network)
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.updates = 0
-        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=recipe.learning_rate)
+        self.fused = True if device.type in MASKED else None
+        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=recipe.learning_rate, fused=self.fused)
         self.images_seen = 0
         self.losses: list[Tensor] = []
+        self.norms: list[Tensor] = []
+        self.variation = torch.ones(())
+        self._steps: list[_Step] = []
+        self._faults: list[dict[str, Any]] = []
+        self.network.register_forward_hook(self._see)
         self.history = no_history(recipe.process.steps if recipe.objective.levels == "importance" else 0)
 
     def begin(self, images: ImageSet) -> None:
@@ -106,16 +157,46 @@ class Learner:
         loss = (losses * to_device(weights, self.device)).mean()
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.training.clip_norm)
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.recipe, position)
-        self.optimiser.step()
-        follow(self.ema, self.network, ema_decay(self.recipe, self.updates))
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.training.clip_norm)
+        sound = torch.isfinite(loss.detach()) & torch.isfinite(norm)
+        self._update(sound)
         self.updates += 1
-        if len(self.history):
+        if len(self.history) and sound:
             remember(self.history, t.numpy(), losses.detach().cpu().double().numpy())
         self.images_seen += len(x0)
         self.losses.append(loss.detach())
+        self.norms.append(norm)
+        if self.fused or not sound:
+            self._steps.append(_Step(self.images_seen, t, losses.detach(), loss.detach(), norm))
+        if len(self._steps) >= KEPT_STEPS:
+            self.faults()
+
+    def _update(self, sound: Tensor) -> None:
+        """A step of Adam and of the EMA; exactly nothing where loss or gradient are not finite.
+
+        sound  that they are: a flag on the device. A masked step is done by the device itself; on the CPU the flag can
+               be read without waiting.
+        """
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate
+        decay = ema_decay(self.recipe, self.updates)
+        if self.fused:
+            self.optimiser.found_inf = (~sound).float()  # type: ignore[attr-defined]  # as torch.amp.GradScaler does
+            self.optimiser.step()
+            follow_masked(self.ema, self.network, decay, sound)
+        elif sound:
+            self.optimiser.step()
+            follow(self.ema, self.network, decay)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        return self.rate_share * learning_rate(self.recipe, self.images_seen)
+
+    def _see(self, network: nn.Module, given: object, output: Tensor) -> None:
+        """Note how much the prediction varies over images and pixels: the largest standard deviation of a channel."""
+        prediction = output.detach()[:, : self.recipe.geometry.channels].float()
+        self.variation = prediction.std(dim=(0, 2, 3), correction=0).amax()
 
     def _dropped(self, labels: Tensor) -> Tensor:
         """Classes, some of them replaced by no class, so that the network learns to do without (Ho & Salimans 2022)."""
@@ -126,19 +207,36 @@ class Learner:
         return labels.masked_fill(torch.from_numpy(drop), self.recipe.network.classes or 0)
 
     def mean_loss(self) -> float:
-        """The mean loss since take_loss, summed in float64."""
-        return float(torch.stack(self.losses).cpu().double().mean())
+        """The mean of the finite losses since take_loss, summed in float64; NaN if there was none."""
+        return _finite_mean(self.losses)
+
+    def mean_norm(self) -> float:
+        """The mean of the finite norms of the gradient, before it was clipped, likewise."""
+        return _finite_mean(self.norms)
+
+    def faults(self) -> list[dict[str, Any]]:
+        """The steps since take_loss that were left out: images seen after each, the levels of images whose loss is not
+        finite, the loss, and the norm of the gradient."""
+        for step in self._steps:
+            if not bool(torch.isfinite(step.loss) & torch.isfinite(step.norm)):
+                self._faults.append(step.fault())
+        self._steps.clear()
+        return self._faults
 
     def take_loss(self) -> float:
-        """The mean loss since the last call."""
+        """The mean loss since the last call; norms and faults are forgotten with it."""
         mean = self.mean_loss()
         self.losses.clear()
+        self.norms.clear()
+        self._steps.clear()
+        self._faults = []
         return mean
 
-    def finite(self, *, weights: bool) -> bool:
-        """Whether all losses since take_loss were numbers, and perhaps whether all weights are."""
-        values = [*self.losses, *(self.network.parameters() if weights else ())]
-        return all(bool(torch.isfinite(value).all()) for value in values)
+    def finite(self) -> bool:
+        """Whether all weights, and their EMA, are numbers."""
+        weights: list[Tensor] = [*self.network.parameters(), *self.ema.parameters()]
+        largest = torch.stack(torch._foreach_norm(weights, math.inf))  # NaN where one is NaN
+        return bool(torch.isfinite(largest).all())
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """State dicts by name, as checkpoints hold them."""
@@ -154,6 +252,8 @@ class Learner:
             "images_seen": self.images_seen,
             "updates": self.updates,
             "losses": [float(loss) for loss in self.losses],
+            "norms": [float(norm) for norm in self.norms],
+            "faults": list(self.faults()),
             "optimiser": self.optimiser.state_dict(),
             "history": torch.from_numpy(self.history),
         }
@@ -162,13 +262,23 @@ class Learner:
         """Become the learner whose weights() and state() these were."""
         self.ema.load_state_dict(weights["ema"])
         self.network.load_state_dict(weights["raw"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        moments = {"state": state["optimiser"]["state"]}  # the settings beside them are the recipe's
+        self.optimiser.load_state_dict(self.optimiser.state_dict() | moments)
         self.updates = state["updates"]
         self.images_seen = state["images_seen"]
         self.losses = [torch.tensor(loss, device=self.device) for loss in state["losses"]]
-        self.history = state["history"].numpy() if "history" in state else self.history
+        self.norms = [torch.tensor(norm, device=self.device) for norm in state.get("norms", [])]
+        self._faults = list(state.get("faults", []))
+        history = state.get("history")
+        if history is not None and len(history) == len(self.history):  # else levels were drawn otherwise before
+            self.history = history.numpy()
 
     def _dropout(self) -> contextlib.AbstractContextManager[None]:
         if not self.recipe.network.dropout:
             return contextlib.nullcontext()
         return torch_seeded("dropout", self.recipe.seed, self.images_seen, self.device)
+
+
+def _finite_mean(values: list[Tensor]) -> float:
+    found = torch.stack(values).cpu().double() if values else torch.full((1,), math.nan)
+    return float(found[torch.isfinite(found)].mean())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
-import threading
 import time
 import warnings
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ddpm.base.files import only_process
 from ddpm.base.image_io import save_grid
@@ -19,14 +20,18 @@ from ddpm.data.stream import batches
 from ddpm.errors import DamagedFile, InputError
 from ddpm.generation.draw import draw, plan_for
 from ddpm.likelihood.estimate import estimate_bound
-from ddpm.model.checkpoint import checkpoints, prune, read_config, read_training, read_weights, write_checkpoint
+from ddpm.model.checkpoint import TRAINING_FILE, checkpoints, read_config, read_training, read_weights, write_checkpoint
 from ddpm.model.model import resolve_device
+from ddpm.model.pruning import forget_checkpoints, prune
 from ddpm.model.recipe import Recipe
 from ddpm.model.scoring import scoring_for
 from ddpm.model.trained_on import trained_on
 from ddpm.samplers.plan import Sampling
-from ddpm.training.learner import Learner, learning_rate
+from ddpm.training.learner import Learner
 from ddpm.training.run_folder import VALIDATION, RunFolder
+from ddpm.training.signals import Stop, stop_on_signal
+from ddpm.training.training_state import check_state
+from ddpm.training.watch import IN_A_ROW, KEPT, bad_in_a_row, fault_keys, good_until, learned_nothing, new_alarms, told
 
 GRID_SEEDS = range(16)
 GRID_STEPS = 20
@@ -38,48 +43,69 @@ def train(
     folder: str | Path,
     *,
     held_out: ImageSet | None = None,
+    allow_change: bool = False,
     progress: Progress = SILENT,
 ) -> None:
     """Train until recipe.train_images were seen (to the end of that batch); resume if the folder holds this run.
 
-    recipe    fully resolved for these images
-    held_out  images the bound is estimated on at intervals; None: on none
+    recipe        fully resolved for these images
+    held_out      images the bound is estimated on at intervals; None: on none
+    allow_change  go on with a recipe that differs in keys that change what is learned; where is written down
 
-    SIGINT and SIGTERM end the step in hand and save; then KeyboardInterrupt or SystemExit is raised.
+    SIGINT, SIGTERM, SIGHUP and SIGUSR1 end the step in hand and save; then KeyboardInterrupt or SystemExit is raised.
     """
     run_folder = RunFolder(Path(folder))
-    run_folder.check(recipe, images)
-    learner = Learner(recipe, resolve_device(recipe.device), images.class_names)
-    run = _Run(learner, run_folder, images, held_out, progress)
+    run_folder.check(recipe, images, allow_change=allow_change)
+    run = _Run(_new_learner(recipe, images), run_folder, images, held_out, progress)
     run.check_held_out()
     with only_process(run.folder.path):
         run.begin()
         for line in images.summary():
             progress.say(line)
-        stopped = run.learn()
-        run.end(stopped)
-    if not stopped:
+        with stop_on_signal() as stop:
+            run.learn(stop)
+            while run.lost:
+                run.go_back()
+                run.learn(stop)
+            run.end(stop)
+    if not stop.number:
         return
-    sentence = f"stopped at {learner.images_seen:,} images and saved; the same call goes on from there."
-    if stopped == signal.SIGINT:
+    saved = "and saved; the same call goes on from there."
+    if not run.folder.checkpoint(run.seen).is_dir():
+        saved = "where the weights are not finite; the same call goes on from the checkpoint before."
+    sentence = f"stopped at {run.seen:,} images {saved}"
+    if stop.number == signal.SIGINT:
         raise KeyboardInterrupt(sentence)
     progress.say(sentence)
-    raise SystemExit(128 + stopped)
+    raise SystemExit(128 + stop.number)
+
+
+def _new_learner(recipe: Recipe, images: ImageSet) -> Learner:
+    return Learner(recipe, resolve_device(recipe.device), images.class_names)
 
 
 @dataclass
 class _Run:
-    """A run in hand: what learns, where it is saved, and from what."""
+    """A run in hand: what learns, where it is saved, and from what.
+
+    recent  the last lines of the log, see training.watch
+    """
 
     learner: Learner
     folder: RunFolder
     images: ImageSet
     held_out: ImageSet | None
     progress: Progress
+    recent: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def seen(self) -> int:
         return self.learner.images_seen
+
+    @property
+    def lost(self) -> bool:
+        """Whether steps were left out in so many log intervals in a row that the run must not go on like this."""
+        return bad_in_a_row(self.recent) >= IN_A_ROW
 
     def check_held_out(self) -> None:
         """Refuse images for validation that do not suit the model, or that it is trained on; say which of them are."""
@@ -93,7 +119,6 @@ class _Run:
 
     def begin(self) -> None:
         """Take up the newest checkpoint, or measure what is measured before the first step."""
-        prune(self.folder.path)
         found = checkpoints(self.folder.path)
         if found:
             self._restore(found[-1])
@@ -101,6 +126,9 @@ class _Run:
             self.learner.begin(self.images)
         self.folder.begin(self.learner.recipe, self.images)
         self.folder.forget_after(self.seen)
+        self.learner.rate_share = self.folder.rate_share(self.learner.recipe)
+        self.recent = self.folder.metrics.lines()[-KEPT:]
+        self._prune()
         if self.seen >= self.learner.recipe.train_images:
             self.progress.say(
                 f"'{self.folder.path}' is complete at {self.seen:,} images; a larger train_images continues."
@@ -110,66 +138,122 @@ class _Run:
         try:
             config = read_config(checkpoint)
             weights = {kind: read_weights(checkpoint, config, kind) for kind in self.learner.weights()}
-            self.learner.restore(weights, read_training(checkpoint, config))
+            state = read_training(checkpoint, config)
+            check_state(state, config, self.learner, checkpoint / TRAINING_FILE)
+            self.learner.restore(weights, state)
         except DamagedFile as error:
             raise DamagedFile(f"{str(error)[:-1]}; without that folder the run goes on from the one before.") from None
         self.progress.say(f"Resuming at {self.seen:,} images: weights, EMA, optimiser and position from {checkpoint}.")
+        for sentence in self.folder.record_changes(config.recipe, self.learner.recipe, self.seen):
+            self.progress.say(sentence)
 
-    def learn(self) -> int:
-        """Step until the recipe's images were seen, or a signal came: its number, else 0."""
+    def learn(self, stop: Stop) -> None:
+        """Step until the recipe's images were seen, a signal came, or the run is lost."""
         recipe, training = self.learner.recipe, self.learner.recipe.training
         self._lap, self._note = (self.seen, time.monotonic()), ""
+        again = (
+            (training.sample_images, lambda: stop.unless_stopped(self._draw)),
+            (training.validate_images, lambda: stop.unless_stopped(self._validate)),
+        )
         due = (
             (training.log_images, self._log),
-            (training.sample_images, self._draw),
             (training.sample_images, self._plot),
-            (training.validate_images, self._validate),
+            *again,
             (training.checkpoint_images, self._save),
         )
         stream = batches(
             self.images, seed=recipe.seed, position=self.seen, batch_size=recipe.batch_size, flip=training.flip
         )
-        with (
-            _stop_on_signal() as stopped,
-            contextlib.closing(stream),
-            self.progress.stage("Training", recipe.train_images, self.seen) as advance,
-        ):
-            while self.seen < recipe.train_images and not stopped:
+        with contextlib.closing(stream), self.progress.stage("Training", recipe.train_images, self.seen) as advance:
+            if 0 < self.seen < recipe.train_images:  # what a signal broke off here before
+                self._act(again, self.seen - recipe.batch_size)
+            while self.seen < recipe.train_images and not stop.number and not self.lost:
                 before = self.seen
                 self.learner.step(next(stream))
-                for every, act in due:
-                    if self.seen // every != before // every:  # a multiple of it was passed
-                        act()
+                self._act(due, before)
                 advance(self.seen - before, self._note)
-        return stopped[0] if stopped else 0
 
-    def end(self, stopped: int) -> None:
+    def _act(self, due: Sequence[tuple[int, Callable[[], None]]], before: int) -> None:
+        """Do what is due at every multiple of so many images that was passed since `before`."""
+        for every, act in due:
+            if self.seen // every != before // every and not self.lost:
+                act()
+
+    def go_back(self) -> None:
+        """Return to the last checkpoint from before the bad lines, with a share of the learning rate; only once."""
+        path, first = self.folder.path, told(self.recent[-bad_in_a_row(self.recent)])
+        forget_checkpoints(path, good_until(self.recent))
+        found = checkpoints(path)
+        images, rate = int(found[-1].name) if found else 0, self.learner.recipe.learning_rate
+        where = f"at the checkpoint of {images:,} images" if found else "at its start"
+        if self.learner.rate_share < 1:
+            raise InputError(self._diagnosis(f"{first}; the rate was halved once before, and the run is {where} again"))
+        self.folder.forget_after(images)
+        self.folder.record_going_back(images, rate, first)
+        self.progress.say(f"{first}, and so it went on: the run is {where} again, with half the learning rate.")
+        self.learner = _new_learner(self.learner.recipe, self.images)
+        self.begin()
+
+    def _diagnosis(self, seen: str) -> str:
+        rate = self.learner.rate_share * self.learner.recipe.learning_rate
+        return (
+            f"{seen}. Choose a learning_rate below {rate:g}, in a new --out, or with --allow-change from the last "
+            'checkpoint if the loss was low there; precision = "float32" helps a run in bfloat16.'
+        )
+
+    def end(self, stop: Stop) -> None:
         """Leave the run so that it can go on; at its end also what the last images tell."""
         self._save()
         self._plot()
-        if not stopped:
-            lines, losses = self.folder.metrics.lines(), self.learner.losses
-            if losses or lines:
-                loss = self.learner.mean_loss() if losses else lines[-1]["loss"]
-                self.progress.say(f"loss {loss:.4f} at {self.seen:,} images.")
-            self._draw()
-            self._validate()
+        if stop.number:
+            return
+        lines = self.recent[-1:]
+        if self.learner.losses:
+            lines = [{"images": self.seen, "loss": self.learner.mean_loss(), **self._faults()}]
+            self._tell(lines[0])
+        for line in lines:
+            if learned_nothing(line):
+                raise InputError(self._diagnosis(told(line)))
+            self.progress.say(f"loss {line['loss']:.4f} at {self.seen:,} images.")
+        stop.unless_stopped(self._draw)
+        stop.unless_stopped(self._validate)
+
+    def _faults(self) -> dict[str, Any]:
+        learner = self.learner
+        return fault_keys(learner.faults(), len(learner.losses), weights_finite=learner.finite())
+
+    def _tell(self, line: Mapping[str, Any]) -> None:
+        if sentence := told(line):
+            self.progress.say(f"Warning: {sentence}.")
 
     def _log(self) -> None:
-        """Loss and speed since the last log line."""
-        self._require_finite()
-        loss, now, (start, clock) = self.learner.take_loss(), time.monotonic(), self._lap
+        """What the steps since the last log line were, and what is wrong with them."""
+        learner, now, (start, clock) = self.learner, time.monotonic(), self._lap
+        norm, faults = learner.mean_norm(), self._faults()
+        loss = learner.take_loss()
         speed = (self.seen - start) / max(now - clock, 1e-9)
         self._lap, self._note = (self.seen, now), f"loss {loss:.4f}  {speed:,.0f} images/s"
-        rate = learning_rate(self.learner.recipe, self.seen)
-        self.folder.metrics.append(
-            {"images": self.seen, "loss": loss, "learning_rate": rate, "images_per_second": round(speed, 2)}
-        )
+        line = {
+            "images": self.seen,
+            "loss": _number(loss),
+            "learning_rate": learner.rate,
+            "gradient_norm": _number(norm),
+            "prediction_std": _number(float(learner.variation)),
+            "images_per_second": round(speed, 2),
+            **faults,
+        }
+        self.recent = [*self.recent, line][-KEPT:]
+        self._tell(line)
+        if alarms := new_alarms(self.recent, learner.recipe.training.warmup_images):
+            line["warnings"] = alarms
+        for alarm in alarms:
+            self.progress.say(f"Warning: {alarm}")
+        self.folder.metrics.append(line)
 
     def _draw(self) -> None:
         """A grid of 16 images from the EMA weights, always of the same seeds."""
         path = self.folder.sample_file(self.seen)
-        if not path.exists():
+        if not path.exists() and self.learner.finite():
             model = self.learner.ema_model()
             sampling = Sampling(steps=min(GRID_STEPS, self.learner.recipe.process.steps), spacing="uniform")
             save_grid(draw(model, GRID_SEEDS, plan_for(model, sampling)), path)
@@ -180,12 +264,14 @@ class _Run:
         if len(lines) < 2:
             size = self.learner.recipe.batch_size
             start = self.seen - size * len(losses)
-            lines += [{"images": start + size * k, "loss": float(loss)} for k, loss in enumerate(losses, 1)]
+            lines += [{"images": start + size * k, "loss": _number(float(loss))} for k, loss in enumerate(losses, 1)]
         self.folder.plot_loss(lines)
 
     def _validate(self) -> None:
         """Estimate the bound of the EMA weights, always by the same random calls."""
-        if self.held_out is None or self.seen in [line["images"] for line in self.folder.validation.lines()]:
+        if self.held_out is None or not self.learner.finite():
+            return
+        if self.seen in [line["images"] for line in self.folder.validation.lines()]:
             return
         scoring = scoring_for(self.learner.ema_model(), self.held_out)
         bound = estimate_bound(scoring, self.learner.recipe.training.validation_calls)
@@ -196,9 +282,8 @@ class _Run:
 
     def _save(self) -> None:
         """Write a checkpoint unless this point already has one; weights that are not finite are not saved."""
-        self._require_finite(weights=True)
         folder = self.folder.checkpoint(self.seen)
-        if folder.exists():
+        if folder.exists() or not self.learner.finite():
             return
         write_checkpoint(
             folder,
@@ -209,36 +294,13 @@ class _Run:
             data_fingerprint=self.images.fingerprint,
             training=self.learner.state(),
         )
-        prune(self.folder.path)
+        self._prune()
 
-    def _require_finite(self, *, weights: bool = False) -> None:
-        if not self.learner.finite(weights=weights):
-            raise InputError(
-                f"the loss or the weights are infinite or NaN at {self.seen:,} images: start again in a new --out with "
-                'a lower learning_rate or precision = "float32"; the last checkpoint is kept.'
-            )
+    def _prune(self) -> None:
+        """Remove older checkpoints; while steps are left out the run may want to go back, and all are kept."""
+        if not self.learner.faults() and not bad_in_a_row(self.recent):
+            prune(self.folder.path)
 
 
-@contextlib.contextmanager
-def _stop_on_signal() -> Iterator[list[int]]:
-    """Note the first SIGINT or SIGTERM, so that the step in hand ends whole; a second one acts as usual."""
-    stopped: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def put_back() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-    def stop(number: int, frame: object) -> None:
-        stopped.append(number)
-        put_back()
-
-    for number in previous:
-        signal.signal(number, stop)
-    try:
-        yield stopped
-    finally:
-        put_back()
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

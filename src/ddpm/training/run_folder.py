@@ -9,14 +9,48 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ddpm.base.fields import Fields, Finite, Whole, check_fields
 from ddpm.base.files import check_output, whole_file
-from ddpm.base.tables import check_signed, signed
+from ddpm.base.tables import check_signed, parse_json, read_json, signed
 from ddpm.data.sources import ImageSet
-from ddpm.errors import InputError
+from ddpm.errors import DamagedFile, InputError
 from ddpm.model.recipe import Recipe, make_recipe
+from ddpm.training.changes import CHANGEABLE, FREE, differences, why_not
+from ddpm.training.watch import RATE_SHARE
 
 METRICS = frozenset({"images", "loss", "learning_rate", "images_per_second"})
 VALIDATION = frozenset({"images", "total", "prior", "steps", "decoder"})
+CHANGES = frozenset({"images", "key", "from", "to", "by"})
+OPTION, WATCH = "--allow-change", "training itself"
+"""Who made a change."""
+
+
+class _MetricFields(Fields):
+    images: Whole
+    loss: Finite | None
+    learning_rate: Finite
+    images_per_second: Finite
+
+
+class _ValidationFields(Fields):
+    images: Whole
+    total: dict[str, float | None]
+    prior: dict[str, float | None]
+    steps: dict[str, float | None]
+    decoder: dict[str, float | None]
+
+
+class _ChangeFields(Fields):
+    images: Whole
+    key: str
+    by: str
+
+
+class _RunFields(Fields):
+    recipe: dict[str, Any]
+    data_fingerprint: str
+
+
 FEW = 30  # points of a curve that are also marked one by one
 
 
@@ -24,18 +58,27 @@ FEW = 30  # points of a curve that are also marked one by one
 class Log:
     """A file with one JSON object a line, each with the images seen by then.
 
-    keys  that every line has
+    keys    that every line has
+    fields  what some of them are
     """
 
     file: Path
     keys: frozenset[str]
+    fields: type[Fields]
 
     def lines(self) -> list[dict[str, Any]]:
         """The lines so far; what a crash or an edit left unreadable is left out."""
         if not self.file.is_file():
             return []
         found = map(_json, self.file.read_text(encoding="utf-8", errors="replace").splitlines())
-        return [line for line in found if isinstance(line, dict) and line.keys() >= self.keys]
+        return [line for line in found if isinstance(line, dict) and line.keys() >= self.keys and self._sound(line)]
+
+    def _sound(self, line: Mapping[str, Any]) -> bool:
+        try:
+            check_fields(line, self.fields, self.file)
+        except DamagedFile:
+            return False
+        return True
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Add a line."""
@@ -44,7 +87,11 @@ class Log:
 
     def forget_after(self, images_seen: int) -> None:
         """Drop the lines of a future that was never saved."""
-        text = "".join(json.dumps(line) + "\n" for line in self.lines() if line["images"] <= images_seen)
+        self.write([line for line in self.lines() if line["images"] <= images_seen])
+
+    def write(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Have these lines and no others."""
+        text = "".join(json.dumps(line) + "\n" for line in lines)
         with whole_file(self.file) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
@@ -62,13 +109,18 @@ class RunFolder:
 
     @property
     def metrics(self) -> Log:
-        """images, loss, learning_rate, images_per_second."""
-        return Log(self.path / "metrics.jsonl", METRICS)
+        """images, loss, learning_rate, gradient_norm, prediction_std, images_per_second, and what watch.py adds."""
+        return Log(self.path / "metrics.jsonl", METRICS, _MetricFields)
 
     @property
     def validation(self) -> Log:
         """images, and the bound on held-out images as total, prior, steps and decoder."""
-        return Log(self.path / "validation.jsonl", VALIDATION)
+        return Log(self.path / "validation.jsonl", VALIDATION, _ValidationFields)
+
+    @property
+    def changes(self) -> Log:
+        """The keys that changed: images, key, from, to, by (OPTION or WATCH), and why, where training did it itself."""
+        return Log(self.path / "changes.jsonl", CHANGES, _ChangeFields)
 
     def sample_file(self, images_seen: int) -> Path:
         """The sample grid drawn at this point."""
@@ -78,15 +130,15 @@ class RunFolder:
         """The checkpoint folder of this point."""
         return self.path / "checkpoints" / f"{images_seen:010d}"
 
-    def check(self, recipe: Recipe, images: ImageSet) -> None:
+    def check(self, recipe: Recipe, images: ImageSet, *, allow_change: bool = False) -> None:
         """Refuse a folder that holds another run. Nothing is written.
 
-        Of the recipe, train_images may grow, device may differ, and data may be spelled otherwise if its fingerprint
-        is the same.
+        Of the recipe, what changes nothing of what is learned may differ (training.changes), train_images may grow, and
+        data may be spelled otherwise if its fingerprint is the same. `allow_change` lets more keys change.
         """
         check_output(self.path, folder=True)
         if self.recipe_file.is_file():
-            self._agree(recipe, images)
+            self._agree(recipe, images, allow_change)
         elif self.path.is_dir() and any(not entry.name.startswith(".") for entry in self.path.iterdir()):
             raise InputError(f"'{self.path}' is not empty and holds no run: choose an empty or a new folder.")
 
@@ -96,8 +148,34 @@ class RunFolder:
         with whole_file(self.recipe_file) as temporary:
             temporary.write_text(json.dumps(signed(table), indent=2) + "\n", encoding="utf-8")
 
+    def record_changes(self, old: Recipe, new: Recipe, images_seen: int) -> list[str]:
+        """Write down which keys differ from those of the checkpoint that a run goes on from; returns sentences."""
+        found = [
+            {"images": images_seen, "key": key, "from": before, "to": after, "by": OPTION}
+            for key, (before, after) in differences(old, new).items()
+            if key in CHANGEABLE
+        ]
+        lines = self.changes.lines()
+        kept = [line for line in lines if line["images"] < images_seen or line["by"] != OPTION or line in found]
+        wanted = kept + [line for line in found if line not in kept]
+        if wanted != lines:
+            self.changes.write(wanted)
+        return [f"{line['key']} = {line['to']} from here on, {line['from']} before." for line in found]
+
+    def record_going_back(self, images_seen: int, rate: float, why: str) -> None:
+        """Write down that the run goes on from there with a share of its learning rate."""
+        line = {"images": images_seen, "key": "learning_rate", "from": rate, "to": RATE_SHARE * rate, "by": WATCH}
+        self.changes.append({**line, "why": why})
+
+    def rate_share(self, recipe: Recipe) -> float:
+        """The share of the recipe's learning rate that is used: less than 1 after the run went back at that rate."""
+        lines = [line for line in self.changes.lines() if line["key"] == "learning_rate"]
+        went_back = bool(lines) and lines[-1]["by"] == WATCH and lines[-1]["from"] == recipe.learning_rate
+        return RATE_SHARE if went_back else 1.0
+
     def plot_loss(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Draw loss against images seen into loss.png, both axes logarithmic; without lines nothing is written."""
+        """Draw loss against images seen into loss.png, both axes logarithmic; without a loss nothing is written."""
+        lines = [line for line in lines if line["loss"] is not None]
         if not lines:
             return
         from matplotlib.figure import Figure
@@ -112,44 +190,44 @@ class RunFolder:
             figure.savefig(temporary)
 
     def forget_after(self, images_seen: int) -> None:
-        """Drop metrics, validation and grids of a future that was never saved."""
+        """Drop metrics, validation, changes and grids of a future that was never saved."""
         self.metrics.forget_after(images_seen)
-        if self.validation.file.is_file():
-            self.validation.forget_after(images_seen)
+        for log in (self.validation, self.changes):
+            if log.file.is_file():
+                log.forget_after(images_seen)
         for grid in (self.path / "samples").glob("*.png"):
             if re.fullmatch(r"\d{10}", grid.stem) and int(grid.stem) > images_seen:
                 grid.unlink()
 
-    def _agree(self, recipe: Recipe, images: ImageSet) -> None:
-        table: Any = _json(self.recipe_file.read_text(encoding="utf-8", errors="replace"))
+    def _agree(self, recipe: Recipe, images: ImageSet, allow_change: bool) -> None:
+        table = read_json(self.recipe_file)
         check_signed(table, self.recipe_file)
-        held, new = make_recipe(table["recipe"], origin=f"'{self.recipe_file}'"), _flat(recipe.model_dump())
+        check_fields(table, _RunFields, self.recipe_file)
+        held = make_recipe(table["recipe"], origin=f"'{self.recipe_file}'")
         same_data = table["data_fingerprint"] == images.fingerprint
-        for key, old in _flat(held.model_dump()).items():
-            if old == new[key] or key == "device" or (key == "data" and same_data):
+        for key, (old, new) in differences(held, recipe).items():
+            if key == "train_images" and new < old:
+                raise InputError(f"'{self.path}' holds a run with {key} = {old}: {new} is less, choose {old} or more.")
+            if key in FREE or (key == "data" and same_data):
                 continue
-            if key != "train_images":
-                raise InputError(
-                    f"'{self.path}' holds a run with {key} = {old}, not {new[key]}; another --out starts a new run."
-                )
-            if new[key] < old:
-                raise InputError(
-                    f"'{self.path}' holds a run with {key} = {old}: {new[key]} is less, choose {old} or more."
-                )
+            holds = f"'{self.path}' holds a run with {key} = {old}, not {new};"
+            if (reason := why_not(key, old, new)) is not None:
+                raise InputError(f"{holds} {reason}, so it cannot change: another --out starts a new run.")
+            if not allow_change:
+                raise InputError(f"{holds} --allow-change goes on with it from here, another --out starts a new run.")
         if not same_data:
             raise InputError(f"the data in '{images.name}' changed since '{self.path}' was begun; use another --out.")
 
 
+def changes_before(checkpoint: Path, images_seen: int) -> list[dict[str, Any]]:
+    """The lines of RunFolder.changes of a checkpoint's run, up to that checkpoint."""
+    if checkpoint.parent.name != "checkpoints":  # one that was handed on by itself
+        return []
+    return [line for line in RunFolder(checkpoint.parent.parent).changes.lines() if line["images"] <= images_seen]
+
+
 def _json(text: str) -> object:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         return None
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in table.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return found

@@ -16,14 +16,24 @@ from ddpm.base.seeding import generator
 from ddpm.base.tensors import Integers, Pixels
 from ddpm.base.units import LEVELS
 from ddpm.codec.mixture import LARGEST, SCALE_UNIT, SIXTEENTHS, SMALLEST
-from ddpm.codec.pixel_model import HIDDEN_BITS, INPUT_BITS, OUTPUT_BITS, WEIGHT_BITS, Canvas, CausalModel, Layers, width
+from ddpm.codec.pixel_model import (
+    HIDDEN_BITS,
+    INPUT_BITS,
+    LARGEST_BIAS,
+    LARGEST_WEIGHT,
+    OUTPUT_BITS,
+    WEIGHT_BITS,
+    Canvas,
+    CausalModel,
+    Layers,
+    width,
+)
 from ddpm.codec.range_coder import TOTAL_BITS
 
 HIDDEN, COMPONENTS = 96, 4
 BATCH = 2048  # pixels of each channel a step
 LEARNING_RATE = 2e-3
 OFFSET = 8.0  # grey levels that an output of 1 moves a mean
-LARGEST_WEIGHT, LARGEST_BIAS = 2**15 - 1, 2**40
 FLOOR = LEVELS / 2**TOTAL_BITS  # of all probabilities together
 
 
