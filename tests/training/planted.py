@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
+from typing import Any
 
 import pytest
 import torch
@@ -33,6 +34,11 @@ FAULTS: dict[str, Fault] = {
     "a gradient": infinite_gradient,
     "a norm that overflows": lambda learner, losses: 1e38 * losses,
 }
+
+
+def first_of(names: Iterable[str], fast: Container[str]) -> list[Any]:
+    """Parameters of a test: all of these names, those that are not in `fast` among the slow ones."""
+    return [pytest.param(name, marks=() if name in fast else pytest.mark.slow) for name in names]
 
 
 def plant(monkeypatch: pytest.MonkeyPatch, fault: Fault, when: Callable[[Learner], bool]) -> None:

@@ -188,7 +188,7 @@ def short(name: str, steps: int) -> tuple[Any, int]:
     "name", [pytest.param(name, marks=() if name == "digits" else pytest.mark.slow) for name in recipe_names()]
 )
 def test_short_versions_of_the_shipped_recipes_are_silent(name: str, tmp_path: Path):
-    found, count = short(name, 60 if name == "digits" else 1000)
+    found, count = short(name, 60 if name == "digits" else 500)
     heard = Warned()
     ddpm.train(found, out=tmp_path / "run", progress=heard)
     told = RunFolder(tmp_path / "run").metrics.lines()
