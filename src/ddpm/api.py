@@ -51,7 +51,7 @@ from ddpm.samplers.plan import Sampling, SamplingOptions
 from ddpm.training.cost import Cost, estimate_cost
 from ddpm.training.linear_model import linear_images, make_linear
 from ddpm.training.loop import train as train_run
-from ddpm.training.run_folder import changes_before
+from ddpm.training.run_folder import with_changes
 from ddpm.tuning.codec import CodecDataReport, tune_codec
 from ddpm.tuning.timesteps import tune_timesteps
 from ddpm.tuning.variances import tune_variance
@@ -111,8 +111,7 @@ def train(
     held_out = None
     if resolved.validation is not None:
         held_out = recipe_images(changed(resolved, {"data": resolved.validation}), split=None)
-    reporter = progress_of(progress)
-    train_run(resolved, found, out, held_out=held_out, allow_change=allow_change, progress=reporter)
+    train_run(resolved, found, out, held_out=held_out, allow_change=allow_change, progress=progress_of(progress))
     return Path(out)
 
 
@@ -154,8 +153,7 @@ def show(path: str | Path, run: str | Path | None = None) -> dict[str, Any]:
     run  for a .dpc file: the model it wants, unless that is `linear` or lies in runs/ or models/ here
     """
     if not Path(path).is_file():
-        table = describe(path)
-        return table | {"changes": changes_before(Path(table["checkpoint"]), table["images_seen"])}
+        return with_changes(describe(path))
     data = read_bytes(path, MOST_BYTES)
     if not is_dpc(data, path):
         raise InputError(f"'{path}' is no run folder, no checkpoint and no {SUFFIX} file.")

@@ -219,11 +219,11 @@ class RunFolder:
             raise InputError(f"the data in '{images.name}' changed since '{self.path}' was begun; use another --out.")
 
 
-def changes_before(checkpoint: Path, images_seen: int) -> list[dict[str, Any]]:
-    """The lines of RunFolder.changes of a checkpoint's run, up to that checkpoint."""
-    if checkpoint.parent.name != "checkpoints":  # one that was handed on by itself
-        return []
-    return [line for line in RunFolder(checkpoint.parent.parent).changes.lines() if line["images"] <= images_seen]
+def with_changes(described: dict[str, Any]) -> dict[str, Any]:
+    """What model.checkpoint.describe says, and `changes`: the lines of RunFolder.changes up to that checkpoint."""
+    above, seen = Path(described["checkpoint"]).parent, described["images_seen"]
+    lines = RunFolder(above.parent).changes.lines() if above.name == "checkpoints" else []
+    return {**described, "changes": [line for line in lines if line["images"] <= seen]}
 
 
 def _json(text: str) -> object:
