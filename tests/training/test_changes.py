@@ -14,12 +14,13 @@ from planted import first_of
 from typer.testing import CliRunner
 
 import ddpm
+from ddpm.base.fields import _keys
 from ddpm.base.progress import Progress
 from ddpm.cli import app
 from ddpm.data.stream import batches
 from ddpm.errors import InputError
 from ddpm.model.checkpoint import read_config, read_training, read_weights
-from ddpm.model.recipe import Recipe, _keys, changed, make_recipe
+from ddpm.model.recipe import Recipe, changed, make_recipe
 from ddpm.training.changes import CHANGEABLE, FREE, why_not
 from ddpm.training.learner import Learner
 from ddpm.training.loop import train
