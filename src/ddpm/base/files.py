@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -18,6 +19,7 @@ from filelock import FileLock, Timeout
 from ddpm.errors import InputError
 
 UNFINISHED = ".unfinished-"
+LEFTOVER = re.compile(rf"{re.escape(UNFINISHED)}[0-9a-f]{{8}}(\.[a-z]+)?")  # a file of whole_file
 LONGEST_SUFFIX = 8  # characters that a temporary name keeps of the final one
 UNSUPPORTED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 """What a file system answers that has no locks, or does not sync."""
@@ -79,6 +81,13 @@ def _new_file(path: Path) -> Path:
     temporary = path.with_name(f"{UNFINISHED}{secrets.token_hex(4)}{suffix}")
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     return temporary
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove files that writers which were killed left in a folder; only while no other writes there."""
+    with refusals(folder, "cleared"), suppress(FileNotFoundError):
+        for name in filter(LEFTOVER.fullmatch, os.listdir(folder)):
+            (folder / name).unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

@@ -12,18 +12,30 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ddpm.base.files import read_bytes
+from ddpm.base.files import read_bytes, refusals
 from ddpm.errors import DamagedFile
 
 
 def read_safetensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
     """The tensors whose names begin with a prefix, without it, on the CPU. Errors: damaged (DamagedFile)."""
+    with refusals(path, "read"), path.open("rb"):  # else safetensors hides the operating system's reason
+        pass
     try:
+        if not _is_unicode(path):  # safetensors opens no such path
+            found = safetensors.torch.load(read_bytes(path))
+            return {name.removeprefix(prefix): found[name] for name in found if name.startswith(prefix)}
         with safetensors.safe_open(path, framework="pt") as file:
             names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118  not a dictionary
             return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
     except Exception:  # types that PyTorch has not, names that are none, and more
         raise DamagedFile(f"'{path}' is cut short or damaged: it is not a safetensors file.") from None
+
+
+def _is_unicode(path: Path) -> bool:
+    try:
+        return bool(str(path).encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def read_pickled(path: Path) -> Any:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,7 +25,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm.base.files import UNFINISHED, check_output, check_room, only_process, refusals, whole_file, writable_folder
+from ddpm.base.files import (
+    check_output,
+    check_room,
+    only_process,
+    refusals,
+    remove_unfinished,
+    whole_file,
+    writable_folder,
+)
 from ddpm.base.image_io import file_name, save_folder
 from ddpm.base.npz import read_own_arrays
 from ddpm.base.progress import Advance, unheard
@@ -54,7 +61,6 @@ from ddpm.samplers.plan import Plan
 BATCH_FILE = ".batch.npz"  # drawn, and not all of its PNGs are written yet
 PACKED_FILE = ".packed.npz"  # about to take the place of FILE.npz
 ARRAY = ".npz"
-LEFTOVER = re.compile(rf"{re.escape(UNFINISHED)}[0-9a-f]{{8}}(\.[a-z]+)?")  # of a drawing that was killed
 PNG_FACTOR = 4  # an image's PNG is taken to have a fourth of the bytes of its pixels, or more
 
 
@@ -108,7 +114,7 @@ class Drawing:
         if not self._finished():
             with only_process(self.folder):
                 missing = self.missing()
-                self._remove_leftovers()
+                remove_unfinished(self.folder)
                 self._write_pngs()
                 options: dict[str, Any] = {"batch_size": batch_size, "advance": advance}
                 for seeds, images in draw_batches(self.model, missing, self.plan, **options) if missing else ():
@@ -248,12 +254,6 @@ class Drawing:
         with refusals(self.out, "written"):
             os.replace(packed, self.out)
 
-    def _remove_leftovers(self) -> None:
-        """Remove files that drawings which were killed have left unfinished."""
-        with refusals(self.folder, "read"):
-            for name in filter(LEFTOVER.fullmatch, os.listdir(self.folder)):
-                (self.folder / name).unlink(missing_ok=True)
-
     def _clear(self) -> None:
         """Remove what was packed, unless it belongs to another drawing that is yet to go on; other files stay."""
         if not self.folder.is_dir() or self.folder.is_symlink():
@@ -262,7 +262,7 @@ class Drawing:
             there = self._batch_seeds() | seeds_in(self.folder)
             found = protocol_of(self.folder)
             if (found == self.protocol and there <= set(self.seeds)) or (found is None and not there):
-                self._remove_leftovers()
+                remove_unfinished(self.folder)
                 images = map(file_name, seeds_in(self.folder))
                 for name in (*images, BATCH_FILE, PACKED_FILE, HASHES_FILE, PROTOCOL_FILE, ".lock"):
                     (self.folder / name).unlink(missing_ok=True)

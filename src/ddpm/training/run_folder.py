@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm.base.fields import Fields, Finite, Whole, check_fields
-from ddpm.base.files import check_output, whole_file
+from ddpm.base.files import check_output, remove_unfinished, whole_file
 from ddpm.base.tables import check_signed, parse_json, read_json, signed
 from ddpm.data.sources import ImageSet
 from ddpm.errors import DamagedFile, InputError
@@ -143,7 +143,9 @@ class RunFolder:
             raise InputError(f"'{self.path}' is not empty and holds no run: choose an empty or a new folder.")
 
     def begin(self, recipe: Recipe, images: ImageSet) -> None:
-        """Write recipe.json."""
+        """Write recipe.json, where a run that was killed may have left files unfinished."""
+        for folder in (self.path, self.path / "samples"):
+            remove_unfinished(folder)
         table = {"recipe": recipe.model_dump(mode="json"), "data_fingerprint": images.fingerprint}
         with whole_file(self.recipe_file) as temporary:
             temporary.write_text(json.dumps(signed(table), indent=2) + "\n", encoding="utf-8")
