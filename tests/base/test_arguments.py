@@ -158,3 +158,12 @@ def test_numbers_and_lists_beyond_their_limits_are_refused_by_name(name: str, va
     monkeypatch.setattr(arguments, "MOST_ITEMS", 1000) if isinstance(value, itertools.count) else None
     with pytest.raises(InputError, match=rf"^{name} .*{words.replace('10,000,000', '(1,000|10,000,000)')}"):
         taken(**{name: value})
+
+
+def test_an_alias_stands_for_what_it_names():
+    """NumPy 2.5 made ArrayLike one, as the statement `type ArrayLike = ...` does."""
+
+    class Alias:
+        __value__ = int | ArrayLike
+
+    assert arguments._converted([1, 2], Alias()) == [1, 2]

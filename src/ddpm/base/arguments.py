@@ -95,6 +95,7 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
 
 def _converted(value: Any, hint: Any) -> Any:
     """A value of the type that an annotation names, or TypeError."""
+    hint = getattr(hint, "__value__", hint)  # of an alias made with `type`, as NumPy's from 2.5 on
     kind, parts = get_origin(hint) or hint, get_args(hint)
     if kind in (Union, types.UnionType):
         return _first(value, parts)
