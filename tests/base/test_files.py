@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ddpm.base.files import UNFINISHED, check_output, only_process, read_bytes, whole_file, writable_folder
+from ddpm.base.files import UNFINISHED, check_output, only_process, read_bytes, whole_file
 from ddpm.errors import InputError
 
 # ---- writing --------------------------------------------------------------------------------------------------------
@@ -63,7 +63,7 @@ def test_a_path_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused_and_none_is_made(tmp_path: Path, monkeypatch):
-    assert writable_folder(tmp_path / "new" / "below") == tmp_path / "new" / "below"
+    assert check_output(tmp_path / "new" / "below", folder=True) == tmp_path / "new" / "below"
     assert list(tmp_path.iterdir()) == []
     asked = []
 
@@ -74,7 +74,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused_and_none_is_made(tmp_path
     monkeypatch.setattr(tempfile, "TemporaryFile", full)
     for name in ("", "new/below"):
         with pytest.raises(InputError, match="Read-only"):
-            writable_folder(tmp_path / name)
+            check_output(tmp_path / name, folder=True)
     assert asked == [tmp_path, tmp_path]
 
 

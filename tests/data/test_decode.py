@@ -160,7 +160,7 @@ def test_a_decompression_bomb_is_a_bad_image(factor, file_format, noise, encoded
 @pytest.mark.parametrize("value", ["0", "-1", "many", "1e9", "9" * 5000])
 def test_a_limit_that_is_no_number_is_refused_by_name(value, noise, encoded, monkeypatch):
     monkeypatch.setenv(LIMIT, value)
-    with pytest.raises(InputError, match=rf"{LIMIT} is .*200000000"):
+    with pytest.raises(InputError, match=rf"{LIMIT} is .*write a number"):
         decode(encoded(noise(0)))
 
 

@@ -40,7 +40,7 @@ from ddpm.errors import DamagedFile, DdpmError, InputError
 from ddpm.generation import resumable
 from ddpm.generation.draw import labels_for
 from ddpm.generation.image_folder import HASHES_FILE, PROTOCOL_FILE, hashes_in, open_image_folder, seeds_in
-from ddpm.generation.protocol_fields import FIELDS
+from ddpm.generation.protocol_fields import ProtocolFields
 from ddpm.model.model import Model
 from scorings import stored_model
 
@@ -304,7 +304,8 @@ WRONG = {
 
 
 def test_every_field_has_wrong_values_here():
-    assert WRONG.keys() == FIELDS.keys() == fake(Path("x")).protocol.keys()
+    fields = {field.alias or name for name, field in ProtocolFields.model_fields.items()}
+    assert WRONG.keys() == fields == fake(Path("x")).protocol.keys()
 
 
 @pytest.mark.parametrize("field", WRONG)
@@ -317,11 +318,11 @@ def test_a_field_of_another_kind_is_damage_although_the_hash_is_right(field: str
     for protocol in wrong:
         table = {**claim(tmp_path / "images"), "protocol": protocol}
         (tmp_path / "images" / PROTOCOL_FILE).write_text(json.dumps(signed(table)))
-        with pytest.raises(DamagedFile, match=rf"sampling\.json' .*edited \((it has no )?{field}\b"):
+        with pytest.raises(DamagedFile, match=rf"sampling\.json' is damaged: key 'protocol\.{field}\b"):
             fake(tmp_path / "images").missing()
         arrays(tmp_path / "a.npz", protocol=np.array(json.dumps(protocol)))
         if "weights_sha256" in protocol:  # else it is somebody's own
-            with pytest.raises(DamagedFile, match=rf"a\.npz' .*edited \((it has no )?{field}\b"):
+            with pytest.raises(DamagedFile, match=rf"a\.npz' is damaged: key '{field}\b"):
                 fake(tmp_path / "a.npz").missing()
 
 
@@ -330,7 +331,7 @@ def test_a_table_of_another_kind_is_damage_although_its_hash_is_right(changed: d
     fake(tmp_path / "images").draw()
     table = signed({**claim(tmp_path / "images"), **changed})
     (tmp_path / "images" / PROTOCOL_FILE).write_text(json.dumps(table))
-    with pytest.raises(DamagedFile, match=r"sampling\.json' is damaged or was edited"):
+    with pytest.raises(DamagedFile, match=r"sampling\.json' is damaged: key '"):
         fake(tmp_path / "images").missing()
 
 

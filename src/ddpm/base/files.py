@@ -122,7 +122,9 @@ def read_bytes(path: str | Path, most_bytes: int | None = None) -> bytes:
 
 def check_output(path: str | Path, *, folder: bool) -> Path:
     """Refuse a path that cannot become a file (or a folder), before any work is done for it; nothing is left behind."""
-    path = _check_kind(Path(path), folder=folder) if str(path) else _check_kind(None, folder=folder)
+    if not str(path):
+        raise InputError("an empty path was given: name the file or folder to write.")
+    path = _check_kind(Path(path), folder=folder)
     with refusals(path, "written"):
         there = next(above for above in (path, *path.absolute().parents) if above.is_dir())
         for name in path.absolute().parts[len(there.absolute().parts) :]:
@@ -149,14 +151,7 @@ def check_room(path: str | Path, needed: int) -> None:
             )
 
 
-def writable_folder(path: str | Path) -> Path:
-    """check_output for a folder."""
-    return check_output(path, folder=True)
-
-
-def _check_kind(path: Path | None, *, folder: bool) -> Path:
-    if path is None:
-        raise InputError("an empty path was given: name the file or folder to write.")
+def _check_kind(path: Path, *, folder: bool) -> Path:
     above = next((parent for parent in path.parents if os.path.exists(parent) and not parent.is_dir()), None)
     if above is not None:
         raise InputError(f"'{above}' is a file, so '{path}' cannot lie in it: choose another path.")
@@ -171,7 +166,7 @@ def _check_kind(path: Path | None, *, folder: bool) -> Path:
 def only_process(folder: Path, name: str = ".lock") -> Iterator[None]:
     """Make a folder and keep other processes from writing there; however this one ends, the lock ends with it."""
     with refusals(folder, "made"):
-        writable_folder(folder).mkdir(parents=True, exist_ok=True)
+        check_output(folder, folder=True).mkdir(parents=True, exist_ok=True)
     try:
         with locked(folder / name, wait=False):
             yield

@@ -5,16 +5,14 @@ from __future__ import annotations
 import errno
 import io
 import itertools
-import lzma
 import math
 import os
-import tokenize
 import warnings
 import zipfile
-import zlib
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,47 +20,51 @@ from numpy.typing import NDArray
 from ddpm.base.files import cannot
 from ddpm.errors import DamagedFile, InputError
 
-Result = TypeVar("Result")
 LONGEST_HEADER = 16_384  # bytes of an array's header; NumPy's own reader takes 10,000
 UNPACKED = "DDPM_MAX_UNPACKED"
 MOST_UNPACKED = 2**30
 MOST_EXPANSION = 100
 """Packed data may unpack to MOST_UNPACKED bytes (or the environment's DDPM_MAX_UNPACKED), or so many times itself."""
-ARCHIVE_ERRORS = (
-    *(OSError, EOFError, ValueError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error),
-    *(SyntaxError, TypeError, OverflowError, tokenize.TokenError),  # from NumPy's parser of headers
-    lzma.LZMAError,
-)
-"""What reading a zip or a gzip raises where the file is damaged or of another kind."""
 
 
 class BadArchive(ValueError):
-    """A file is damaged, or no .npy or .npz; the text is the reason, without the name."""
+    """A file is damaged, or no archive of its kind; the text is the reason, without the name."""
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Read a zip, a gzip or an array in the block: damage raises nearly any exception there, and here BadArchive.
+
+    What the operating system refuses is an InputError.
+    """
+    try:
+        yield
+    except (InputError, BadArchive, MemoryError):
+        raise
+    except OSError as error:
+        if error.errno in (None, errno.EINVAL):  # zipfile's and gzip's own, or a jump to a place before the file
+            raise BadArchive(str(error)) from None
+        raise cannot(path, "read", error) from None
+    except Exception as error:
+        raise BadArchive(str(error) or type(error).__name__) from None
 
 
 def array_names(path: str | Path) -> list[str]:
     """The names of the arrays in an .npz. Errors: BadArchive; InputError if it cannot be read."""
-    return _guarded(path, lambda: [name.removesuffix(".npy") for name in _names(path) if name.endswith(".npy")])
+    with reading(path), zipfile.ZipFile(path) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
 
 
 def read_arrays(path: str | Path, *names: str) -> list[NDArray[Any]]:
     """Arrays of an .npz; their checksums are verified. Errors as array_names."""
-
-    def read() -> list[NDArray[Any]]:
-        with zipfile.ZipFile(path) as archive:
-            return [_member(archive, archive.getinfo(f"{name}.npy"), path) for name in names]
-
-    return _guarded(path, read)
+    with reading(path), zipfile.ZipFile(path) as archive:
+        return [_member(archive, archive.getinfo(f"{name}.npy"), path) for name in names]
 
 
 def array_shape(path: str | Path, name: str) -> tuple[int, ...]:
     """The shape of one array of an .npz, from its header alone. Errors as array_names."""
-
-    def read() -> tuple[int, ...]:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
-            return _header(stream.read(LONGEST_HEADER), path)[0]
-
-    return _guarded(path, read)
+    with reading(path), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
+        return _header(stream.read(LONGEST_HEADER), path)[0]
 
 
 def read_own_arrays(path: Path, *names: str) -> list[NDArray[Any]]:
@@ -75,63 +77,45 @@ def read_own_arrays(path: Path, *names: str) -> list[NDArray[Any]]:
 
 def check_array(path: str | Path, name: str, shape: tuple[int, ...], dtype: type) -> None:
     """Read an array of an .npz to its end, a piece at a time; BadArchive unless it is whole, C-ordered and as said."""
-
-    def read() -> None:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
-            first = stream.read(LONGEST_HEADER)
-            *found, start = _header(first, path)
-            if found != [shape, False, np.dtype(dtype)]:
-                raise ValueError(f"{name} is {found[2]} {found[0]}, not {np.dtype(dtype)} {shape}")
-            left = math.prod(shape) * np.dtype(dtype).itemsize - len(first) + start
-            while left >= 0 and (chunk := stream.read(2**16)):  # the end too: zipfile compares checksums there
-                left -= len(chunk)
-            if left:
-                raise ValueError(f"{name} has another length than its header says")
-
-    _guarded(path, read)
+    with reading(path), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
+        first = stream.read(LONGEST_HEADER)
+        *found, start = _header(first, path)
+        if found != [shape, False, np.dtype(dtype)]:
+            raise ValueError(f"{name} is {found[2]} {found[0]}, not {np.dtype(dtype)} {shape}")
+        left = math.prod(shape) * np.dtype(dtype).itemsize - len(first) + start
+        while left >= 0 and (chunk := stream.read(2**16)):  # the end too: zipfile compares checksums there
+            left -= len(chunk)
+        if left:
+            raise ValueError(f"{name} has another length than its header says")
 
 
 def map_array(path: str | Path) -> NDArray[Any]:
     """The array in a .npy, memory-mapped, so it may be larger than memory. Errors as array_names."""
-
-    def read() -> NDArray[Any]:
-        with open(path, "rb") as file:
-            shape, fortran_order, dtype, start = _header(file.read(LONGEST_HEADER), path)
-            _check_size(shape, dtype, os.fstat(file.fileno()).st_size - start)
+    with reading(path), open(path, "rb") as file:
+        shape, fortran_order, dtype, start = _header(file.read(LONGEST_HEADER), path)
+        _check_size(shape, dtype, os.fstat(file.fileno()).st_size - start)
         if not math.prod(shape):
             return np.empty(shape, dtype)
         return np.memmap(path, dtype, mode="r", offset=start, shape=shape, order="F" if fortran_order else "C")
 
-    return _guarded(path, read)
-
 
 def check_unpacked(size: int, packed: int, path: str | Path) -> None:
     """Refuse what unpacks to far more than it is: `size` and `packed` in bytes. Errors (InputError)."""
-    given = os.environ.get(UNPACKED, "")
-    if size > max(int(given) if given.isdecimal() else MOST_UNPACKED, MOST_EXPANSION * packed):
+    if size > max(limit_from(UNPACKED, MOST_UNPACKED), MOST_EXPANSION * packed):
         raise InputError(
             f"'{path}' unpacks from {packed:,} bytes to {size:,}, like a file made to fill the memory: if it is sound, "
             f"set the environment variable {UNPACKED} to {size}."
         )
 
 
-def _guarded(path: str | Path, read: Callable[[], Result]) -> Result:
-    """Call a reader; damage raises nearly any exception in zipfile and NumPy, and here one."""
-    try:
-        return read()
-    except InputError:
-        raise
-    except OSError as error:
-        if error.errno in (None, errno.EINVAL):  # zipfile's own, or its jump to a place before the file
-            raise BadArchive(str(error)) from None
-        raise cannot(path, "read", error) from None
-    except Exception as error:
-        raise BadArchive(str(error) or type(error).__name__) from None
-
-
-def _names(path: str | Path) -> list[str]:
-    with zipfile.ZipFile(path) as archive:
-        return archive.namelist()
+def limit_from(variable: str, usual: int) -> int:
+    """A limit that the user may have set in an environment variable. Errors (InputError): no such number."""
+    given = os.environ.get(variable)
+    if not given:
+        return usual
+    if not given.isdecimal() or len(given) > 15 or not int(given):
+        raise InputError(f"the environment variable {variable} is '{given[:20]}': write a number, as {2 * usual}.")
+    return int(given)
 
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: str | Path) -> NDArray[Any]:

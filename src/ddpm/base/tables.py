@@ -50,10 +50,9 @@ def read_json(path: Path, *, advice: str = "") -> Any:
         return None
     except OSError as error:
         raise cannot(path, "read", error) from None
+    data = read_bytes(path, MOST_BYTES)
     try:
-        found = parse_json(read_bytes(path, MOST_BYTES))
-    except InputError:
-        raise
+        found = parse_json(data)
     except ValueError:
         found = None
     if found is None:
@@ -91,6 +90,8 @@ def read_signed(path: Path, format_name: str, version: int, *, advice: str) -> d
     if type(table.get("format_version")) is int and table["format_version"] > version:
         raise InputError(f"'{path}' has a format version this ddpm does not read; install a newer ddpm.")
     check_signed(table, path)
+    if type(table.get("format_version")) is not int or table["format_version"] < 1:
+        raise DamagedFile(f"'{path}' is damaged: its format_version is no version; {advice}.")
     return table
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ddpm.base.files import cannot, writable_folder
+from ddpm.base.files import check_output
 from ddpm.codec.container import MAGIC
-from ddpm.data.contents import FIRST, IMAGE, is_hidden
-from ddpm.data.decode import EXTENSIONS
+from ddpm.data.contents import is_hidden, sort_out
+from ddpm.data.files import FolderTree
 from ddpm.errors import DdpmError, InputError
 
 SUFFIX = ".dpc"
@@ -50,41 +50,43 @@ def is_dpc(data: bytes, path: str | Path) -> bool:
 
 
 def image_plan(inputs: Sequence[str], out: str | Path) -> list[Planned]:
-    """Image files, and all of them in folders, that become .dpc files."""
-    return _plan(inputs, out, SUFFIX, is_image_file, "image files")
+    """Image files, and all in folders that count as images (see data.contents), that become .dpc files."""
+    return _plan(inputs, out, SUFFIX, lambda folder: sort_out(FolderTree(folder)).images, "image files")
 
 
 def dpc_plan(inputs: Sequence[str], out: str | Path) -> list[Planned]:
     """.dpc files, and all of them in folders, that become PNGs."""
-    return _plan(inputs, out, ".png", lambda path: path.endswith(SUFFIX), f"{SUFFIX} files")
+    return _plan(inputs, out, ".png", _dpc_files, f"{SUFFIX} files")
 
 
-def is_image_file(path: str) -> bool:
-    """Whether a file is an image by its name, or by its first bytes if it is a regular file of another name."""
-    if path.lower().endswith(EXTENSIONS):
-        return True
-    with suppress(OSError):
-        if os.path.isfile(path):
-            with open(path, "rb") as file:
-                return IMAGE.match(file.read(FIRST)) is not None
-    return False
+def _dpc_files(folder: Path) -> list[str]:
+    return [path for path in FolderTree(folder).paths() if path.endswith(SUFFIX) and not is_hidden(path)]
 
 
 def _plan(
-    inputs: Sequence[str], out: str | Path, suffix: str, takes: Callable[[str], bool], kind: str
+    inputs: Sequence[str], out: str | Path, suffix: str, below: Callable[[Path], list[str]], kind: str
 ) -> list[Planned]:
-    """A file goes to OUT/its name, one in a folder to OUT/its path below the folder; hidden ones are left out.
+    """A file goes to OUT/its name, one in a folder to OUT/its path below the folder.
+
+    below  the files of a folder, by relative paths
 
     Errors (InputError): nothing named, an output folder that cannot be written to.
     """
     if not inputs:
         raise InputError("no files were given: name at least one.")
-    folder, found, first = writable_folder(out), [], dict[Path, str]()
+    folder, found, first = check_output(out, folder=True), [], dict[Path, str]()
     for name in inputs:
-        for path, place in _below(name, takes, kind) if os.path.isdir(name) else [(name, Path(name).name or "-")]:
-            if isinstance(place, InputError):
-                found.append(Planned(path, folder, place))
+        places = [Path(name).name or "-"]
+        if os.path.isdir(name):
+            try:
+                places = below(Path(name))
+                if not places:
+                    raise InputError(f"the folder holds no {kind}.")
+            except InputError as error:
+                found.append(Planned(name, folder, error))
                 continue
+        for place in places:
+            path = os.path.join(name, place) if os.path.isdir(name) else name
             target = (folder / place).with_suffix(suffix)
             problem = None
             if path == first.get(target):
@@ -94,25 +96,6 @@ def _plan(
             first.setdefault(target, path)
             found.append(Planned(path, target, problem))
     return found
-
-
-def _below(folder: str, takes: Callable[[str], bool], kind: str) -> Iterator[tuple[str, str | InputError]]:
-    """The files of a kind in a folder and all below, by their paths, in order; folders that are links are not entered.
-
-    Yields (path, relative path), or (path, what is wrong with it).
-    """
-    refused: list[OSError] = []
-    places = sorted(
-        Path(top, name).relative_to(folder).as_posix()
-        for top, _, names in os.walk(folder, onerror=refused.append)
-        for name in names
-    )
-    chosen = [place for place in places if not is_hidden(place) and takes(os.path.join(folder, place))]
-    yield from ((os.path.join(folder, place), place) for place in chosen)
-    for error in refused:
-        yield str(error.filename), cannot(error.filename, "read", error)
-    if not chosen and not refused:
-        yield folder, InputError(f"the folder holds no {kind}.")
 
 
 def in_groups(tiles: Sequence[int], most: int) -> Iterator[range]:

@@ -9,7 +9,6 @@ colour profiles are ignored. Floating-point and 32-bit images are refused: their
 from __future__ import annotations
 
 import io
-import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
 from ddpm.base.image_io import from_pil
+from ddpm.base.npz import limit_from
 from ddpm.base.tensors import Pixels
 from ddpm.data.memory import DECODING
 from ddpm.data.png import ORIENTATION_TEXTS, XMP, chunks, text_keywords, without_profiles
@@ -103,12 +103,7 @@ def decode(data: bytes) -> RawImage:
 
 def most_pixels() -> int:
     """The pixels that one image may have: MOST_PIXELS, or what the environment's DDPM_MAX_PIXELS says."""
-    given = os.environ.get(LIMIT)
-    if not given:
-        return MOST_PIXELS
-    if not given.isdecimal() or len(given) > 15 or not int(given):
-        raise InputError(f"the environment variable {LIMIT} is '{given}': write a number of pixels, as 200000000.")
-    return int(given)
+    return limit_from(LIMIT, MOST_PIXELS)
 
 
 def most_file_bytes() -> int:

@@ -7,13 +7,14 @@ import stat
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 
-from ddpm.base.files import cannot, read_bytes, refusals
-from ddpm.base.npz import ARCHIVE_ERRORS
+from ddpm.base.files import read_bytes, refusals
+from ddpm.base.npz import BadArchive, reading
 from ddpm.data.contents import INDEX, NOT_IMAGES, RUN, Contents, Tree, is_hidden, kind_of, made_by, sort_out
 from ddpm.data.decode import EXTENSIONS
 from ddpm.data.index import classes_by_index, read_index
@@ -29,7 +30,7 @@ Classes = dict[str, list[str] | None]
 
 def folder_source(folder: Path) -> Source:
     """A folder of images, searched recursively; the files are in the order of their relative paths."""
-    return _source(_FolderTree(folder), "folder of images", zipped=False)
+    return _source(FolderTree(folder), "folder of images", zipped=False)
 
 
 def zip_source(path: Path) -> Source:
@@ -95,7 +96,7 @@ def _by_index(tree: Tree, layout: Layout, used: Mapping[str, Mapping[str, int]])
     return classes, notes if gone or not labels else []
 
 
-class _FolderTree:
+class FolderTree:
     """Files below a folder. Links are followed, but never in a circle."""
 
     def __init__(self, folder: Path) -> None:
@@ -160,10 +161,9 @@ class _ZipTree:
     def __init__(self, path: Path) -> None:
         self.path, self.where = path, f"the zip '{path}'"
         try:
-            self.archive = zipfile.ZipFile(path)
-        except ARCHIVE_ERRORS as error:
-            if isinstance(error, OSError) and error.errno:
-                raise cannot(path, "read", error) from None
+            with reading(path):
+                self.archive = zipfile.ZipFile(path)
+        except BadArchive:
             raise InputError(f"'{path}' is cut short or damaged, or not a zip file.") from None
         self.entries = {entry.filename.replace("\\", "/"): entry for entry in self.archive.infolist()}
 
@@ -180,11 +180,9 @@ class _ZipTree:
         return sorted(found)
 
     def start(self, path: str, most: int) -> bytes:
-        try:
-            with self.archive.open(self.entries[path]) as file:
-                return file.read(most)
-        except ARCHIVE_ERRORS:
-            return b""
+        with suppress(BadArchive, InputError), reading(self.path), self.archive.open(self.entries[path]) as file:
+            return file.read(most)
+        return b""
 
     def whole(self, path: str, most: int) -> bytes:
         size = self.entries[path].file_size
@@ -192,7 +190,7 @@ class _ZipTree:
             raise InputError(f"{path} in {self.where} has {size:,} bytes, more than the {most:,} it may have.")
         try:
             return unpacked(self.archive, self.entries[path])
-        except ARCHIVE_ERRORS:
+        except BadArchive:
             raise InputError(f"{path} in {self.where} is cut short or damaged.") from None
 
     def items(self, paths: Sequence[str]) -> ZipItems:

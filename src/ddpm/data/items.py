@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ddpm.base.files import read_bytes
 from ddpm.base.image_io import MODES
-from ddpm.base.npz import ARCHIVE_ERRORS
+from ddpm.base.npz import BadArchive, reading
 from ddpm.base.tensors import Integers, Pixels
 from ddpm.data.decode import LIMIT, BadImage, RawImage, decode, most_file_bytes, most_pixels
 from ddpm.data.memory import DECODING
@@ -143,8 +143,10 @@ class ZipItems:
             _take(entry.file_size)
             try:
                 data = unpacked(self.archive, entry)
-            except ARCHIVE_ERRORS as error:
+            except BadArchive as error:
                 raise BadImage(f"damaged in the zip ({str(error)[:LONGEST_REASON]})") from None
+            except InputError as error:
+                raise BadImage(str(error).rstrip(".")) from None
             return decode(data)
 
     def select(self, indices: Sequence[int]) -> ZipItems:
@@ -165,9 +167,9 @@ def _take(size: int) -> None:
 
 
 def unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-    """An entry of a zip, never more than it says that it holds. Raises ARCHIVE_ERRORS."""
+    """An entry of a zip, never more than it says that it holds. Errors as npz.reading."""
     piece = PIECE if entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) else SMALL_PIECE
-    with archive.open(entry) as file:
+    with reading(str(archive.filename)), archive.open(entry) as file:
         return b"".join(iter(lambda: file.read(piece), b""))
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpm.base.files import cannot, read_bytes
-from ddpm.base.npz import ARCHIVE_ERRORS, check_unpacked
+from ddpm.base.files import read_bytes
+from ddpm.base.npz import BadArchive, check_unpacked, reading
 from ddpm.base.tensors import Integers, Pixels
 from ddpm.data.arrays import check_count, labelled, labelled_splits
 from ddpm.data.items import Part, Source, array_part
@@ -83,15 +83,9 @@ def _read_idx(path: Path, dimensions: int) -> Pixels:
 def _unpacked(path: Path) -> Iterator[io.BufferedIOBase]:
     """The bytes of a file, unpacked as they are read if it ends in .gz."""
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with reading(path), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             yield file
-    except OSError as error:
-        if error.errno is None:  # from gzip
-            raise InputError(f"'{path}' is cut short or damaged.") from None
-        raise cannot(path, "read", error) from None
-    except InputError:
-        raise
-    except ARCHIVE_ERRORS:
+    except BadArchive:
         raise InputError(f"'{path}' is cut short or damaged.") from None
 
 

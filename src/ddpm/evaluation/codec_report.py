@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ddpm.base.files import whole_file, writable_folder
+from ddpm.base.files import check_output, whole_file
 from ddpm.base.image_io import MADE_BY
 from ddpm.base.progress import Progress, progress_of
 from ddpm.base.tensors import Pixels
@@ -64,7 +64,7 @@ def evaluate_codec(
     check_fits(model, images)
     codec, rows = codec_for(model, images, limit)
     kept = ResultFiles(results_folder(model.source, out), FILES)
-    compressed = writable_folder(kept.folder / "codec")
+    compressed = check_output(kept.folder / "codec", folder=True)
     report_to.say(f"Codec: {SIDECAR.path(model)}; {len(rows):,} images of {images.name}.")
     seen = trained_on(model, images, rows)
     with report_to.stage("Images", len(rows)) as advance:

@@ -16,7 +16,7 @@ from typing import Any, Unpack
 import numpy as np
 from torch import Tensor
 
-from ddpm.base.files import writable_folder
+from ddpm.base.files import check_output
 from ddpm.base.geometry import parse_size
 from ddpm.base.progress import Progress, progress_of
 from ddpm.base.tensors import Floats
@@ -166,7 +166,7 @@ def _statistics_file(path: str | Path, reference: ImageSet | Statistics) -> Resu
     file = check_statistics_file(path)
     if file.exists() and not is_statistics(file):
         raise InputError(f"'{file}' is there and holds no statistics: choose another file to save them to.")
-    return ResultFiles(writable_folder(file.parent), [file.name])
+    return ResultFiles(check_output(file.parent, folder=True), [file.name])
 
 
 def check_comparison(

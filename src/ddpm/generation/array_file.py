@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ddpm.base.fields import check_fields
 from ddpm.base.npz import BadArchive, array_names, check_array, read_arrays, read_own_arrays
 from ddpm.base.tables import parse_json
 from ddpm.errors import DamagedFile
-from ddpm.generation.protocol_fields import ADVICE, checked_protocol
+from ddpm.generation.protocol_fields import ADVICE, ProtocolFields
 
 PIXELS, NAMES = "arr_0", "class_names"
 
@@ -78,4 +79,5 @@ def protocol_in(path: Path) -> tuple[dict[str, Any], list[int]] | None:
         return None
     if seeds.dtype != np.int64 or seeds.ndim != 1:
         raise DamagedFile(f"'{path}' is damaged or was edited (seeds is no list of whole numbers): {ADVICE}.")
-    return checked_protocol(table, path), seeds.tolist()
+    check_fields(table, ProtocolFields, path, ADVICE)
+    return table, seeds.tolist()

@@ -23,16 +23,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ddpm.base.fields import check_fields
 from ddpm.base.files import read_bytes, refusals, sync, whole_file
 from ddpm.base.image_io import MODES, MOST_PIXELS, file_name, from_pil
 from ddpm.base.tables import read_signed, signed
 from ddpm.base.tensors import Pixels
 from ddpm.errors import DamagedFile, InputError
-from ddpm.generation.protocol_fields import ADVICE, MOST_SHOWN, checked_names, checked_protocol
+from ddpm.generation.protocol_fields import ADVICE, ClaimFields
 
 FORMAT = "ddpm images"
 FORMAT_VERSION = 1
 PROTOCOL_FILE = "sampling.json"
+MOST_SHOWN = 16  # characters of a protocol's value in an error's sentence
 HASHES_FILE = "sampling.jsonl"
 HASHES_LINE = re.compile(rb'\{"file": "(-?[0-9]{5,}\.png)", "sha256": "([0-9a-f]{64})"[,}]')
 MOST_BYTES, MOST_HASHES_BYTES = 2**29, 2**31  # of an image's file, and of the file of hashes
@@ -95,7 +97,8 @@ def claim_of(folder: Path) -> tuple[dict[str, Any], list[str]] | None:
     table = read_signed(path, FORMAT, FORMAT_VERSION, advice=ADVICE)
     if table is None:
         return None
-    return checked_protocol(table.get("protocol"), path), checked_names(table.get("class_names", []), path)
+    check_fields(table, ClaimFields, path, ADVICE)
+    return table["protocol"], table.get("class_names", [])
 
 
 def protocol_of(folder: Path) -> dict[str, Any] | None:

@@ -25,15 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm.base.files import (
-    check_output,
-    check_room,
-    only_process,
-    refusals,
-    remove_unfinished,
-    whole_file,
-    writable_folder,
-)
+from ddpm.base.files import check_output, check_room, only_process, refusals, remove_unfinished, whole_file
 from ddpm.base.image_io import file_name, save_folder
 from ddpm.base.npz import read_own_arrays
 from ddpm.base.progress import Advance, unheard
@@ -172,7 +164,7 @@ class Drawing:
             return True
         if is_run(self.out):
             raise InputError(f"'{self.out}' is a run, not a folder for images: choose '{self.out / 'images'}'.")
-        writable_folder(self.folder)
+        check_output(self.folder, folder=True)
         if self._packed and self.folder.is_symlink():
             raise InputError(f"'{self.folder}' is a link, and images that are not packed yet go there: remove it.")
         return False

@@ -21,8 +21,9 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.export.passes import move_to_device_pass
 
+from ddpm.base.files import refusals
 from ddpm.base.geometry import Geometry
-from ddpm.base.npz import ARCHIVE_ERRORS
+from ddpm.base.npz import BadArchive, reading
 from ddpm.errors import InputError
 from ddpm.metrics.features import Extractor, probed
 
@@ -43,19 +44,16 @@ def open_program(name: str, geometry: Geometry, device: torch.device) -> Extract
 
 
 def _sha256(name: str) -> str:
-    try:
-        with Path(name).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"'{name}' could not be read: {error.strerror or error}.") from None
+    with refusals(name, "read"), Path(name).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_archive(name: str) -> None:
     """Raise InputError unless the file is a whole zip, as programs are: PyTorch itself does not verify checksums."""
     try:
-        with zipfile.ZipFile(name) as archive:
+        with reading(name), zipfile.ZipFile(name) as archive:
             damaged = archive.testzip()
-    except ARCHIVE_ERRORS:
+    except BadArchive:
         raise InputError(f"'{name}' is no torch.export program: write one with torch.export.save.") from None
     if damaged is not None:
         raise InputError(f"'{name}' is damaged: '{damaged}' in it has another checksum than noted.")

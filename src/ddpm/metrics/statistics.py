@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ddpm.base.fields import MOST_COUNT
-from ddpm.base.files import check_output, whole_file
+from ddpm.base.files import check_output, refusals, whole_file
 from ddpm.base.npz import BadArchive, array_names, array_shape, read_arrays
 from ddpm.base.tensors import Floats
 from ddpm.errors import DamagedFile, DdpmError, InputError
@@ -220,11 +220,8 @@ def _whole(array: npt.NDArray[Any]) -> int:
 
 def _read(path: Path) -> Mapping[str, npt.NDArray[Any]]:
     """The arrays under KEYS, mu and sigma among them."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(2)
-    except OSError as error:
-        raise InputError(f"statistics '{path}' could not be read: {error.strerror or error}.") from None
+    with refusals(path, "read"), path.open("rb") as file:
+        start = file.read(2)
     if start != b"PK":
         raise InputError(f"'{path}' is no {SUFFIX} file with mu and sigma.")
     try:

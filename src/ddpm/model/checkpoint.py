@@ -27,7 +27,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ddpm.base.fields import Fields, Whole, check_fields
-from ddpm.base.files import UNFINISHED, sync, writable_folder
+from ddpm.base.files import UNFINISHED, cannot, check_output, sync
 from ddpm.base.tables import check_signed, read_json, signed
 from ddpm.base.tensor_files import is_plain, not_finite, read_pickled, read_safetensors
 from ddpm.errors import DamagedFile, InputError
@@ -35,6 +35,7 @@ from ddpm.model.model import Model, build_network, resolve_device
 from ddpm.model.recipe import Recipe, make_recipe
 from ddpm.model.sidecar import STORED, codec_files, fingerprint, side_files
 
+LONGEST_NAME = 20  # characters of a folder's name in its temporary one
 FORMAT = "ddpm checkpoint"
 FORMAT_VERSION = 1
 WEIGHTS = tuple(STORED)
@@ -93,7 +94,7 @@ def write_checkpoint(
     weights   "ema" and perhaps "raw", each a network's state dict
     training  what a run needs beyond the weights to continue
     """
-    temporary = folder.parent / f"{UNFINISHED}{folder.name}"
+    temporary = folder.parent / f"{UNFINISHED}{folder.name[:LONGEST_NAME]}"
     shutil.rmtree(temporary, ignore_errors=True)
     flat = {
         f"{STORED[kind]}/{name}": tensor.contiguous()
@@ -115,7 +116,7 @@ def write_checkpoint(
         sync(folder.parent)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise InputError(f"'{folder}' could not be written: {error.strerror or error}.") from None
+        raise cannot(folder, "written", error) from None
 
 
 def _write_training(training: Mapping[str, Any], path: Path) -> None:
@@ -155,7 +156,7 @@ def check_tunable(source: str | Path) -> None:
             f"'{LINEAR}' comes with the package and cannot be changed: make a model of its kind with "
             f"`ddpm tune codec {LINEAR} --data SRC --out DIR`."
         )
-    writable_folder(source)
+    check_output(source, folder=True)
 
 
 def results_folder(source: str | Path, out: str | Path | None) -> Path:
@@ -164,7 +165,7 @@ def results_folder(source: str | Path, out: str | Path | None) -> Path:
     if out is None and folder == PACKAGED:
         raise InputError(f"'{LINEAR}' comes with the package: name a folder for its results with --out.")
     run = folder.parents[1] if folder.parent.name == "checkpoints" else folder
-    return writable_folder(run / "evaluation" if out is None else out)
+    return check_output(run / "evaluation" if out is None else out, folder=True)
 
 
 def find_checkpoint(path: str | Path) -> Path:

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from filelock import Timeout
 
 from ddpm.base.fields import Fields, check_fields
-from ddpm.base.files import locked, read_bytes, whole_file
-from ddpm.base.tables import MOST_BYTES, check_signed, parse_json, read_signed, signed
+from ddpm.base.files import locked, whole_file
+from ddpm.base.tables import check_signed, read_json, read_signed, signed
 from ddpm.errors import DamagedFile, InputError, WrongModel
 
 STORED = {"ema": "averaged", "raw": "raw"}
@@ -38,9 +38,9 @@ def codec_files(folder: Path) -> list[Path]:
 def fingerprint(file: Path) -> str | None:
     """What .dpc files made with some codec data call them; None if the file is damaged."""
     try:
-        table = parse_json(read_bytes(file, MOST_BYTES))
+        table = read_json(file)
         check_signed(table, file)
-    except (DamagedFile, ValueError):
+    except DamagedFile:
         return None
     return str(table["own_sha256"][: 2 * FINGERPRINT_BYTES])
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm.base.fields import Fields, Finite, Whole, check_fields
-from ddpm.base.files import check_output, remove_unfinished, whole_file
+from ddpm.base.files import check_output, refusals, remove_unfinished, whole_file
 from ddpm.base.tables import check_signed, parse_json, read_json, signed
 from ddpm.data.sources import ImageSet
 from ddpm.errors import DamagedFile, InputError
@@ -82,7 +82,7 @@ class Log:
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Add a line."""
-        with self.file.open("a", encoding="utf-8") as stream:
+        with refusals(self.file, "written"), self.file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
 
     def forget_after(self, images_seen: int) -> None:
