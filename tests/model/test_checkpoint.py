@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -556,3 +557,38 @@ def test_results_about_the_model_of_the_package_need_a_folder(here: Path):
     assert results_folder("run/checkpoints/0000000640", None) == Path("run/evaluation")
     assert results_folder("published", None) == Path("published/evaluation")
     assert not list(here.iterdir())
+
+
+def test_a_folder_of_checkpoints_that_cannot_be_read_is_not_taken_for_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write(tmp_path / "checkpoints" / "0000000640")
+    listed = os.listdir
+
+    def failing(path: str | Path = ".") -> list[str]:
+        if Path(path).name == "checkpoints":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "listdir", failing)
+    for verb in (ddpm.load, ddpm.show, ddpm.prune):
+        with pytest.raises(InputError, match=r"checkpoints' could not be read: Permission denied; change"):
+            verb(tmp_path)
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_what_lies_in_place_of_a_temporary_checkpoint_is_replaced_and_no_link_followed(link: bool, tmp_path: Path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    place = tmp_path / "run" / ".unfinished-new"
+    place.parent.mkdir()
+    place.symlink_to(tmp_path / "mine") if link else place.touch()
+    write(tmp_path / "run" / "new")
+    assert os.listdir(tmp_path / "run") == ["new"]
+    assert os.listdir(tmp_path / "mine") == ["file"]
+
+
+def test_a_checkpoint_may_have_the_longest_name(tmp_path: Path):
+    folder = tmp_path / ("n" * os.pathconf(tmp_path, "PC_NAME_MAX"))
+    write(folder)
+    assert ddpm.load(folder).images_seen == read_config(folder).images_seen

@@ -176,7 +176,7 @@ def test_what_cannot_be_removed_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     def refuse(*given: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    for where in ("os.rename", "shutil.rmtree"):
+    for where in ("os.rename", "remove_tree"):
         with monkeypatch.context() as patch:
             patch.setattr(f"ddpm.model.pruning.{where}", refuse)
             with pytest.raises(InputError, match="could not be removed: Permission denied"):

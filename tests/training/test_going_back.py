@@ -178,6 +178,29 @@ def test_it_goes_back_to_the_checkpoint_before_the_trouble_not_to_one_within(
     assert [int(path.name) for path in saved(found.path)] == [88, 96]
 
 
+def test_checkpoints_within_a_log_interval_are_gone_back_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Two checkpoints to a log line: that of 40 images lies before the fault, and in the interval of the first one."""
+    plant(monkeypatch, FAULTS["a loss that is NaN"], at_full_rate(40))
+    heard = Heard()
+    run(tmp_path / "run", heard, training={"checkpoint_images": 8, "log_images": 16})
+    assert any("at the checkpoint of 40 images" in sentence for sentence in heard.sentences)
+
+
+def test_a_rate_chosen_before_is_halved_once_where_it_goes_back_further(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Back to a checkpoint from before the change: the change is told again, and the half of it is used."""
+    run(tmp_path / "run", train_images=64)
+    plant(monkeypatch, FAULTS["a loss that is NaN"], lambda learner: learner.images_seen >= 64 and learner.rate > 3e-3)
+    heard = Heard()
+    training = {"log_images": 24}
+    found = run(tmp_path / "run", heard, allow_change=True, learning_rate=4e-3, training=training, train_images=160)
+    assert sum("half the learning rate" in sentence for sentence in heard.sentences) == 1
+    rates = [(line["to"], line["by"]) for line in found.changes.lines()]
+    assert rates == [(4e-3, "--allow-change"), (2e-3, "training itself")]
+    assert found.metrics.lines()[-1]["learning_rate"] == 2e-3
+
+
 def test_without_a_checkpoint_it_starts_again_at_half_the_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     other = run(tmp_path / "other", learning_rate=FULL / 2)
     plant(monkeypatch, FAULTS["a loss that is NaN"], at_full_rate(0))

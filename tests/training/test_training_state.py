@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ddpm.base.tables import signed
-from ddpm.errors import DamagedFile, DdpmError
+from ddpm.errors import DamagedFile, DdpmError, InputError
 from ddpm.model.checkpoint import CONFIG_FILE, TRAINING_FILE, checkpoints
 from ddpm.model.recipe import make_recipe
 from ddpm.training.loop import train
@@ -119,6 +119,11 @@ GARBAGE: list[object] = [
     {**LINE, "loss": "low"},
     {**LINE, "loss": {"value": 1}},
     {**LINE, "learning_rate": math.nan},
+    {**LINE, "prediction_std": [1]},
+    {**LINE, "gradient_norm": "abc"},
+    {**LINE, "skipped": 3},
+    {**LINE, "skipped": 3, "steps": 4, "not_finite": []},
+    {**LINE, "skipped": 3, "steps": 4, "not_finite": [{"images": 8}]},
     {"images": 8},
 ]
 
@@ -169,3 +174,15 @@ def test_a_folder_in_the_place_of_a_runs_recipe_is_named(tmp_path: Path):
     (tmp_path / "recipe.json").mkdir()
     with pytest.raises(DdpmError, match=str(tmp_path)):
         RunFolder(tmp_path).check(make_recipe(merged(RECIPE, CHANGES)), IMAGES)
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "samples", "loss.png", "metrics.jsonl"])
+def test_a_place_for_its_files_that_is_something_else_is_refused_before_a_step(name: str, tmp_path: Path):
+    run = tmp_path / "run"
+    if "." in name:
+        (run / name).mkdir(parents=True)
+    else:
+        run.mkdir()
+        (run / name).touch()
+    with pytest.raises(InputError, match=rf"{name}' is a f"):
+        RunFolder(run).check(make_recipe({}), image_set(pixels(2)))

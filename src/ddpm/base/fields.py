@@ -46,6 +46,15 @@ def check_fields(table: object, fields: type[Fields], path: Path, advice: str = 
         raise DamagedFile(f"'{path}' is damaged: {complaint(error)}{'; ' * bool(advice)}{advice}.") from None
 
 
+def has_fields(table: object, fields: type[Fields]) -> bool:
+    """Whether a table has the fields."""
+    try:
+        fields.model_validate(table)
+    except ValidationError:
+        return False
+    return True
+
+
 def complaint(error: ValidationError, table: type[BaseModel] | None = None) -> str:
     """What is wrong with the first field that is.
 

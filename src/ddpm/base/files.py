@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import secrets
@@ -90,6 +91,15 @@ def remove_unfinished(folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
+def remove_tree(path: Path) -> None:
+    """Remove a folder with all it holds, if it is there; of a link only the link."""
+    with suppress(FileNotFoundError):
+        if path.is_symlink() or not path.is_dir():
+            path.unlink()
+        else:
+            shutil.rmtree(path)
+
+
 def sync(path: Path) -> None:
     """Have the operating system put a file, or the entries of a folder, on the disk, where the file system can."""
     if path.is_dir() and os.name == "nt":
@@ -118,6 +128,12 @@ def read_bytes(path: str | Path, most_bytes: int | None = None) -> bytes:
             if most_bytes is not None and about.st_size > most_bytes:
                 raise InputError(f"'{path}' has {about.st_size:,} bytes, more than the {most_bytes:,} it may have.")
             return file.read()
+
+
+def file_sha256(path: str | Path) -> str:
+    """Of all bytes of a file, as hex. Errors (InputError): it cannot be read."""
+    with refusals(path, "read"), open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_output(path: str | Path, *, folder: bool) -> Path:

@@ -8,15 +8,7 @@ from typing import NamedTuple
 
 from ddpm.codec.codec_data import SIDECAR, Codec, CodecData, check_codes, make_codec, read_codec_data
 from ddpm.errors import DdpmError, WrongModel
-from ddpm.model.checkpoint import (
-    MODEL_FILE,
-    WEIGHTS,
-    checkpoints,
-    find_checkpoint,
-    left_checkpoints,
-    load_model,
-    read_config,
-)
+from ddpm.model.checkpoint import MODEL_FILE, WEIGHTS, every_checkpoint, find_checkpoint, load_model, read_config
 from ddpm.model.model import Model
 
 
@@ -63,7 +55,7 @@ def find_in_run(run: str | Path, fingerprint: str) -> Found:
     """
     first = find_checkpoint(run)
     run_folder = first.parents[1] if first.parent.name == "checkpoints" else None
-    others = [] if run_folder is None else left_checkpoints(run_folder) + checkpoints(run_folder)
+    others = [] if run_folder is None else every_checkpoint(run_folder)
     newest = others[-1:] or [first]
     there: list[str] = []
     problem: DdpmError | None = None

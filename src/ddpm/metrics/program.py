@@ -8,20 +8,18 @@ Such a file is a program: opening one runs code from it, so take it only from pe
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import math
 import warnings
 import zipfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 from torch.export.passes import move_to_device_pass
 
-from ddpm.base.files import refusals
+from ddpm.base.files import file_sha256
 from ddpm.base.geometry import Geometry
 from ddpm.base.npz import BadArchive, reading
 from ddpm.errors import InputError
@@ -36,16 +34,11 @@ def open_program(name: str, geometry: Geometry, device: torch.device) -> Extract
     Errors (InputError): the file cannot be read, is damaged or no program; it takes or gives something else; see
     also `probed`.
     """
-    sha256 = _sha256(name)
+    sha256 = file_sha256(name)
     _check_archive(name)
     program = _loaded(name, torch.empty(0, device=device).device)  # "cuda:0", where a graph knows no mere "cuda"
     _check_input(program, name, geometry)
     return probed(program.module(), name=name, sha256=sha256, geometry=geometry, device=device)
-
-
-def _sha256(name: str) -> str:
-    with refusals(name, "read"), Path(name).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_archive(name: str) -> None:

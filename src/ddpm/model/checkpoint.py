@@ -10,12 +10,11 @@ runs no code from it.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
-import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -27,7 +26,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ddpm.base.fields import Fields, Whole, check_fields
-from ddpm.base.files import UNFINISHED, cannot, check_output, sync
+from ddpm.base.files import UNFINISHED, cannot, check_output, file_sha256, refusals, remove_tree, sync
 from ddpm.base.tables import check_signed, read_json, signed
 from ddpm.base.tensor_files import is_plain, not_finite, read_pickled, read_safetensors
 from ddpm.errors import DamagedFile, InputError
@@ -95,7 +94,8 @@ def write_checkpoint(
     training  what a run needs beyond the weights to continue
     """
     temporary = folder.parent / f"{UNFINISHED}{folder.name[:LONGEST_NAME]}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    with refusals(folder, "written"):
+        remove_tree(temporary)
     flat = {
         f"{STORED[kind]}/{name}": tensor.contiguous()
         for kind, state in weights.items()
@@ -106,7 +106,7 @@ def write_checkpoint(
         (temporary / MODEL_FILE).write_bytes(safetensors.torch.save(flat))
         if training is not None:
             _write_training(training, temporary / TRAINING_FILE)
-        hashes = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
+        hashes = {file.name: file_sha256(file) for file in sorted(temporary.iterdir())}
         config = Config(recipe, class_names, images_seen, data_fingerprint, hashes)
         (temporary / CONFIG_FILE).write_text(config.as_json(), encoding="utf-8")
         for file in temporary.iterdir():
@@ -115,7 +115,8 @@ def write_checkpoint(
         os.rename(temporary, folder)
         sync(folder.parent)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):
+            remove_tree(temporary)
         raise cannot(folder, "written", error) from None
 
 
@@ -128,13 +129,25 @@ def _write_training(training: Mapping[str, Any], path: Path) -> None:
 
 def checkpoints(run: Path) -> list[Path]:
     """The finished checkpoints of a run folder, oldest first."""
-    found = [entry for entry in (run / "checkpoints").glob("*") if entry.name.isdecimal() and entry.is_dir()]
-    return sorted(found, key=lambda entry: int(entry.name))
+    return sorted((entry for entry in _entries(run) if entry.name.isdecimal()), key=lambda entry: int(entry.name))
 
 
 def left_checkpoints(run: Path) -> list[Path]:
     """Checkpoints that training went back from, and that stay because .dpc files need them; see pruning.py."""
-    return sorted(entry for entry in (run / "checkpoints").glob(f"{LEFT}*") if entry.is_dir())
+    return sorted(entry for entry in _entries(run) if entry.name.startswith(LEFT))
+
+
+def every_checkpoint(run: Path) -> list[Path]:
+    """All that are whole, those first that training went back from."""
+    return left_checkpoints(run) + checkpoints(run)
+
+
+def _entries(run: Path) -> list[Path]:
+    """Folders in a run's folder of checkpoints, none if there is no such; InputError if it cannot be read."""
+    folder = run / "checkpoints"
+    with refusals(folder, "read"), suppress(FileNotFoundError, NotADirectoryError):
+        return [folder / name for name in os.listdir(folder) if (folder / name).is_dir()]
+    return []
 
 
 def is_run(path: str | Path) -> bool:
@@ -281,14 +294,10 @@ def describe(run: str | Path) -> dict[str, Any]:
         "data_fingerprint": config.data_fingerprint,
         "sha256": dict(config.sha256),
         "side_files": [str(file) for file in side_files(folder)],
-        "by_checkpoint": [_beside(found) for found in _all(Path(run)) or [folder]],
+        "by_checkpoint": [_beside(found) for found in every_checkpoint(Path(run)) or [folder]],
         "schedule": {"steps": schedule.steps, "alpha_bar_end": float(schedule.alpha_bar[-1])},
         "recipe": config.recipe.model_dump(mode="json"),
     }
-
-
-def _all(run: Path) -> list[Path]:
-    return left_checkpoints(run) + checkpoints(run)
 
 
 def _beside(folder: Path) -> dict[str, Any]:
@@ -300,11 +309,6 @@ def _beside(folder: Path) -> dict[str, Any]:
 def _checked(path: Path, config: Config) -> Path:
     if not path.is_file():
         raise DamagedFile(f"'{path}' is missing.")
-    if _sha256(path) != config.sha256.get(path.name):
+    if file_sha256(path) != config.sha256.get(path.name):
         raise DamagedFile(f"'{path}' is cut short or damaged: its SHA-256 is not the one in {CONFIG_FILE}.")
     return path
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ddpm.base.files import UNFINISHED, only_process, refusals
+from ddpm.base.files import UNFINISHED, only_process, refusals, remove_tree
 from ddpm.errors import InputError
-from ddpm.model.checkpoint import LEFT, checkpoints, left_checkpoints
+from ddpm.model.checkpoint import LEFT, checkpoints, every_checkpoint
 from ddpm.model.sidecar import codec_files, codec_in_hand, fingerprint
 
 KEPT = 2
@@ -60,7 +59,7 @@ def prune_run(run: Path, named: Sequence[str] = (), *, codec: bool = False) -> P
     found = checkpoints(run)
     if not found:
         raise InputError(f"'{run}' is no run with checkpoints: name a run folder.")
-    every = left_checkpoints(run) + found
+    every = every_checkpoint(run)
     chosen = [_named(every, name, run) for name in named]
     rows = []
     with only_process(run):
@@ -132,4 +131,4 @@ def _set_aside(folder: Path) -> None:
 def _clear(run: Path) -> None:
     for leftover in (run / "checkpoints").glob(f"{UNFINISHED}*"):
         with refusals(leftover, "removed"):
-            shutil.rmtree(leftover)
+            remove_tree(leftover)

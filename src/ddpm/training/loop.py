@@ -28,7 +28,7 @@ from ddpm.model.scoring import scoring_for
 from ddpm.model.trained_on import trained_on
 from ddpm.samplers.plan import Sampling
 from ddpm.training.learner import Learner
-from ddpm.training.run_folder import VALIDATION, RunFolder
+from ddpm.training.run_folder import RunFolder, ValidationFields
 from ddpm.training.signals import Stop, stop_on_signal
 from ddpm.training.training_state import check_state
 from ddpm.training.watch import IN_A_ROW, KEPT, bad_in_a_row, fault_keys, good_until, learned_nothing, new_alarms, told
@@ -214,7 +214,8 @@ class _Run:
         for line in lines:
             if learned_nothing(line):
                 raise InputError(self._diagnosis(told(line)))
-            self.progress.say(f"loss {line['loss']:.4f} at {self.seen:,} images.")
+            if line["loss"] is not None:
+                self.progress.say(f"loss {line['loss']:.4f} at {self.seen:,} images.")
         stop.unless_stopped(self._draw)
         stop.unless_stopped(self._validate)
 
@@ -275,7 +276,7 @@ class _Run:
             return
         scoring = scoring_for(self.learner.ema_model(), self.held_out)
         bound = estimate_bound(scoring, self.learner.recipe.training.validation_calls)
-        terms = {name: value for name, value in asdict(bound).items() if name in VALIDATION}
+        terms = {name: value for name, value in asdict(bound).items() if name in ValidationFields.model_fields}
         self.folder.validation.append({**terms, "images": self.seen})
         total, name = bound.total, self.held_out.name
         self.progress.say(f"{self.seen:,} images: {total.value:.4f} ± {total.error:.4f} bits/dim on {name}.")

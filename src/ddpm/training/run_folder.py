@@ -9,30 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddpm.base.fields import Fields, Finite, Whole, check_fields
+from pydantic import Field
+
+from ddpm.base.fields import Fields, Whole, check_fields, has_fields
 from ddpm.base.files import check_output, refusals, remove_unfinished, whole_file
 from ddpm.base.tables import check_signed, parse_json, read_json, signed
 from ddpm.data.sources import ImageSet
-from ddpm.errors import DamagedFile, InputError
+from ddpm.errors import InputError
 from ddpm.model.recipe import Recipe, make_recipe
 from ddpm.training.changes import CHANGEABLE, FREE, differences, why_not
-from ddpm.training.watch import RATE_SHARE
+from ddpm.training.watch import RATE_SHARE, LineFields
 
-METRICS = frozenset({"images", "loss", "learning_rate", "images_per_second"})
-VALIDATION = frozenset({"images", "total", "prior", "steps", "decoder"})
-CHANGES = frozenset({"images", "key", "from", "to", "by"})
 OPTION, WATCH = "--allow-change", "training itself"
 """Who made a change."""
 
 
-class _MetricFields(Fields):
-    images: Whole
-    loss: Finite | None
-    learning_rate: Finite
-    images_per_second: Finite
-
-
-class _ValidationFields(Fields):
+class ValidationFields(Fields):
     images: Whole
     total: dict[str, float | None]
     prior: dict[str, float | None]
@@ -43,6 +35,8 @@ class _ValidationFields(Fields):
 class _ChangeFields(Fields):
     images: Whole
     key: str
+    before: Any = Field(alias="from")
+    to: Any
     by: str
 
 
@@ -58,12 +52,10 @@ FEW = 30  # points of a curve that are also marked one by one
 class Log:
     """A file with one JSON object a line, each with the images seen by then.
 
-    keys    that every line has
-    fields  what some of them are
+    fields  of a line
     """
 
     file: Path
-    keys: frozenset[str]
     fields: type[Fields]
 
     def lines(self) -> list[dict[str, Any]]:
@@ -71,14 +63,7 @@ class Log:
         if not self.file.is_file():
             return []
         found = map(_json, self.file.read_text(encoding="utf-8", errors="replace").splitlines())
-        return [line for line in found if isinstance(line, dict) and line.keys() >= self.keys and self._sound(line)]
-
-    def _sound(self, line: Mapping[str, Any]) -> bool:
-        try:
-            check_fields(line, self.fields, self.file)
-        except DamagedFile:
-            return False
-        return True
+        return [line for line in found if isinstance(line, dict) and has_fields(line, self.fields)]
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Add a line."""
@@ -110,17 +95,17 @@ class RunFolder:
     @property
     def metrics(self) -> Log:
         """images, loss, learning_rate, gradient_norm, prediction_std, images_per_second, and what watch.py adds."""
-        return Log(self.path / "metrics.jsonl", METRICS, _MetricFields)
+        return Log(self.path / "metrics.jsonl", LineFields)
 
     @property
     def validation(self) -> Log:
         """images, and the bound on held-out images as total, prior, steps and decoder."""
-        return Log(self.path / "validation.jsonl", VALIDATION, _ValidationFields)
+        return Log(self.path / "validation.jsonl", ValidationFields)
 
     @property
     def changes(self) -> Log:
         """The keys that changed: images, key, from, to, by (OPTION or WATCH), and why, where training did it itself."""
-        return Log(self.path / "changes.jsonl", CHANGES, _ChangeFields)
+        return Log(self.path / "changes.jsonl", _ChangeFields)
 
     def sample_file(self, images_seen: int) -> Path:
         """The sample grid drawn at this point."""
@@ -137,6 +122,10 @@ class RunFolder:
         data may be spelled otherwise if its fingerprint is the same. `allow_change` lets more keys change.
         """
         check_output(self.path, folder=True)
+        for name in ("checkpoints", "samples"):
+            check_output(self.path / name, folder=True)
+        for name in ("recipe.json", "metrics.jsonl", "validation.jsonl", "changes.jsonl", "loss.png"):
+            check_output(self.path / name, folder=False)
         if self.recipe_file.is_file():
             self._agree(recipe, images, allow_change)
         elif self.path.is_dir() and any(not entry.name.startswith(".") for entry in self.path.iterdir()):
@@ -159,7 +148,11 @@ class RunFolder:
         ]
         lines = self.changes.lines()
         kept = [line for line in lines if line["images"] < images_seen or line["by"] != OPTION or line in found]
-        wanted = kept + [line for line in found if line not in kept]
+        added = [line for line in found if line not in kept]
+        rates = {line["to"] for line in added if line["key"] == "learning_rate"}
+        halved = (n for n, line in enumerate(kept) if line["by"] == WATCH and line["from"] in rates)
+        place = next(halved, len(kept))  # a rate that was halved was chosen before that
+        wanted = [*kept[:place], *added, *kept[place:]]
         if wanted != lines:
             self.changes.write(wanted)
         return [f"{line['key']} = {line['to']} from here on, {line['from']} before." for line in found]

@@ -16,6 +16,7 @@ from ddpm.errors import DamagedFile
 from ddpm.model.checkpoint import Config
 from ddpm.training.changes import differences, why_not
 from ddpm.training.learner import Learner
+from ddpm.training.watch import FaultFields
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -34,19 +35,12 @@ class _OptimiserFields(Fields):
     state: dict[Annotated[int, Field(ge=0)], _MomentFields]
 
 
-class _FaultFields(Fields):
-    images: Whole
-    levels: list[int]
-    loss: float | str
-    gradient_norm: float | str
-
-
 class _StateFields(_TensorFields):
     images_seen: Whole
     updates: Whole
     losses: list[float]
     norms: Annotated[list[float], Field(default_factory=list)]
-    faults: Annotated[list[_FaultFields], Field(default_factory=list)]
+    faults: Annotated[list[FaultFields], Field(default_factory=list)]
     optimiser: _OptimiserFields
     history: Tensor | None = None
 

@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from pydantic import Field, model_validator
+
+from ddpm.base.fields import Fields, Finite, Whole
 
 IN_A_ROW = 3
 """Log intervals in a row with a step left out after which a run goes back, or stops."""
@@ -31,6 +34,36 @@ KEPT = max(LOOK_BACK, BLOCK * BLOCKS) + 1  # lines that are needed to judge the 
 FEW = 8  # steps that a line tells of one by one
 
 Line = Mapping[str, Any]
+
+
+class FaultFields(Fields):
+    """What is told of a step that was left out."""
+
+    images: Whole
+    levels: list[int]
+    loss: float | str
+    gradient_norm: float | str
+
+
+class LineFields(Fields):
+    """A line of the log; with `skipped`, how many steps were left out, it says more of them."""
+
+    images: Whole
+    loss: Finite | None
+    learning_rate: Finite
+    images_per_second: Finite
+    gradient_norm: Finite | None = None
+    prediction_std: Finite | None = None
+    weights: str = ""
+    steps: Whole | None = None
+    skipped: Whole | None = None
+    not_finite: list[FaultFields] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _whole(self) -> LineFields:
+        if self.skipped is not None and (self.steps is None or not self.not_finite):
+            raise ValueError("steps and not_finite go with skipped")
+        return self
 
 
 def fault_keys(faults: Sequence[Line], steps: int, *, weights_finite: bool) -> dict[str, Any]:
@@ -58,9 +91,11 @@ def bad_in_a_row(lines: Sequence[Line]) -> int:
 
 
 def good_until(lines: Sequence[Line]) -> int:
-    """Images seen when the bad lines at the end began."""
-    rest = lines[: len(lines) - bad_in_a_row(lines)]
-    return int(rest[-1]["images"]) if rest else 0
+    """Images seen before the first fault of the bad lines at the end; a checkpoint of no more of them is a good one."""
+    start = len(lines) - bad_in_a_row(lines)
+    if start < len(lines) and "not_finite" in lines[start]:
+        return int(lines[start]["not_finite"][0]["images"]) - 1
+    return int(lines[start - 1]["images"]) if start else 0
 
 
 def told(line: Line) -> str:
