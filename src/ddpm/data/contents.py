@@ -15,6 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from ddpm.base.image_io import MADE_HERE
@@ -39,10 +40,11 @@ NOT_IMAGES, HIDDEN, ODD, OWN = "not images", "hidden", "pipes or devices", "made
 class Tree(Protocol):
     """The files of a folder or a zip, by relative paths with "/".
 
-    where  what an error calls it
+    path   of the folder or zip; where: what an error calls it
     odd    paths that are neither files nor folders
     """
 
+    path: Path
     where: str
     odd: Sequence[str]
 

@@ -59,7 +59,7 @@ def _source(tree: Tree, kind: str, *, zipped: bool) -> Source:
     def index(folder: str) -> dict[str, int] | None:
         return read_index(tree, folder, found.images) if f"{folder}{INDEX}" in indices else None
 
-    layout = lay_out(found.images, lambda folder: index(folder) is not None, tree.where, zipped=zipped)
+    layout = lay_out(found.images, lambda folder: index(folder) is not None, tree.path, tree.where, zipped=zipped)
     folders = (layout.root, *layout.places.values())
     used = {folder: labels for folder in folders if (labels := index(folder)) is not None}
     for path in sorted(indices - {f"{folder}{INDEX}" for folder in used}):
@@ -100,7 +100,7 @@ class FolderTree:
     """Files below a folder. Links are followed, but never in a circle."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.where = folder, f"the folder '{folder}'"
+        self.path, self.where = folder, f"the folder '{folder}'"
         odd = []
         self._sizes: dict[str, int] = {}  # in bytes; -1 for what cannot be reached, which then counts as a bad image
         self._folders: list[str] = []
@@ -126,23 +126,23 @@ class FolderTree:
         if self._sizes.get(path, -1) < 0:
             return b""
         try:
-            with (self.folder / path).open("rb") as file:
+            with (self.path / path).open("rb") as file:
                 return file.read(most)
         except OSError:
             return b""
 
     def whole(self, path: str, most: int) -> bytes:
-        return read_bytes(self.folder / path, most)
+        return read_bytes(self.path / path, most)
 
     def items(self, paths: Sequence[str]) -> FolderItems:
-        return FolderItems(self.folder, tuple(paths), tuple(self._sizes[path] for path in paths))
+        return FolderItems(self.path, tuple(paths), tuple(self._sizes[path] for path in paths))
 
     def _walk(self) -> Iterator[str]:
         """Every file below, as a relative path with "/"."""
         entered, waiting = set(), [""]
         while waiting:
             place = waiting.pop()
-            here = self.folder / place
+            here = self.path / place
             entered.add(os.path.realpath(here))
             with refusals(here, "read"), os.scandir(here) as entries:
                 below = sorted((entry.name, entry.is_dir()) for entry in entries)

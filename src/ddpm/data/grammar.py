@@ -73,7 +73,7 @@ def _peel_slice(text: str) -> tuple[str, slice | None]:
 
 def _peel_split(text: str) -> tuple[str, str | None]:
     """One letter before the colon is a Windows drive, and what follows a split's colon holds no slash."""
-    match = re.fullmatch(r"(.{2,}):(\w+)", text, re.DOTALL)
+    match = re.fullmatch(r"(.{2,}):([\w-]+)", text, re.DOTALL)
     return (match[1], match[2]) if match else (text, None)
 
 
