@@ -16,6 +16,7 @@ from ddpm.base.tensors import Pixels
 from ddpm.codec import from_files, to_files
 from ddpm.codec.encode import encode
 from ddpm.codec.file_lists import dpc_plan, image_plan
+from ddpm.data.sources import open_images
 from ddpm.errors import DamagedFile, InputError, NotVerified
 from ddpm.model.model import Model
 from ddpm.training.linear_model import make_linear
@@ -175,6 +176,37 @@ def test_images_that_are_right_are_not_decompressed_again(
     assert [file.stat() for file in sorted(Path("back").iterdir())] == before
 
 
+@pytest.mark.parametrize("other", [(), ("0.dpc", "notes.txt")])
+def test_decompressed_images_below_a_source_are_left_out_and_named(
+    other: tuple[str, ...], model: Model, coded: dict[str, bytes]
+):
+    put(coded)
+    source = Path("source")
+    for name in ("cat", "dog"):
+        (source / name).mkdir(parents=True)
+        Image.fromarray(DIGITS[0, 0]).save(source / name / "1.png")
+    before = open_images(str(source))
+    for name in other:
+        (source / "cat/back").mkdir(exist_ok=True)
+        (source / "cat/back" / name).write_bytes(b"mine")
+    ddpm.decompress_files(model, ["files"], source / "cat/back", progress=False)
+    after = open_images(str(source))
+    assert after.fingerprint == before.fingerprint
+    assert f"cat/back/ {6 + len(other)} (decompressed images, made by ddpm)" in after.summary()[1]
+    assert len(open_images(str(source / "cat/back"))) == 5
+
+
+@pytest.mark.parametrize("out", ["source", "source/cat"])
+def test_images_that_were_there_are_read_as_before_beside_decompressed_ones(
+    out: str, model: Model, coded: dict[str, bytes]
+):
+    put(coded)
+    Path("source/cat").mkdir(parents=True)
+    Image.fromarray(DIGITS[0, 0]).save("source/cat/mine.png")
+    ddpm.decompress_files(model, ["files"], out, progress=False)
+    assert len(open_images("source")) == 6
+
+
 @pytest.mark.parametrize("case", ["lossy", "cut", "asked", "damaged"])
 def test_coarse_images_are_right_if_decompressing_gives_their_pixels(case: str, model: Model, coded: dict[str, bytes]):
     data, options = coded["0"], {"most_bytes": 30} if case == "asked" else {}
@@ -253,7 +285,7 @@ def test_an_output_that_cannot_be_written_loses_only_itself(
         rows = act(way, model, "out")
     assert [out is None for out, _ in rows] == [False, False, True, False, False]
     assert os.strerror(code) in rows[2][1]
-    assert len(list(Path("out").iterdir())) == 4
+    assert len([file for file in Path("out").iterdir() if not file.name.startswith(".")]) == 4
     assert all(out for out, _ in act(way, model, "out"))
 
 

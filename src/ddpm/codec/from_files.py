@@ -22,6 +22,8 @@ from ddpm.codec.file_reports import DecompressedFile, DecompressionReport
 from ddpm.codec.lookup import Codecs
 from ddpm.codec.originals import read_original
 from ddpm.codec.to_files import GROUP
+from ddpm.data.contents import BY_DECOMPRESS, DECOMPRESSED, sort_out
+from ddpm.data.files import FolderTree
 from ddpm.errors import DamagedFile, InputError, NotVerified
 
 
@@ -31,6 +33,7 @@ class Decompression:
 
     codecs       of the run, by fingerprint
     plan         which file becomes which image
+    out          the folder of the images
     most_bytes   of each file that are read, None: all
     reconstruct  see decode.decode
     force        replace what is there
@@ -39,6 +42,7 @@ class Decompression:
 
     codecs: Codecs
     plan: Sequence[Planned]
+    out: Path
     most_bytes: int | None
     reconstruct: str
     force: bool
@@ -105,6 +109,7 @@ class Decompression:
             if not holds(target, image):
                 raise in_the_way(target)
             return True
+        mark(self.out)
         with whole_file(target) as temporary:
             to_pil(image).save(temporary)
         if not holds(target, image):
@@ -125,6 +130,15 @@ class Decompression:
             self.rows[k] = DecompressedFile(path, None, "refused", problem=problem, exit_code=exit_code)
 
         return answered(refuse, path)
+
+
+def mark(folder: Path) -> None:
+    """Say in a hidden file what the images are, so that a source around the folder leaves them out; not in a folder
+    that holds other images already."""
+    path = folder / DECOMPRESSED
+    if not path.exists() and not (folder.is_dir() and sort_out(FolderTree(folder)).images):
+        with whole_file(path) as temporary:
+            temporary.write_bytes(BY_DECOMPRESS)
 
 
 def pixels_in(path: Path) -> Pixels | None:

@@ -27,7 +27,12 @@ LOOKED_AT = 100  # files of a suffix that is on no list
 FIRST = 256  # bytes that tell a format and who made a PNG
 MARK_BYTES = 2**16
 RUN = "recipe.json"
-MARKS = {RUN: (b'"data_fingerprint"', "a run"), "sampling.json": (b'"ddpm images"', "samples")}
+DECOMPRESSED, BY_DECOMPRESS = ".decompressed", b"ddpm decompress"
+MARKS = {
+    RUN: (b'"data_fingerprint"', "a run"),
+    "sampling.json": (b'"ddpm images"', "samples"),
+    DECOMPRESSED: (BY_DECOMPRESS, "decompressed images"),
+}
 IMAGE = re.compile(
     rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|RIFF....WEBP|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0|P[1-6]\s+[\d#]|"
     rb"....ftypavi[fs]|\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
