@@ -23,6 +23,7 @@ from ddpm.base.npz import limit_from
 from ddpm.base.tensors import Pixels
 from ddpm.data.memory import DECODING
 from ddpm.data.png import ORIENTATION_TEXTS, XMP, chunks, text_keywords, without_profiles
+from ddpm.data.sizing import levels_of
 from ddpm.errors import InputError
 
 EXTENSIONS_OF = {
@@ -57,6 +58,8 @@ MOST_PIXELS = 89_478_485
 PIXEL_BYTES = 12  # memory that a pixel takes while it is decoded, looked at and scaled
 FILE_BYTES = 8  # the most that a pixel takes in a file: RGBA of 16 bits, not packed
 HEADER_BYTES = 2**24  # what a file may hold beside its pixels: profiles, texts, previews
+UPPER_BYTE = ("PNG", "TIFF", "JPEG2000")
+"""Formats whose colour of 16 bits Pillow reads by the upper byte."""
 STRIP = 2**20  # pixels of 16 bits converted at a time
 ORIENTATION = 0x0112  # in EXIF
 TURNS = {
@@ -87,7 +90,7 @@ class BadImage(Exception):
 class RawImage:
     """One image as its file holds it: Pillow's name for its mode, and pixels uint8 (C, H, W), C in 1..4.
 
-    levels  of a file of 16-bit grey: its lowest level, its highest, and 65,535
+    levels  of a file of 16 bits: its lowest level, its highest, and 65,535; of colour, what the upper bytes allow
     """
 
     mode: str
@@ -98,7 +101,7 @@ class RawImage:
 def decode(data: bytes) -> RawImage:
     """Read an encoded image; raises BadImage with the reason."""
     with DECODING.held(), opened(data) as image:
-        return _read(image)
+        return _read(image, data)
 
 
 def most_pixels() -> int:
@@ -143,8 +146,9 @@ def _check_pixels(width: int, height: int, limit: int) -> None:
         raise BadImage(f"{count}; if it is sound, set the environment variable {LIMIT} to {width * height}")
 
 
-def _read(image: Image.Image) -> RawImage:
+def _read(image: Image.Image, data: bytes) -> RawImage:
     DECODING.take(PIXEL_BYTES * image.width * image.height)
+    halved = image.format in UPPER_BYTE and image.mode not in ("P", "PA") and _bits(image, data) == 16
     factor = FEW_BITS.get(_raw_mode(image), 1)
     image.load()
     if factor > 1 and isinstance(image.info.get("transparency"), int):
@@ -155,7 +159,11 @@ def _read(image: Image.Image) -> RawImage:
     upright = image if turn is None else image.transpose(turn)
     if mode == "I" or mode.startswith("I;16"):
         return _from_wide_grey(upright, file_format, name)
-    return RawImage(name, np.ascontiguousarray(_from_eight_bit(upright, transparent)))
+    pixels = np.ascontiguousarray(_from_eight_bit(upright, transparent))
+    if not halved:
+        return RawImage(name, pixels)
+    low, high, _ = levels_of(pixels)
+    return RawImage(name, pixels, (256 * low, 256 * high + 255, 65535))
 
 
 def orientation(image: Image.Image) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from ddpm.base.image_io import MODES
 from ddpm.data.decode import POLICY
 from ddpm.data.grammar import check_whole, choose_split, cut, find_source, parse_source
-from ddpm.data.scan import Look, common_channels, narrow_range, scan, some, span, suggested_size
+from ddpm.data.scan import Look, common_channels, narrow_ranges, scan, some, span, suggested_size
 from ddpm.data.sizing import has_alpha, has_colour
 from ddpm.data.sources import ALPHA_CHOICES
 from ddpm.data.summary import Tally, summary, tally
@@ -145,7 +145,7 @@ def _suggestions(everything: Sequence[Look], good: Sequence[Look], duplicates: D
     if len(good) < len(everything):
         hints.append('repair or remove the unreadable files, or set on_bad_image = "skip"')
     if good:
-        hints += _size_hints(good) + _channel_hints(good) + [hint for hint in [narrow_range(span(good))] if hint]
+        hints += _size_hints(good) + _channel_hints(good) + narrow_ranges(good)
     if duplicates.shared_by_splits:
         hints.append("images that are in train and in test flatter every score; remove them from one")
     return hints
