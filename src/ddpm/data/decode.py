@@ -76,6 +76,8 @@ BITS_PER_SAMPLE, COLOUR_MAP, XMP_TAG = 258, 320, 700  # tags of TIFF, as the nex
 EXIF_TAGS = {271, 272, 34665, 34853}  # make, model, EXIF, GPS
 TEXT_TAGS = {269, 270, 285, 305, 306, 315, 316, 33432}  # names, description, software, date, artist, computer, rights
 JPEG2000_SIZE = b"\xff\x4f\xff\x51"
+COMMENT_OR_HEADER = re.compile(rb"#[^\r\n]*|P[1-7]\s")
+"""In a plain PNM, where a comment may speak of headers."""
 FEW_BITS = {"L;2": 85, "L;4": 17}
 """From levels of 2 or 4 bits to those of 8."""
 UNHEARD = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
@@ -213,6 +215,8 @@ def lossless_problem(data: bytes) -> str | None:
     with opened(data) as image:
         if getattr(image, "is_animated", False) or _more_frames(image, data):
             return "it holds several frames or pages, and only the first is read"
+        if _more_behind(image, data):
+            return "more follows its pixels, perhaps another image, and is not read"
         depth = _bits(image, data)
         if depth > 8:
             return f"it has {depth} bits a channel, and 8 are read"
@@ -230,7 +234,7 @@ def lossless_problem(data: bytes) -> str | None:
 
 def lost_metadata(data: bytes) -> list[str]:
     """What an encoded image holds beside the pixels that `decode` returns, by name: "ICC profile", "EXIF orientation",
-    "EXIF", "XMP", "text", "gamma". Raises BadImage.
+    "EXIF", "XMP", "text", "gamma", "colour space". Raises BadImage.
     """
     with opened(data) as image:
         info, kinds, words = image.info, {kind for kind, _, _ in chunks(data)}, text_keywords(data)
@@ -242,20 +246,26 @@ def lost_metadata(data: bytes) -> list[str]:
             "XMP": "xmp" in info or XMP in words or XMP_TAG in tags,
             "text": "comment" in info or bool(set(words) - ORIENTATION_TEXTS) or bool(tags & TEXT_TAGS),
             "gamma": "gamma" in info or b"gAMA" in kinds,
+            "colour space": b"cICP" in kinds,
         }
     return [name for name, there in found.items() if there]
 
 
 def _more_frames(image: Image.Image, data: bytes) -> bool:
-    """Frames that Pillow does not count: behind a still PNG, or one PNM behind another."""
-    if image.format != "PPM" or _raw_mode(image).startswith("F"):
-        return any(kind == b"fdAT" for kind, _, _ in chunks(data))
+    """Frames that Pillow does not count, behind a still PNG."""
+    return image.format == "PNG" and any(kind == b"fdAT" for kind, _, _ in chunks(data))
+
+
+def _more_behind(image: Image.Image, data: bytes) -> bool:
+    """Whether more than blanks follows the pixels of a PNM; where these are plain text, a further header."""
+    if image.format != "PPM" or image.mode == "F":
+        return False
     name, _, start, _ = image.tile[0]  # type: ignore[attr-defined]
     if name == "ppm_plain":
-        return False
+        return any(found[0].startswith(b"P") for found in COMMENT_OR_HEADER.finditer(data, start))
     row = -(-image.width // 8) if image.mode == "1" else image.width * len(image.getbands())
     size = image.height * row * (2 if image.mode != "1" and _ppm_maximum(image) > 255 else 1)
-    return re.match(rb"\s*P[1-7]\s", data[start + size : start + size + 64]) is not None
+    return re.compile(rb"\S").search(data, start + size) is not None
 
 
 def _bits(image: Image.Image, data: bytes) -> int:
