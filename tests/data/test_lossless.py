@@ -12,7 +12,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ddpm.data import decode as policy
-from ddpm.data.decode import FORMATS, BadImage, decode, lossless_problem, lost_metadata
+from ddpm.data.decode import BadImage, decode, lossless_problem, lost_metadata
+from ddpm.data.formats import FORMATS
 
 MODES_WRITTEN = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "I", "I;16", "I;16B", "F")
 LOST = {

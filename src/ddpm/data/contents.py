@@ -1,6 +1,6 @@
 """Which files of a folder or a zip are images, which ddpm made itself, and of what kind the rest is.
 
-An image is a file whose suffix is on the list of decode.py, or whose first bytes are those of a format read there
+An image is a file whose suffix is on the list of formats.py, or whose first bytes are those of a format read there
 (TIFF only without a suffix, because raw files of cameras begin like it). Of each other suffix the first LOOKED_AT files
 are looked into; if none is an image, the rest of that suffix are none. What is inside is decided later, by decoding.
 
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ddpm.base.image_io import MADE_HERE
-from ddpm.data.decode import EXTENSIONS
+from ddpm.data.formats import EXTENSIONS, IMAGE, TIFF
 from ddpm.data.items import Items
 
 INDEX = "dataset.json"
@@ -33,12 +33,6 @@ MARKS = {
     "sampling.json": (b'"ddpm images"', "samples"),
     DECOMPRESSED: (BY_DECOMPRESS, "decompressed images"),
 }
-IMAGE = re.compile(
-    rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|RIFF....WEBP|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0|P[1-6]\s+[\d#]|"
-    rb"....ftypavi[fs]|\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
-    re.DOTALL,
-)
-TIFF = re.compile(rb"II[*+]\0|MM\0[*+]")
 NOT_IMAGES, HIDDEN, ODD, OWN = "not images", "hidden", "pipes or devices", "made by ddpm"
 
 

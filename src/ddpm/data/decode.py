@@ -16,33 +16,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError, features
+from PIL import Image, UnidentifiedImageError
 
 from ddpm.base.image_io import from_pil
 from ddpm.base.npz import limit_from
 from ddpm.base.tensors import Pixels
+from ddpm.data.formats import FORMATS
 from ddpm.data.memory import DECODING
 from ddpm.data.png import ORIENTATION_TEXTS, XMP, chunks, text_keywords, without_profiles
 from ddpm.data.sizing import levels_of
 from ddpm.errors import InputError
 
-EXTENSIONS_OF = {
-    "PNG": (".png", ".apng"),
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "WEBP": (".webp",),
-    "BMP": (".bmp",),
-    "TIFF": (".tif", ".tiff"),
-    "GIF": (".gif",),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
-    "AVIF": (".avif",),
-    "JPEG2000": (".jp2", ".j2k", ".jpx"),
-    "DIB": (".dib",),
-}
-OPTIONAL = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
-"""Formats that Pillow may have been built without."""
-# Pillow gets no other formats, whatever a file is called: some of its readers start other programs.
-FORMATS = tuple(name for name in EXTENSIONS_OF if name not in OPTIONAL or features.check(OPTIONAL[name]))
-EXTENSIONS = tuple(extension for name in FORMATS for extension in EXTENSIONS_OF[name])
 POLICY = (
     "EXIF orientation is applied; 1-bit and 16-bit grey become 8-bit grey, 16-bit colour is read by its upper byte; "
     "palette, CMYK and YCbCr become RGB (RGBA if transparent); of an animation the first frame is taken; "
@@ -80,6 +64,7 @@ COMMENT_OR_HEADER = re.compile(rb"#[^\r\n]*|P[1-7]\s")
 """In a plain PNM, where a comment may speak of headers."""
 FEW_BITS = {"L;2": 85, "L;4": 17}
 """From levels of 2 or 4 bits to those of 8."""
+UNKNOWN = "not an image of a known format"
 UNHEARD = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 """Pillow's own warnings (bombs, EXIF, tags of TIFF) speak of its insides; what matters of them is an error here."""
 
@@ -133,7 +118,7 @@ def opened(data: bytes) -> Iterator[Image.Image]:
     except (BadImage, InputError):
         raise
     except UnidentifiedImageError:
-        raise BadImage("not an image of a known format") from None
+        raise BadImage(UNKNOWN) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BadImage(f"more pixels than {limit:,}; if it is sound, set {LIMIT} higher") from None
     except MemoryError:

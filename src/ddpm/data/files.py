@@ -16,14 +16,16 @@ import numpy as np
 from ddpm.base.files import read_bytes, refusals
 from ddpm.base.npz import BadArchive, reading
 from ddpm.data.contents import INDEX, NOT_IMAGES, RUN, Contents, Tree, is_hidden, kind_of, made_by, sort_out
-from ddpm.data.decode import EXTENSIONS
+from ddpm.data.formats import EXTENSIONS
 from ddpm.data.index import classes_by_index, read_index
 from ddpm.data.items import FolderItems, Part, Source, ZipItems, unpacked
 from ddpm.data.layout import Layout, classes_by_folder, lay_out
+from ddpm.data.scan import some
 from ddpm.data.summary import left_out_text
 from ddpm.errors import InputError
 
 KINDS = f"{', '.join(EXTENSIONS[:-1])} or {EXTENSIONS[-1]}"
+ENCRYPTED = 1  # bit of an entry's flags
 BESIDE = "beside the arrays"
 Classes = dict[str, list[str] | None]
 
@@ -165,6 +167,9 @@ class _ZipTree:
                 self.archive = zipfile.ZipFile(path)
         except BadArchive:
             raise InputError(f"'{path}' is cut short or damaged, or not a zip file.") from None
+        encrypted = [entry.filename for entry in self.archive.infolist() if entry.flag_bits & ENCRYPTED]
+        if encrypted:
+            raise InputError(f"'{path}' is encrypted ({some(encrypted)}): unpack it first, and name the folder.")
         self.entries = {entry.filename.replace("\\", "/"): entry for entry in self.archive.infolist()}
 
     def paths(self) -> list[str]:
