@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ddpm.base.image_io import MODES
+from ddpm.base.progress import one_line
 from ddpm.data.decode import POLICY
 from ddpm.data.grammar import check_whole, choose_split, cut, find_source, parse_source
 from ddpm.data.scan import Look, common_channels, narrow_ranges, scan, some, span, suggested_size
@@ -81,7 +82,7 @@ class SourceReport:
         bad = [f"  {name}: {reason}" for name, reason in self.bad.items()]
         hints = [f"suggestion: {hint}" for hint in self.suggestions]
         table = [f"{key:<11} {value}" for key, value in rows]
-        return [*self.summary, *table, *groups, *bad, *hints, f"policy: {self.policy}"]
+        return [*self.summary, *map(one_line, [*table, *groups, *bad, *hints, f"policy: {self.policy}"])]
 
 
 def inspect_source(src: str | os.PathLike[str]) -> SourceReport:
