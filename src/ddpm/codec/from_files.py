@@ -17,7 +17,7 @@ from ddpm.base.tensors import Pixels
 from ddpm.codec.codec_data import Codec
 from ddpm.codec.container import Cursor, checksum, read_header
 from ddpm.codec.decode import DAMAGED, LOSSLESS, Decoded, OpenFile, decode, open_file
-from ddpm.codec.file_lists import MOST_BYTES, Planned, answered, in_groups, in_the_way
+from ddpm.codec.file_lists import MOST_BYTES, Planned, answered, check_free, in_groups, in_the_way
 from ddpm.codec.file_reports import DecompressedFile, DecompressionReport
 from ddpm.codec.lookup import Codecs
 from ddpm.codec.originals import read_original
@@ -38,6 +38,7 @@ class Decompression:
     reconstruct  see decode.decode
     force        replace what is there
     batch_size   tiles in a network call
+    takers       of which file each output is
     """
 
     codecs: Codecs
@@ -49,6 +50,7 @@ class Decompression:
     batch_size: int
     progress: Progress
     rows: dict[int, DecompressedFile] = field(default_factory=dict)
+    takers: dict[Path, str] = field(default_factory=dict)
 
     def run(self) -> DecompressionReport:
         """Look at every file, then decompress those that have no image yet, by checkpoint and a group at a time."""
@@ -57,6 +59,8 @@ class Decompression:
         for k in range(len(self.plan)):
             with self._refusing(k):
                 file, codec, by = self._open(k)
+                check_free(self.plan[k], self.takers)
+                self.takers[self.plan[k].target] = self.plan[k].path
                 if self._right(k, file):
                     count = (0, 0) if file.packet.header.stored else (int(file.done.min()), len(codec.chain.steps))
                     self._done(k, Decoded(None, LOSSLESS, count, file.packet.header.stored), by, there=True)
