@@ -286,7 +286,8 @@ def decompress_files(
     check_reconstruct(reconstruct)
     check_codes(model)
     plan = dpc_plan([str(path) for path in paths], out)
-    return Decompression(Codecs(model), plan, most_bytes, reconstruct, force, batch_size, progress_of(progress)).run()
+    options = most_bytes, reconstruct, force, batch_size, progress_of(progress)
+    return Decompression(Codecs(model), plan, Path(out), *options).run()
 
 
 def _codec(model: Model, progress: Progress) -> Codec:

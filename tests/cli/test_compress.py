@@ -129,6 +129,22 @@ def test_folders_are_looked_through_and_a_bad_image_stops_no_other(coded: Path, 
     assert done("decompress", coded, "files", "--out", "back").out.count("exact, there already\n") == 3
 
 
+def test_names_of_files_never_break_a_line_of_a_report(coded: Path, files: list[Path]):
+    Path("in").mkdir()
+    files[0].rename("in/a\nb\x1b[31m.png")
+    Path("in/c\nd.png").write_bytes(b"none")
+    end = type_in("compress", coded, "in", "--out", "files")
+    assert end.out.splitlines()[0].startswith(r"files/a\nb\x1b[31m.dpc: ")
+    assert len(end.out.splitlines()) == 2
+    assert [line for line in end.err.splitlines() if "d.png" in line] == [
+        r"ddpm: 'in/c\nd.png': it cannot be read: not an image of a known format."
+    ]
+    Path("files/e\n.dpc").write_bytes(b"none")
+    back = type_in("decompress", coded, "files", "--out", "back")
+    assert back.out == "back/a\\nb\\x1b[31m.png: exact\n"
+    assert any(line.startswith(r"ddpm: 'files/e\n.dpc': ") for line in back.err.splitlines())
+
+
 def test_files_stay_readable_while_training_goes_on_until_prune_is_told(coded: Path, files: list[Path]):
     shutil.copytree(coded, "run")
     needed = max(Path("run/checkpoints").iterdir())

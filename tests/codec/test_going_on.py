@@ -16,6 +16,7 @@ from ddpm.base.tensors import Pixels
 from ddpm.codec import from_files, to_files
 from ddpm.codec.encode import encode
 from ddpm.codec.file_lists import dpc_plan, image_plan
+from ddpm.data.sources import open_images
 from ddpm.errors import DamagedFile, InputError, NotVerified
 from ddpm.model.model import Model
 from ddpm.training.linear_model import make_linear
@@ -175,6 +176,37 @@ def test_images_that_are_right_are_not_decompressed_again(
     assert [file.stat() for file in sorted(Path("back").iterdir())] == before
 
 
+@pytest.mark.parametrize("other", [(), ("0.dpc", "notes.txt")])
+def test_decompressed_images_below_a_source_are_left_out_and_named(
+    other: tuple[str, ...], model: Model, coded: dict[str, bytes]
+):
+    put(coded)
+    source = Path("source")
+    for name in ("cat", "dog"):
+        (source / name).mkdir(parents=True)
+        Image.fromarray(DIGITS[0, 0]).save(source / name / "1.png")
+    before = open_images(str(source))
+    for name in other:
+        (source / "cat/back").mkdir(exist_ok=True)
+        (source / "cat/back" / name).write_bytes(b"mine")
+    ddpm.decompress_files(model, ["files"], source / "cat/back", progress=False)
+    after = open_images(str(source))
+    assert after.fingerprint == before.fingerprint
+    assert f"cat/back/ {6 + len(other)} (decompressed images, made by ddpm)" in after.summary()[1]
+    assert len(open_images(str(source / "cat/back"))) == 5
+
+
+@pytest.mark.parametrize("out", ["source", "source/cat"])
+def test_images_that_were_there_are_read_as_before_beside_decompressed_ones(
+    out: str, model: Model, coded: dict[str, bytes]
+):
+    put(coded)
+    Path("source/cat").mkdir(parents=True)
+    Image.fromarray(DIGITS[0, 0]).save("source/cat/mine.png")
+    ddpm.decompress_files(model, ["files"], out, progress=False)
+    assert len(open_images("source")) == 6
+
+
 @pytest.mark.parametrize("case", ["lossy", "cut", "asked", "damaged"])
 def test_coarse_images_are_right_if_decompressing_gives_their_pixels(case: str, model: Model, coded: dict[str, bytes]):
     data, options = coded["0"], {"most_bytes": 30} if case == "asked" else {}
@@ -253,7 +285,7 @@ def test_an_output_that_cannot_be_written_loses_only_itself(
         rows = act(way, model, "out")
     assert [out is None for out, _ in rows] == [False, False, True, False, False]
     assert os.strerror(code) in rows[2][1]
-    assert len(list(Path("out").iterdir())) == 4
+    assert len([file for file in Path("out").iterdir() if not file.name.startswith(".")]) == 4
     assert all(out for out, _ in act(way, model, "out"))
 
 
@@ -316,21 +348,47 @@ def test_a_folder_means_its_files_of_the_kind_below_it_and_outputs_keep_their_pa
     assert [row.out for row in back.files] == ["back/1.png", "back/a/0.png", "back/b/0.png", "back/c.png"]
 
 
-def test_what_would_become_one_file_and_folders_without_any_are_refused_by_name(here: Path):
+def problems(way: str, model: Model, inputs: list[str]) -> list[tuple[str, str]]:
+    """Of each file, its path and what is wrong."""
+    if way == "compress":
+        report = ddpm.compress_files(model, inputs, "out", verify=False, progress=False)
+        return [(row.image, row.problem) for row in report.files]
+    return [(row.file, row.problem) for row in ddpm.decompress_files(model, inputs, "out", progress=False).files]
+
+
+@pytest.mark.parametrize("way", ["compress", "decompress"])
+def test_what_would_become_one_file_is_refused_by_name_unless_the_other_is_refused_itself(
+    way: str, model: Model, coded: dict[str, bytes]
+):
+    suffix, made = (".png", ".dpc") if way == "compress" else (".dpc", ".png")
+    sound = Path("0.png").read_bytes() if way == "compress" else coded["0"]
+    for folder in "abcd":
+        Path(folder).mkdir()
+        Path(folder, f"0{suffix}").write_bytes(b"none" if folder == "a" else sound)
+    paths = [f"{folder}/0{suffix}" for folder in "abcdd"]
+    taken = f"it would become 'out/0{made}', as 'b/0{suffix}' does: rename one of them."
+    for _ in range(2):  # again, with the output there
+        found = problems(way, model, paths)
+        assert [path for path, _ in found] == paths
+        assert found[0][1].endswith(".")
+        assert "would become" not in found[0][1]
+        assert [problem for _, problem in found[1:]] == ["", taken, taken, "it was given twice."]
+
+
+def test_what_would_become_one_file_of_a_folder_and_folders_without_any_are_refused_by_name(model: Model):
     Path("in/sub").mkdir(parents=True)
     Path("empty").mkdir()
     for name in ("in/a.png", "in/a.bmp", "in/sub/a.png"):
         Image.fromarray(DIGITS[0][0]).save(name)
-    plan = image_plan(["in", "in/a.png", "empty", "in/sub/a.png"], "files")
-    assert [(one.path, str(one.problem or "")) for one in plan] == [
+    taken = "it would become 'out/a.dpc', as 'in/a.bmp' does: rename one of them."
+    assert problems("compress", model, ["in", "in/a.png", "empty", "in/sub/a.png"]) == [
         ("in/a.bmp", ""),
-        ("in/a.png", "it would become 'files/a.dpc', as 'in/a.bmp' does: rename one of them."),
+        ("in/a.png", taken),
         ("in/sub/a.png", ""),
-        ("in/a.png", "it would become 'files/a.dpc', as 'in/a.bmp' does: rename one of them."),
+        ("in/a.png", "it was given twice."),
         ("empty", "the folder holds no image files."),
-        ("in/sub/a.png", "it would become 'files/a.dpc', as 'in/a.bmp' does: rename one of them."),
+        ("in/sub/a.png", "it was given twice."),
     ]
-    assert [str(one.problem or "") for one in image_plan(["1.png", "1.png"], "files")] == ["", "it was given twice."]
     assert "no .dpc files" in str(dpc_plan(["in"], "back")[0].problem)
 
 

@@ -110,7 +110,9 @@ DOUBTFUL = {
     "flat colour": (np.zeros((5, 3072), np.uint8), r"make it (5, 3, 32, 32) or (5, 32, 32, 3), as the colours lie"),
     "one image, channels first": (np.zeros((3, 50, 80), np.uint8), r"(1, 3, 50, 80) for one image or (3, 1, 50, 80)"),
     "one image, channels last": (np.zeros((50, 80, 3), np.uint8), r"(1, 50, 80, 3) for one image or (50, 1, 80, 3)"),
-    "empty": (np.zeros((0, 8, 8), np.uint8), "in one way only"),
+    "empty": (np.zeros((0, 8, 8), np.uint8), "holds no images: its shape is (0, 8, 8)"),
+    "of no pixels": (np.zeros((3, 0, 8, 3)), "holds no images: its shape is (3, 0, 8, 3)"),
+    "empty rows": (np.zeros((0, 3072), np.uint8), "holds no images: its shape is (0, 3072)"),
 }
 
 
@@ -223,6 +225,41 @@ def test_labels_that_are_not_one_hot_are_refused_with_shape_and_row(row, reason,
         open_images(str(tmp_path / "set.npz"))
 
 
+NAMES = np.array(["owl", "cat", "dog", "eel"])
+
+
+def test_labels_are_called_as_the_archive_says(tmp_path):
+    np.savez(tmp_path / "set.npz", arr_0=PIXELS, arr_1=np.array([3, 0, 1, 1, 0, 3]), class_names=NAMES)
+    images = open_images(str(tmp_path / "set.npz"))
+    assert [images.class_names[number] for number in images.labels] == ["eel", "owl", "cat", "cat", "owl", "eel"]
+    assert images.summary()[1] == "no splits; nothing left out"
+
+
+UNSOUND = {
+    "twice the same": np.array(["owl", "cat", "owl", "eel"]),
+    "too few": NAMES[:2],
+    "numbers": np.arange(4),
+    "a table": NAMES.reshape(2, 2),
+    "objects": NAMES.astype(object),
+}
+
+
+@pytest.mark.parametrize("case", UNSOUND)
+def test_names_that_do_not_name_each_label_are_another_array(case, tmp_path):
+    np.savez(tmp_path / "set.npz", images=PIXELS, labels=LABELS, class_names=UNSOUND[case])
+    images = open_images(str(tmp_path / "set.npz"))
+    assert images.class_names == ("0", "1", "2")
+    assert "class_names 1 (other arrays)" in images.summary()[1]
+
+
+def test_an_archive_of_other_files_is_refused_with_their_names(tmp_path):
+    with zipfile.ZipFile(tmp_path / "set.npz", "w") as archive:
+        for k in range(5):
+            archive.writestr(f"in/{k}.png", b"x")
+    with pytest.raises(InputError, match=r"set\.npz' holds in/0\.png, in/1\.png, in/2\.png and 2 more; images are"):
+        open_images(str(tmp_path / "set.npz"))
+
+
 def test_arrays_that_are_not_used_are_named(tmp_path):
     np.savez(tmp_path / "set.npz", x_train=PIXELS, y_train=LABELS, mask=PIXELS)
     assert (
@@ -263,6 +300,36 @@ def test_idx_files_are_read_packed_or_not(ending, dot, tmp_path):
 def test_an_idx_file_of_something_else_is_refused(head, tmp_path):
     (tmp_path / "train-images-idx3-ubyte").write_bytes(bytes(head) + np.array([6, 9, 12], ">u4").tobytes() + bytes(648))
     with pytest.raises(InputError, match="train-images-idx3-ubyte"):
+        open_images(str(tmp_path))
+
+
+@pytest.mark.parametrize(("head", "said"), [((13, 3), "3-dimensional float32"), ((8, 1), "1-dimensional uint8")])
+def test_an_idx_file_of_another_type_is_refused_with_it(head, said, tmp_path):
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(bytes([0, 0, *head]) + bytes(660))
+    with pytest.raises(InputError, match=rf"idx3-ubyte' holds {said}, by its header: it takes 3-dimensional uint8"):
+        open_images(str(tmp_path))
+
+
+def test_a_label_that_cifar_does_not_have_is_named(tmp_path):
+    (tmp_path / "test_batch.bin").write_bytes(bytes(3073) + b"\x0b" + bytes(3072))
+    with pytest.raises(InputError, match=r"test_batch\.bin' is damaged.*record 1 has the label 11, .* 0 to 9"):
+        open_images(f"{tmp_path}:test")
+
+
+@pytest.mark.parametrize(
+    ("meta", "names"),
+    [
+        (b"a b c d e f g h i \xff", tuple("abcdefghi\ufffd")),
+        (b"a b c d e f g h i i", tuple("0123456789")),
+        (b"a b c", tuple("0123456789")),
+    ],
+)
+def test_names_of_cifar_are_taken_if_they_are_ten_different_ones(meta, names, tmp_path):
+    (tmp_path / "data_batch_1.bin").write_bytes(b"".join(bytes([k]) + bytes(3072) for k in range(10)))
+    (tmp_path / "batches.meta.txt").write_bytes(meta)
+    assert open_images(str(tmp_path)).class_names == names
+    (tmp_path / "batches.meta.txt").write_bytes(bytes(2**16 + 1))
+    with pytest.raises(InputError, match=r"batches\.meta\.txt' has 65,537 bytes"):
         open_images(str(tmp_path))
 
 

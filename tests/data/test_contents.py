@@ -13,7 +13,7 @@ from PIL import Image
 
 import ddpm
 from ddpm.data.contents import LOOKED_AT, MARKS
-from ddpm.data.decode import EXTENSIONS, EXTENSIONS_OF, FORMATS
+from ddpm.data.formats import EXTENSIONS, EXTENSIONS_OF, FORMATS
 from ddpm.data.preflight import inspect_source
 from ddpm.data.sources import open_images
 from ddpm.errors import InputError

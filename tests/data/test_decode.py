@@ -14,7 +14,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from ddpm.base.image_io import MODES
 from ddpm.data import decode as policy
-from ddpm.data.decode import ALPHA_MODES, EXTENSIONS, EXTENSIONS_OF, LIMIT, PLAIN_MODES, BadImage, decode
+from ddpm.data.decode import ALPHA_MODES, LIMIT, PLAIN_MODES, BadImage, decode
+from ddpm.data.formats import EXTENSIONS, EXTENSIONS_OF
 from ddpm.data.sources import open_images
 from ddpm.errors import InputError
 

@@ -52,6 +52,14 @@ def test_a_split_left_out_is_the_default_one_or_an_error(split_array):
         open_images(split_array + ":val")
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_single_split_needs_no_name_where_none_is_asked_for(split, folder, noise):
+    source = folder({f"{split}/a.png": noise()})
+    assert open_images(source, default_split=None).split == split
+    with pytest.raises(InputError, match=f"no split 'val': choose .*:{split}"):
+        open_images(source, default_split="val")
+
+
 def test_a_split_asked_of_a_source_without_splits_is_an_error(folder, noise):
     source = folder({"a.png": noise()})
     with pytest.raises(InputError, match=":train"):

@@ -45,7 +45,48 @@ def test_a_split_has_every_name_people_use_in_any_case(kind, split, name, spell,
 
 
 def test_other_names_are_no_splits():
-    assert not any(map(split_named, ["", "trains", "evaluation", "tests", "devel"]))
+    others = ["", "trains", "evaluation", "tests", "devel", "train1", "train20171", "set", "2017", "trainset2017"]
+    assert not any(map(split_named, others))
+
+
+@both
+@pytest.mark.parametrize("ending", ["2017", "_images", "-Imgs", "set", "_set"])
+def test_a_split_may_have_a_year_or_what_it_holds_in_its_name(kind, ending, tree):
+    source = tree(kind, files(f"train{ending}/1.png", f"Val{ending}/2.png"))
+    assert inspect_source(source).splits == {"train": 1, "val": 1}
+    assert levels(f"{source}:val{ending}") == levels(f"{source}:val") == [1]
+
+
+DEEPER = {
+    "beside a logo": (("data/train/1.png", "data/test/2.png", "logo.png"), "train and test", "data/", "data"),
+    "two sets": (("a/train/1.png", "a/test/2.png", "b/train/3.png"), "train and test", "a/ and b/", "a"),
+    "MVTec": (("nut/train/good/1.png", "nut/test/bad/2.png", "pin/test/bad/3.png"), "train and test", "nut/", "nut"),
+    "images and masks": (("images/train/1.png", "masks/train/1.png"), "train", "images/ and masks/", "images"),
+    "one of several": (("cat/1.png", "dog/deep/Val2017/2.png"), "Val2017", "dog/deep/", "dog/deep"),
+    "around all": (("set/a/train/1.png", "set/b/2.png"), "train", "set/a/", "set/a"),
+}
+
+
+@both
+@pytest.mark.parametrize("case", DEEPER)
+@pytest.mark.parametrize("verb", [open_images, inspect_source])
+def test_splits_that_lie_deeper_are_refused_with_their_places(kind, case, verb, tree):
+    paths, names, places, first = DEEPER[case]
+    source = tree(kind, files(*paths))
+    with pytest.raises(InputError, match=rf"has {names} below {places}.*or rename what is no split") as caught:
+        verb(source)
+    if kind == "folder":
+        assert f"name one of them, such as '{source}/{first}'" in str(caught.value)
+        assert inspect_source(f"{source}/{first}").splits
+    else:
+        assert f"unpack it, and name one of them, such as {first}/" in str(caught.value)
+
+
+@both
+def test_a_dataset_json_at_the_root_says_that_folders_below_are_no_splits(kind, tree):
+    content = files("a/train/1.png", "b/test/2.png")
+    labels = {"labels": [[path, k] for k, path in enumerate(content)]}
+    assert levels(tree(kind, content | {"dataset.json": json.dumps(labels).encode()})) == [0, 1]
 
 
 @both

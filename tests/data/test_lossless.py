@@ -12,7 +12,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ddpm.data import decode as policy
-from ddpm.data.decode import FORMATS, BadImage, decode, lossless_problem, lost_metadata
+from ddpm.data.decode import BadImage, decode, lossless_problem, lost_metadata
+from ddpm.data.formats import FORMATS
 
 MODES_WRITTEN = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "I", "I;16", "I;16B", "F")
 LOST = {
@@ -134,11 +135,23 @@ def test_a_second_image_behind_a_still_png_is_named(noise, encoded):
 
 
 @pytest.mark.parametrize("head", [b"P4 9 2\n", b"P5 4 2 255\n", b"P6 4 2 255\n", b"P5 4 2 65535\n"])
-def test_one_pnm_behind_another_is_named(head):
+@pytest.mark.parametrize("between", [b"", b"\n", b"# a comment\n"])
+def test_what_follows_a_pnm_is_named(head, between):
     body = bytes({52: 4, 53: 8, 54: 24}[head[1]] * (1 + head.endswith(b"65535\n")))
-    assert "several frames" in lossless_problem((head + body) * 2)
-    assert "several frames" not in (lossless_problem(head + body + b"\n") or "")
+    assert "more follows" in lossless_problem(head + body + between + head + body)
+    assert ("more follows" in (lossless_problem(head + body + between) or "")) == between.startswith(b"#")
     assert decode(head + body).pixels.shape[1] == 2
+
+
+PLAIN = [b"P1 2 1\n0 1\n", b"P2 2 1 255\n0 7\n", b"P3 1 1 255\n1 2 3\n"]
+
+
+@pytest.mark.parametrize("data", PLAIN)
+@pytest.mark.parametrize("other", [*PLAIN, b"P5 1 1 255\n0", b"# second\nP2 1 1 255\n0"])
+def test_one_pnm_behind_a_plain_one_is_named(data, other):
+    assert "more follows" in lossless_problem(data + other)
+    for comment in (b"# from a P2 file", b"\n\n"):
+        assert lossless_problem(data + comment) is None
 
 
 def test_the_depth_of_an_avif_is_read_from_its_header(noise, encoded):
@@ -193,11 +206,13 @@ def test_metadata_that_are_not_kept_are_named(case, noise, encoded):
     assert lost_metadata(encoded(noise(1), file_format, **options)) == names
 
 
-def test_gamma_of_a_png_is_named(noise, encoded):
-    data = encoded(noise(1))
-    body = b"gAMA" + struct.pack(">I", 45455)
+@pytest.mark.parametrize(
+    ("kind", "content", "name"), [(b"gAMA", b"\0\0\xb1\x8f", "gamma"), (b"cICP", b"\x09\x10\0\1", "colour space")]
+)
+def test_how_a_png_says_that_its_colours_are_meant_is_named(kind, content, name, noise, encoded):
+    data, body = encoded(noise(1)), kind + content
     chunk = struct.pack(">I", 4) + body + struct.pack(">I", zlib.crc32(body))
-    assert lost_metadata(data[:33] + chunk + data[33:]) == ["gamma"]
+    assert lost_metadata(data[:33] + chunk + data[33:]) == [name]
 
 
 def test_what_is_no_image_is_a_bad_image():

@@ -19,7 +19,8 @@ from PIL import Image
 
 from ddpm.data import decode as limits
 from ddpm.data.decode import LIMIT, BadImage
-from ddpm.data.items import FolderItems, ZipItems
+from ddpm.data.formats import FORMATS, may_be_image
+from ddpm.data.items import FolderItems, ZipItems, unpacked
 from ddpm.data.memory import DECODING, Memory
 from ddpm.data.preflight import inspect_source
 from ddpm.data.sources import open_images
@@ -80,6 +81,29 @@ def test_a_member_that_hides_how_large_it_is_is_unpacked_to_no_more(tmp_path):
     said: list[str] = []
     assert megabytes(lambda: said.extend(inspect_source(str(tmp_path / "a.zip")).bad.values())) < 10
     assert len(said) == 1
+
+
+def test_of_a_large_member_only_the_start_is_unpacked_unless_it_begins_like_an_image(tmp_path):
+    (tmp_path / "a.zip").write_bytes(zip_of(zeros_packed(600 << 20), 600 << 20))
+    said: list[str] = []
+    assert megabytes(lambda: said.extend(inspect_source(str(tmp_path / "a.zip")).bad.values())) < 10
+    assert said == ["not an image of a known format"]
+
+
+def test_a_large_member_is_held_once(noise, encoded, monkeypatch, tmp_path):
+    image = noise(0, size=(1000, 1000))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.bmp", encoded(image, "bmp"))
+    monkeypatch.setattr("ddpm.data.items.LARGE", 2**20)
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        entry = archive.getinfo("a.bmp")
+        assert megabytes(lambda: unpacked(archive, entry, image=True)) < 5.5
+        assert unpacked(archive, entry, image=True) == encoded(image, "bmp")
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_images_of_every_format_begin_like_images(file_format, noise, encoded):
+    assert may_be_image(encoded(noise(), file_format)[:256])
 
 
 @pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -15,6 +17,19 @@ from ddpm.data.sources import open_images
 
 def files_of(*images: np.ndarray) -> dict[str, Image.Image]:
     return {f"{k}.png": Image.fromarray(image) for k, image in enumerate(images)}
+
+
+COLOUR_TYPES = {"RGB": (2, 3), "grey + alpha": (4, 2), "RGBA": (6, 4)}
+
+
+def png_of_16_bits(colour_type: int, levels: np.ndarray) -> bytes:
+    """A PNG of levels (H, W, C) that Pillow does not write."""
+    height, width, _ = levels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in levels)
+    header, body = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0), b""
+    for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+        body += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return b"\x89PNG\r\n\x1a\n" + body
 
 
 TWELVE = np.array([[0, 5], [2000, 4095]], np.uint16)
@@ -45,6 +60,25 @@ def test_the_remedy_of_a_set_is_that_of_its_widest_image(folder):
     source = folder(files_of(TWELVE, TWELVE * 8))
     assert inspect_source(source).levels == (0, 32760, 65535)
     assert "levels" not in open_images(source).summary()[1]
+
+
+def test_one_bright_image_of_8_bits_hides_no_dark_ones_of_16_bits(folder):
+    source = folder(files_of(MASK * 255, TWELVE, TWELVE // 2))
+    said = "the levels of 2 of 3 images, those of 16 bits, lie in 0 to 4,095 of 0 to 65,535"
+    assert said in open_images(source).summary()[1]
+    assert [hint for hint in inspect_source(source).suggestions if said in hint and "multiply them by 16" in hint]
+
+
+@pytest.mark.parametrize("case", COLOUR_TYPES)
+@pytest.mark.parametrize("shift", [0, 4])
+def test_colour_of_16_bits_speaks_of_the_range_of_its_file(case, shift, folder):
+    colour_type, channels = COLOUR_TYPES[case]
+    levels = np.full((2, 2, channels), 65535, np.uint16)
+    levels[..., : channels - (channels % 2 == 0)] = (TWELVE << shift)[..., None]
+    source = folder({"a.png": png_of_16_bits(colour_type, levels)})
+    said = open_images(source).summary()[1]
+    assert inspect_source(source).levels == (0, 4095 if shift == 0 else 65535, 65535)
+    assert ("0 to 4,095 of 0 to 65,535, so" in said and "multiply them by 16 and" in said) == (shift == 0)
 
 
 def test_files_of_8_and_16_bits_are_compared_by_their_parts(folder):

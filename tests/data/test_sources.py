@@ -223,6 +223,19 @@ def test_a_link_to_nowhere_is_a_bad_image(folder, noise):
         open_images(source)
 
 
+def test_an_encrypted_zip_is_refused_once_with_what_to_do(tmp_path, encoded):
+    path = Path(write_zip(tmp_path / "set.zip", None, encoded))
+    data = bytearray(path.read_bytes())
+    for signature, place in ((b"PK\1\2", 8), (b"PK\3\4", 6)):
+        start = data.find(signature)
+        while start >= 0:
+            data[start + place] |= 1
+            start = data.find(signature, start + 1)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"set\.zip' is encrypted \(00000/img0\.png, .* and 4 more\): unpack it first"):
+        open_images(str(path))
+
+
 def test_a_damaged_entry_of_a_zip_is_a_bad_image(tmp_path, encoded):
     path = Path(write_zip(tmp_path / "set.zip", None, encoded))
     data = bytearray(path.read_bytes())

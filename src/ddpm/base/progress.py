@@ -18,6 +18,11 @@ def unheard(more: int, note: str = "") -> None:
     """An Advance that shows nothing."""
 
 
+def one_line(text: str) -> str:
+    """Names of files may hold line ends, escape sequences and bytes that are no text: these are written as escapes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 class Progress:
     """What a verb reports to; this one is silent. A subclass may show, or keep, what it is told."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import typer
 
 from ddpm.base.files import cannot
-from ddpm.base.progress import Console
+from ddpm.base.progress import Console, one_line
 from ddpm.base.tables import parse_toml
 from ddpm.errors import InputError
 
@@ -62,7 +62,7 @@ def print_files(report: FilesReport, problems: Iterable[tuple[str, str]], *, as_
     """
     for name, problem in problems:
         if problem:
-            PROGRESS.say(f"ddpm: '{name}': {problem}")
+            PROGRESS.say(one_line(f"ddpm: '{name}': {problem}"))
     print_report(report, as_json=as_json)
     if report.exit_code:
         raise typer.Exit(report.exit_code)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,12 @@ def in_the_way(target: Path) -> InputError:
     return InputError(f"its output '{target}' is there already and is not what would be written; --force replaces it.")
 
 
+def check_free(one: Planned, takers: Mapping[Path, str]) -> None:
+    """Raise InputError if another file becomes the same output; `takers` are those that were sound when looked at."""
+    if one.target in takers:
+        raise InputError(f"it would become '{one.target}', as '{takers[one.target]}' does: rename one of them.")
+
+
 def is_dpc(data: bytes, path: str | Path) -> bool:
     """Whether a file is, by its name or its first bytes, a .dpc file."""
     return Path(path).suffix == SUFFIX or data.startswith(MAGIC)
@@ -74,7 +80,7 @@ def _plan(
     """
     if not inputs:
         raise InputError("no files were given: name at least one.")
-    folder, found, first = check_output(out, folder=True), [], dict[Path, str]()
+    folder, found, paths = check_output(out, folder=True), [], set[str]()
     for name in inputs:
         places = [Path(name).name or "-"]
         if os.path.isdir(name):
@@ -88,13 +94,8 @@ def _plan(
         for place in places:
             path = os.path.join(name, place) if os.path.isdir(name) else name
             target = (folder / place).with_suffix(suffix)
-            problem = None
-            if path == first.get(target):
-                problem = InputError("it was given twice.")
-            elif target in first:
-                problem = InputError(f"it would become '{target}', as '{first[target]}' does: rename one of them.")
-            first.setdefault(target, path)
-            found.append(Planned(path, target, problem))
+            found.append(Planned(path, target, InputError("it was given twice.") if path in paths else None))
+            paths.add(path)
     return found
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ddpm.base.progress import one_line
+
 
 @dataclass(frozen=True)
 class CompressedFile:
@@ -34,7 +36,7 @@ class CompressedFile:
         """For a person, of an image with a file."""
         more = ", stored as PNG" * self.stored + ", there already" * self.there
         notes = f" ({'; '.join(self.notes)})" if self.notes else ""
-        return f"{self.file}: {self.bytes:,} bytes, {self.bits_per_dim:.3f} bits/dim{more}{notes}"
+        return one_line(f"{self.file}: {self.bytes:,} bytes, {self.bits_per_dim:.3f} bits/dim{more}{notes}")
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ class DecompressedFile:
             "damaged": "damaged, not exact",
         }[self.status]
         by = f"; by {self.checkpoint}" if self.checkpoint else ""
-        return f"{self.out or self.file}: {how}{', there already' * self.there}{by}"
+        return one_line(f"{self.out or self.file}: {how}{', there already' * self.there}{by}")
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,13 @@ from ddpm.base.tensors import Pixels
 from ddpm.codec.codec_data import Codec
 from ddpm.codec.container import Cursor, checksum, read_header
 from ddpm.codec.decode import DAMAGED, LOSSLESS, Decoded, OpenFile, decode, open_file
-from ddpm.codec.file_lists import MOST_BYTES, Planned, answered, in_groups, in_the_way
+from ddpm.codec.file_lists import MOST_BYTES, Planned, answered, check_free, in_groups, in_the_way
 from ddpm.codec.file_reports import DecompressedFile, DecompressionReport
 from ddpm.codec.lookup import Codecs
 from ddpm.codec.originals import read_original
 from ddpm.codec.to_files import GROUP
+from ddpm.data.contents import BY_DECOMPRESS, DECOMPRESSED, sort_out
+from ddpm.data.files import FolderTree
 from ddpm.errors import DamagedFile, InputError, NotVerified
 
 
@@ -31,20 +33,24 @@ class Decompression:
 
     codecs       of the run, by fingerprint
     plan         which file becomes which image
+    out          the folder of the images
     most_bytes   of each file that are read, None: all
     reconstruct  see decode.decode
     force        replace what is there
     batch_size   tiles in a network call
+    takers       of which file each output is
     """
 
     codecs: Codecs
     plan: Sequence[Planned]
+    out: Path
     most_bytes: int | None
     reconstruct: str
     force: bool
     batch_size: int
     progress: Progress
     rows: dict[int, DecompressedFile] = field(default_factory=dict)
+    takers: dict[Path, str] = field(default_factory=dict)
 
     def run(self) -> DecompressionReport:
         """Look at every file, then decompress those that have no image yet, by checkpoint and a group at a time."""
@@ -53,6 +59,8 @@ class Decompression:
         for k in range(len(self.plan)):
             with self._refusing(k):
                 file, codec, by = self._open(k)
+                check_free(self.plan[k], self.takers)
+                self.takers[self.plan[k].target] = self.plan[k].path
                 if self._right(k, file):
                     count = (0, 0) if file.packet.header.stored else (int(file.done.min()), len(codec.chain.steps))
                     self._done(k, Decoded(None, LOSSLESS, count, file.packet.header.stored), by, there=True)
@@ -105,6 +113,7 @@ class Decompression:
             if not holds(target, image):
                 raise in_the_way(target)
             return True
+        mark(self.out)
         with whole_file(target) as temporary:
             to_pil(image).save(temporary)
         if not holds(target, image):
@@ -125,6 +134,15 @@ class Decompression:
             self.rows[k] = DecompressedFile(path, None, "refused", problem=problem, exit_code=exit_code)
 
         return answered(refuse, path)
+
+
+def mark(folder: Path) -> None:
+    """Say in a hidden file what the images are, so that a source around the folder leaves them out; not in a folder
+    that holds other images already."""
+    path = folder / DECOMPRESSED
+    if not path.exists() and not (folder.is_dir() and sort_out(FolderTree(folder)).images):
+        with whole_file(path) as temporary:
+            temporary.write_bytes(BY_DECOMPRESS)
 
 
 def pixels_in(path: Path) -> Pixels | None:

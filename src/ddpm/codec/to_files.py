@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from ddpm.codec.codec_data import Codec
 from ddpm.codec.container import checksum
 from ddpm.codec.decode import LOSSLESS, LOSSY, Decoded, OpenFile, decode, open_file
 from ddpm.codec.encode import Encoded, check_image, encode
-from ddpm.codec.file_lists import MOST_BYTES, Planned, answered, in_groups, in_the_way
+from ddpm.codec.file_lists import MOST_BYTES, Planned, answered, check_free, in_groups, in_the_way
 from ddpm.codec.file_reports import CompressedFile, CompressionReport
 from ddpm.codec.originals import Original, for_model, read_original
 from ddpm.codec.progressive import AT_ONCE
@@ -94,6 +95,7 @@ class Compression:
     verify      decompress what was written, and what is there already, and compare
     force       replace what is there
     batch_size  tiles in a network call
+    takers      which image each output is of
     """
 
     codec: Callable[[], Codec]
@@ -105,6 +107,7 @@ class Compression:
     batch_size: int
     progress: Progress
     rows: dict[int, CompressedFile] = field(default_factory=dict)
+    takers: dict[Path, str] = field(default_factory=dict)
 
     @property
     def lossless(self) -> bool:
@@ -135,9 +138,11 @@ class Compression:
             return 0
         codec = self.codec()  # what is wrong with the model is no matter of one image
         with self._refusing(k):
+            check_free(one, self.takers)
             image = self._checked(read[0]).pixels
             if self._there(k):
                 self._claimed(k, image)
+            self.takers[one.target] = one.path
             return tiles_in(image.shape[1:], codec.geometry.size)
         return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from ddpm.base.npz import BadArchive, array_names, map_array, read_arrays
 from ddpm.base.tensors import Integers, Pixels
 from ddpm.data.items import Part, Source, array_part
+from ddpm.data.scan import some
 from ddpm.data.splits import SPLIT_NAMES
 from ddpm.errors import InputError
 
@@ -23,6 +25,8 @@ SPLIT_KEYS = (("x_{}", "y_{}"), ("{}_images", "{}_labels"), ("images_{}", "label
 """Of images and labels, with a name of the split in them: those of Keras and of MedMNIST, and relatives."""
 IMAGE_KEYS = ("images", "x", "arr_0", "data")
 LABEL_KEYS = ("labels", "y", "label", "arr_1")
+NAMES = "class_names"
+"""What the labels are called, the k-th name for the label k, as `ddpm sample` writes them."""
 MOST_CLASSES = 100_000
 SMALLEST_SIDE = 8  # pixels, of images that lie in rows
 
@@ -35,14 +39,19 @@ def npy_source(path: Path) -> Source:
 
 
 def npz_source(path: Path) -> Source:
-    """Arrays in a .npz file: images under one of IMAGE_KEYS, labels under LABEL_KEYS; or by split, see SPLIT_KEYS."""
+    """Arrays in a .npz file: images under one of IMAGE_KEYS, labels under LABEL_KEYS; or by split, see SPLIT_KEYS.
+
+    The labels' names are those under NAMES if it holds a string for each, all different; else they are numbers.
+    """
     every = _read(path, lambda: array_names(path))
     keys = _keys_by_split(path, every)
     labels = {split: None if y is None else _labels(path, y) for split, (_, y) in keys.items()}
     numbers, names = labelled_splits(labels)
+    given = _given_names(path, names) if names and NAMES in every else ()
     parts = {split: partial(_npz_part, path, images, numbers[split]) for split, (images, _) in keys.items()}
-    rest = [key for key in every if not any(key in used for used in keys.values())]
-    return Source("NumPy archive", parts, names, {"other arrays": dict.fromkeys(rest, 1)} if rest else {})
+    used = {key for pair in keys.values() for key in pair} | ({NAMES} if given else set())
+    rest = [key for key in every if key not in used]
+    return Source("NumPy archive", parts, given or names, {"other arrays": dict.fromkeys(rest, 1)} if rest else {})
 
 
 def _read(path: Path, read: Callable[[], Any], key: str = "") -> Any:
@@ -70,8 +79,14 @@ def _keys_by_split(path: Path, keys: Sequence[str]) -> Mapping[str, tuple[str, s
         return splits
     if whole is None:
         wanted = f"{', '.join(IMAGE_KEYS)}, or x_train and x_test, or train_images and test_images"
-        raise InputError(f"'{path}' holds {', '.join(keys) or 'nothing'}; images are looked for under {wanted}.")
+        held = ", ".join(keys) or some(_files(path)) or "nothing"
+        raise InputError(f"'{path}' holds {held}; images are looked for under {wanted}.")
     return {"": (whole, next((written[key] for key in LABEL_KEYS if key in written), None))}
+
+
+def _files(path: Path) -> list[str]:
+    with zipfile.ZipFile(path) as archive:  # which was read before
+        return [name for name in archive.namelist() if not name.endswith("/")]
 
 
 def _member(path: Path, key: str) -> npt.NDArray[Any]:
@@ -82,6 +97,16 @@ def _member(path: Path, key: str) -> npt.NDArray[Any]:
 def _labels(path: Path, key: str) -> Integers:
     labels = _member(path, key)
     return class_numbers(labels, len(labels) if labels.ndim else 1, f"'{path}' (at {key})")
+
+
+def _given_names(path: Path, numbers: Sequence[str]) -> tuple[str, ...]:
+    """What the archive calls the labels of these numbers; () unless it does so in one way."""
+    try:
+        names = _member(path, NAMES)
+    except InputError:
+        return ()
+    distinct = names.ndim == 1 and names.dtype.kind == "U" and len(set(names.tolist())) == len(names)
+    return tuple(names[list(map(int, numbers))].tolist()) if distinct and int(numbers[-1]) < len(names) else ()
 
 
 def _npz_part(path: Path, key: str, numbers: Integers | None) -> Part:
@@ -98,16 +123,18 @@ def channels_first(array: npt.NDArray[Any], where: str, *, count: int | None = N
     count   of the labels, where there are some: 3 labels make (3, H, W) three images, else it may be one
     planes  read rows (N, 3 * S * S) too, as ImageNet's 32 x 32 version has them: red, green, blue, one after the other
     """
+    if not array.size:
+        raise InputError(f"{where} holds no images: its shape is {array.shape}.")
     if array.dtype != np.uint8:
         raise InputError(f"{where} holds {array.dtype}: convert it to uint8, grey levels 0 to 255.")
     shape, few = array.shape, range(1, 5)
     side = math.isqrt(shape[1] // 3) if array.ndim == 2 else 0
-    if planes and array.size and side >= SMALLEST_SIDE and 3 * side * side == shape[1]:
+    if planes and side >= SMALLEST_SIDE and 3 * side * side == shape[1]:
         return array.reshape(-1, 3, side, side)
     first, last = array.ndim == 4 and shape[1] in few, array.ndim >= 3 and shape[-1] in few
-    if array.size and array.ndim == 3 and not last and (shape[0] not in (2, 3, 4) or count == shape[0]):
+    if array.ndim == 3 and not last and (shape[0] not in (2, 3, 4) or count == shape[0]):
         return array[:, None]
-    if array.size and array.ndim == 4 and first != last:
+    if array.ndim == 4 and first != last:
         return array if first else array.transpose(0, 3, 1, 2)
     raise InputError(
         f"{where} has shape {shape}, which cannot be read as images in one way only: make it {_advice(shape)}."

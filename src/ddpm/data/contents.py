@@ -1,6 +1,6 @@
 """Which files of a folder or a zip are images, which ddpm made itself, and of what kind the rest is.
 
-An image is a file whose suffix is on the list of decode.py, or whose first bytes are those of a format read there
+An image is a file whose suffix is on the list of formats.py, or whose first bytes are those of a format read there
 (TIFF only without a suffix, because raw files of cameras begin like it). Of each other suffix the first LOOKED_AT files
 are looked into; if none is an image, the rest of that suffix are none. What is inside is decided later, by decoding.
 
@@ -15,10 +15,11 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from ddpm.base.image_io import MADE_HERE
-from ddpm.data.decode import EXTENSIONS
+from ddpm.data.formats import EXTENSIONS, IMAGE, TIFF
 from ddpm.data.items import Items
 
 INDEX = "dataset.json"
@@ -26,23 +27,23 @@ LOOKED_AT = 100  # files of a suffix that is on no list
 FIRST = 256  # bytes that tell a format and who made a PNG
 MARK_BYTES = 2**16
 RUN = "recipe.json"
-MARKS = {RUN: (b'"data_fingerprint"', "a run"), "sampling.json": (b'"ddpm images"', "samples")}
-IMAGE = re.compile(
-    rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|RIFF....WEBP|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0|P[1-6]\s+[\d#]|"
-    rb"....ftypavi[fs]|\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
-    re.DOTALL,
-)
-TIFF = re.compile(rb"II[*+]\0|MM\0[*+]")
+DECOMPRESSED, BY_DECOMPRESS = ".decompressed", b"ddpm decompress"
+MARKS = {
+    RUN: (b'"data_fingerprint"', "a run"),
+    "sampling.json": (b'"ddpm images"', "samples"),
+    DECOMPRESSED: (BY_DECOMPRESS, "decompressed images"),
+}
 NOT_IMAGES, HIDDEN, ODD, OWN = "not images", "hidden", "pipes or devices", "made by ddpm"
 
 
 class Tree(Protocol):
     """The files of a folder or a zip, by relative paths with "/".
 
-    where  what an error calls it
+    path   of the folder or zip; where: what an error calls it
     odd    paths that are neither files nor folders
     """
 
+    path: Path
     where: str
     odd: Sequence[str]
 

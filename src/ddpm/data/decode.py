@@ -16,32 +16,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError, features
+from PIL import Image, UnidentifiedImageError
 
 from ddpm.base.image_io import from_pil
 from ddpm.base.npz import limit_from
 from ddpm.base.tensors import Pixels
+from ddpm.data.formats import FORMATS
 from ddpm.data.memory import DECODING
 from ddpm.data.png import ORIENTATION_TEXTS, XMP, chunks, text_keywords, without_profiles
+from ddpm.data.sizing import levels_of
 from ddpm.errors import InputError
 
-EXTENSIONS_OF = {
-    "PNG": (".png", ".apng"),
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "WEBP": (".webp",),
-    "BMP": (".bmp",),
-    "TIFF": (".tif", ".tiff"),
-    "GIF": (".gif",),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
-    "AVIF": (".avif",),
-    "JPEG2000": (".jp2", ".j2k", ".jpx"),
-    "DIB": (".dib",),
-}
-OPTIONAL = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
-"""Formats that Pillow may have been built without."""
-# Pillow gets no other formats, whatever a file is called: some of its readers start other programs.
-FORMATS = tuple(name for name in EXTENSIONS_OF if name not in OPTIONAL or features.check(OPTIONAL[name]))
-EXTENSIONS = tuple(extension for name in FORMATS for extension in EXTENSIONS_OF[name])
 POLICY = (
     "EXIF orientation is applied; 1-bit and 16-bit grey become 8-bit grey, 16-bit colour is read by its upper byte; "
     "palette, CMYK and YCbCr become RGB (RGBA if transparent); of an animation the first frame is taken; "
@@ -57,6 +42,8 @@ MOST_PIXELS = 89_478_485
 PIXEL_BYTES = 12  # memory that a pixel takes while it is decoded, looked at and scaled
 FILE_BYTES = 8  # the most that a pixel takes in a file: RGBA of 16 bits, not packed
 HEADER_BYTES = 2**24  # what a file may hold beside its pixels: profiles, texts, previews
+UPPER_BYTE = ("PNG", "TIFF", "JPEG2000")
+"""Formats whose colour of 16 bits Pillow reads by the upper byte."""
 STRIP = 2**20  # pixels of 16 bits converted at a time
 ORIENTATION = 0x0112  # in EXIF
 TURNS = {
@@ -73,8 +60,11 @@ BITS_PER_SAMPLE, COLOUR_MAP, XMP_TAG = 258, 320, 700  # tags of TIFF, as the nex
 EXIF_TAGS = {271, 272, 34665, 34853}  # make, model, EXIF, GPS
 TEXT_TAGS = {269, 270, 285, 305, 306, 315, 316, 33432}  # names, description, software, date, artist, computer, rights
 JPEG2000_SIZE = b"\xff\x4f\xff\x51"
+COMMENT_OR_HEADER = re.compile(rb"#[^\r\n]*|P[1-7]\s")
+"""In a plain PNM, where a comment may speak of headers."""
 FEW_BITS = {"L;2": 85, "L;4": 17}
 """From levels of 2 or 4 bits to those of 8."""
+UNKNOWN = "not an image of a known format"
 UNHEARD = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 """Pillow's own warnings (bombs, EXIF, tags of TIFF) speak of its insides; what matters of them is an error here."""
 
@@ -87,7 +77,7 @@ class BadImage(Exception):
 class RawImage:
     """One image as its file holds it: Pillow's name for its mode, and pixels uint8 (C, H, W), C in 1..4.
 
-    levels  of a file of 16-bit grey: its lowest level, its highest, and 65,535
+    levels  of a file of 16 bits: its lowest level, its highest, and 65,535; of colour, what the upper bytes allow
     """
 
     mode: str
@@ -98,7 +88,7 @@ class RawImage:
 def decode(data: bytes) -> RawImage:
     """Read an encoded image; raises BadImage with the reason."""
     with DECODING.held(), opened(data) as image:
-        return _read(image)
+        return _read(image, data)
 
 
 def most_pixels() -> int:
@@ -128,7 +118,7 @@ def opened(data: bytes) -> Iterator[Image.Image]:
     except (BadImage, InputError):
         raise
     except UnidentifiedImageError:
-        raise BadImage("not an image of a known format") from None
+        raise BadImage(UNKNOWN) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BadImage(f"more pixels than {limit:,}; if it is sound, set {LIMIT} higher") from None
     except MemoryError:
@@ -143,8 +133,9 @@ def _check_pixels(width: int, height: int, limit: int) -> None:
         raise BadImage(f"{count}; if it is sound, set the environment variable {LIMIT} to {width * height}")
 
 
-def _read(image: Image.Image) -> RawImage:
+def _read(image: Image.Image, data: bytes) -> RawImage:
     DECODING.take(PIXEL_BYTES * image.width * image.height)
+    halved = image.format in UPPER_BYTE and image.mode not in ("P", "PA") and _bits(image, data) == 16
     factor = FEW_BITS.get(_raw_mode(image), 1)
     image.load()
     if factor > 1 and isinstance(image.info.get("transparency"), int):
@@ -155,7 +146,11 @@ def _read(image: Image.Image) -> RawImage:
     upright = image if turn is None else image.transpose(turn)
     if mode == "I" or mode.startswith("I;16"):
         return _from_wide_grey(upright, file_format, name)
-    return RawImage(name, np.ascontiguousarray(_from_eight_bit(upright, transparent)))
+    pixels = np.ascontiguousarray(_from_eight_bit(upright, transparent))
+    if not halved:
+        return RawImage(name, pixels)
+    low, high, _ = levels_of(pixels)
+    return RawImage(name, pixels, (256 * low, 256 * high + 255, 65535))
 
 
 def orientation(image: Image.Image) -> int:
@@ -205,6 +200,8 @@ def lossless_problem(data: bytes) -> str | None:
     with opened(data) as image:
         if getattr(image, "is_animated", False) or _more_frames(image, data):
             return "it holds several frames or pages, and only the first is read"
+        if _more_behind(image, data):
+            return "more follows its pixels, perhaps another image, and is not read"
         depth = _bits(image, data)
         if depth > 8:
             return f"it has {depth} bits a channel, and 8 are read"
@@ -222,7 +219,7 @@ def lossless_problem(data: bytes) -> str | None:
 
 def lost_metadata(data: bytes) -> list[str]:
     """What an encoded image holds beside the pixels that `decode` returns, by name: "ICC profile", "EXIF orientation",
-    "EXIF", "XMP", "text", "gamma". Raises BadImage.
+    "EXIF", "XMP", "text", "gamma", "colour space". Raises BadImage.
     """
     with opened(data) as image:
         info, kinds, words = image.info, {kind for kind, _, _ in chunks(data)}, text_keywords(data)
@@ -234,20 +231,26 @@ def lost_metadata(data: bytes) -> list[str]:
             "XMP": "xmp" in info or XMP in words or XMP_TAG in tags,
             "text": "comment" in info or bool(set(words) - ORIENTATION_TEXTS) or bool(tags & TEXT_TAGS),
             "gamma": "gamma" in info or b"gAMA" in kinds,
+            "colour space": b"cICP" in kinds,
         }
     return [name for name, there in found.items() if there]
 
 
 def _more_frames(image: Image.Image, data: bytes) -> bool:
-    """Frames that Pillow does not count: behind a still PNG, or one PNM behind another."""
-    if image.format != "PPM" or _raw_mode(image).startswith("F"):
-        return any(kind == b"fdAT" for kind, _, _ in chunks(data))
+    """Frames that Pillow does not count, behind a still PNG."""
+    return image.format == "PNG" and any(kind == b"fdAT" for kind, _, _ in chunks(data))
+
+
+def _more_behind(image: Image.Image, data: bytes) -> bool:
+    """Whether more than blanks follows the pixels of a PNM; where these are plain text, a further header."""
+    if image.format != "PPM" or image.mode == "F":
+        return False
     name, _, start, _ = image.tile[0]  # type: ignore[attr-defined]
     if name == "ppm_plain":
-        return False
+        return any(found[0].startswith(b"P") for found in COMMENT_OR_HEADER.finditer(data, start))
     row = -(-image.width // 8) if image.mode == "1" else image.width * len(image.getbands())
     size = image.height * row * (2 if image.mode != "1" and _ppm_maximum(image) > 255 else 1)
-    return re.match(rb"\s*P[1-7]\s", data[start + size : start + size + 64]) is not None
+    return re.compile(rb"\S").search(data, start + size) is not None
 
 
 def _bits(image: Image.Image, data: bytes) -> int:

@@ -16,14 +16,16 @@ import numpy as np
 from ddpm.base.files import read_bytes, refusals
 from ddpm.base.npz import BadArchive, reading
 from ddpm.data.contents import INDEX, NOT_IMAGES, RUN, Contents, Tree, is_hidden, kind_of, made_by, sort_out
-from ddpm.data.decode import EXTENSIONS
+from ddpm.data.formats import EXTENSIONS
 from ddpm.data.index import classes_by_index, read_index
 from ddpm.data.items import FolderItems, Part, Source, ZipItems, unpacked
 from ddpm.data.layout import Layout, classes_by_folder, lay_out
+from ddpm.data.scan import some
 from ddpm.data.summary import left_out_text
 from ddpm.errors import InputError
 
 KINDS = f"{', '.join(EXTENSIONS[:-1])} or {EXTENSIONS[-1]}"
+ENCRYPTED = 1  # bit of an entry's flags
 BESIDE = "beside the arrays"
 Classes = dict[str, list[str] | None]
 
@@ -59,7 +61,7 @@ def _source(tree: Tree, kind: str, *, zipped: bool) -> Source:
     def index(folder: str) -> dict[str, int] | None:
         return read_index(tree, folder, found.images) if f"{folder}{INDEX}" in indices else None
 
-    layout = lay_out(found.images, lambda folder: index(folder) is not None, tree.where, zipped=zipped)
+    layout = lay_out(found.images, lambda folder: index(folder) is not None, tree.path, tree.where, zipped=zipped)
     folders = (layout.root, *layout.places.values())
     used = {folder: labels for folder in folders if (labels := index(folder)) is not None}
     for path in sorted(indices - {f"{folder}{INDEX}" for folder in used}):
@@ -100,7 +102,7 @@ class FolderTree:
     """Files below a folder. Links are followed, but never in a circle."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.where = folder, f"the folder '{folder}'"
+        self.path, self.where = folder, f"the folder '{folder}'"
         odd = []
         self._sizes: dict[str, int] = {}  # in bytes; -1 for what cannot be reached, which then counts as a bad image
         self._folders: list[str] = []
@@ -126,23 +128,23 @@ class FolderTree:
         if self._sizes.get(path, -1) < 0:
             return b""
         try:
-            with (self.folder / path).open("rb") as file:
+            with (self.path / path).open("rb") as file:
                 return file.read(most)
         except OSError:
             return b""
 
     def whole(self, path: str, most: int) -> bytes:
-        return read_bytes(self.folder / path, most)
+        return read_bytes(self.path / path, most)
 
     def items(self, paths: Sequence[str]) -> FolderItems:
-        return FolderItems(self.folder, tuple(paths), tuple(self._sizes[path] for path in paths))
+        return FolderItems(self.path, tuple(paths), tuple(self._sizes[path] for path in paths))
 
     def _walk(self) -> Iterator[str]:
         """Every file below, as a relative path with "/"."""
         entered, waiting = set(), [""]
         while waiting:
             place = waiting.pop()
-            here = self.folder / place
+            here = self.path / place
             entered.add(os.path.realpath(here))
             with refusals(here, "read"), os.scandir(here) as entries:
                 below = sorted((entry.name, entry.is_dir()) for entry in entries)
@@ -165,6 +167,9 @@ class _ZipTree:
                 self.archive = zipfile.ZipFile(path)
         except BadArchive:
             raise InputError(f"'{path}' is cut short or damaged, or not a zip file.") from None
+        encrypted = [entry.filename for entry in self.archive.infolist() if entry.flag_bits & ENCRYPTED]
+        if encrypted:
+            raise InputError(f"'{path}' is encrypted ({some(encrypted)}): unpack it first, and name the folder.")
         self.entries = {entry.filename.replace("\\", "/"): entry for entry in self.archive.infolist()}
 
     def paths(self) -> list[str]:

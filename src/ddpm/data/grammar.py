@@ -73,7 +73,7 @@ def _peel_slice(text: str) -> tuple[str, slice | None]:
 
 def _peel_split(text: str) -> tuple[str, str | None]:
     """One letter before the colon is a Windows drive, and what follows a split's colon holds no slash."""
-    match = re.fullmatch(r"(.{2,}):(\w+)", text, re.DOTALL)
+    match = re.fullmatch(r"(.{2,}):([\w-]+)", text, re.DOTALL)
     return (match[1], match[2]) if match else (text, None)
 
 
@@ -99,9 +99,10 @@ def _in_folder(folder: Path) -> Source:
 
 
 def choose_split(source: Source, name: SourceName, default: str | None) -> str:
-    """The split that was asked for, or the default one; raises InputError that names those there are."""
+    """The split that was asked for, or the default one, without both the only one; raises InputError that names those
+    there are."""
     names = [split for split in source.splits if split]
-    wanted = name.split or default
+    wanted = name.split or default or (names[0] if len(names) == 1 else None)
     wanted = split_named(wanted or "") or wanted
     check_whole(source, name)
     if not names and name.split is None:

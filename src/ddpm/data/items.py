@@ -6,6 +6,7 @@ A `Source` is what a path holds, by split and not yet read; a `Part` is one spli
 from __future__ import annotations
 
 import hashlib
+import io
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,8 @@ from ddpm.base.files import read_bytes
 from ddpm.base.image_io import MODES
 from ddpm.base.npz import BadArchive, reading
 from ddpm.base.tensors import Integers, Pixels
-from ddpm.data.decode import LIMIT, BadImage, RawImage, decode, most_file_bytes, most_pixels
+from ddpm.data.decode import LIMIT, UNKNOWN, BadImage, RawImage, decode, most_file_bytes, most_pixels
+from ddpm.data.formats import may_be_image
 from ddpm.data.memory import DECODING
 from ddpm.data.sizing import levels_of
 from ddpm.errors import InputError
@@ -27,6 +29,7 @@ from ddpm.errors import InputError
 ROWS = 1024  # array rows hashed at a time
 LONGEST_REASON = 80  # characters of what zipfile says, which may quote the file
 PIECE = 2**20  # bytes of a zip unpacked at a time
+LARGE = 2**26  # bytes of an entry of which the start is looked at first
 SMALL_PIECE = 4096  # the same for bzip2 and LZMA, whose readers unpack all that one piece holds
 
 
@@ -142,7 +145,7 @@ class ZipItems:
         with DECODING.held():
             _take(entry.file_size)
             try:
-                data = unpacked(self.archive, entry)
+                data = unpacked(self.archive, entry, image=True)
             except BadArchive as error:
                 raise BadImage(f"damaged in the zip ({str(error)[:LONGEST_REASON]})") from None
             except InputError as error:
@@ -166,11 +169,21 @@ def _take(size: int) -> None:
     DECODING.take(max(size, 0))
 
 
-def unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-    """An entry of a zip, never more than it says that it holds. Errors as npz.reading."""
+def unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, *, image: bool = False) -> bytes:
+    """An entry of a zip, never more than it says that it holds.
+
+    image  of a large entry, unpack no more than the start if that is not how images begin
+
+    Errors as npz.reading; InputError for such an entry.
+    """
     piece = PIECE if entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) else SMALL_PIECE
+    whole = io.BytesIO()  # which hands its bytes out without a copy
     with reading(str(archive.filename)), archive.open(entry) as file:
-        return b"".join(iter(lambda: file.read(piece), b""))
+        for chunk in iter(lambda: file.read(piece), b""):
+            if image and not whole.tell() and entry.file_size > LARGE and not may_be_image(chunk):
+                raise InputError(UNKNOWN)
+            whole.write(chunk)
+    return whole.getvalue()
 
 
 def _digest(lines: Iterable[str]) -> str:

@@ -2,7 +2,8 @@
 
 1. One folder that holds all is looked through: in a zip always, in a folder where splits, classes or a dataset.json lie
    below it. It stops at a dataset.json.
-2. Folders called train, val or test (see splits.py) are splits. What lies beside them is in none.
+2. Folders called train, val or test (see splits.py) are splits. What lies beside them is in none. Where there are none,
+   such folders deeper below are refused, unless a dataset.json at the root says what is there.
 3. Labels come from a dataset.json at the root or in a split, else from the next level of folders, if every image of the
    split lies in one; numbered folders such as 00000/ only keep folders small and are no classes.
 """
@@ -12,8 +13,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from ddpm.data.splits import split_named
+from ddpm.data.scan import NAMED, some
+from ddpm.data.splits import SPLIT_NAMES, split_named
 from ddpm.errors import InputError
 
 BUCKET = re.compile(r"\d{5,}")
@@ -45,22 +48,61 @@ class Layout:
         return found
 
 
-def lay_out(images: Sequence[str], labelled: Callable[[str], bool], where: str, *, zipped: bool) -> Layout:
-    """Find the root and the splits of the paths of images; `labelled` says whether a folder has a dataset.json."""
+def lay_out(
+    images: Sequence[str], labelled: Callable[[str], bool], source: Path, where: str, *, zipped: bool
+) -> Layout:
+    """Find the root and the splits of the paths of images.
+
+    labelled  whether a folder has a dataset.json
+    source    the folder or zip; where: what an error calls it
+
+    Errors (InputError): two folders for one split, splits that lie deeper.
+    """
     root = _root(images, labelled, zipped)
     groups: dict[str, list[str]] = {}
     for path in images:
         groups.setdefault(first_folder(path, root), []).append(path)
     named = {top: split for top in groups if top and (split := split_named(top))}
     if not named:
+        if not labelled(root):
+            _check_no_split_deeper(images, root, source, where, zipped)
         return Layout(root, {"": root}, {"": list(images)}, [])
     for split in named.values():
         twice = [f"{root}{top}/" for top in named if named[top] == split]
         if len(twice) > 1:
             raise InputError(f"{where} has {' and '.join(twice)}, and both mean {split}: put them into one.")
-    order = sorted(named, key=lambda top: ("train", "val", "test").index(named[top]))
+    order = sorted(named, key=_order)
     stray = [path for path in images if first_folder(path, root) not in named]
     return Layout(root, {named[t]: f"{root}{t}/" for t in order}, {named[t]: groups[t] for t in order}, stray)
+
+
+def _check_no_split_deeper(images: Sequence[str], root: str, source: Path, where: str, zipped: bool) -> None:
+    """Refuse images of different splits that would be taken together."""
+    found = dict.fromkeys(pair for image in images if (pair := _split_in(image, root)) is not None)
+    if not found:
+        return
+    places, names = (list(dict.fromkeys(side)) for side in zip(*found, strict=True))
+    names.sort(key=_order)
+    advice = f"unpack it, and name one of them, such as {places[0]}"
+    if not zipped:
+        advice = f"name one of them, such as '{source / places[0]}'"
+    raise InputError(f"{where} has {_listed(names)} below {_listed(places)}: {advice}, or rename what is no split.")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(names) if len(names) <= NAMED else some(names)
+
+
+def _order(name: str) -> int:
+    """Of a folder that is called as a split."""
+    return list(SPLIT_NAMES).index(str(split_named(name)))
+
+
+def _split_in(image: str, root: str) -> tuple[str, str] | None:
+    """The folder in which the first folder of an image's path that is called as a split lies, and that name."""
+    parts = image[len(root) :].split("/")[:-1]
+    number = next((number for number, part in enumerate(parts) if split_named(part)), None)
+    return None if number is None else (f"{root}{'/'.join(parts[:number])}/", parts[number])
 
 
 def first_folder(path: str, root: str) -> str:

@@ -19,9 +19,13 @@ from ddpm.data.arrays import check_count, labelled, labelled_splits
 from ddpm.data.items import Part, Source, array_part
 from ddpm.errors import InputError
 
+IDX_TYPES = {8: "uint8", 9: "int8", 11: "int16", 12: "int32", 13: "float32", 14: "float64"}
 IDX_SPLITS = {"train": ("train",), "test": ("t10k", "test")}
 CIFAR_FILES = {"train": [f"data_batch_{k}.bin" for k in range(1, 6)], "test": ["test_batch.bin"]}
 CIFAR_NAMES = {"batches.meta.txt", *(name for names in CIFAR_FILES.values() for name in names)}
+CIFAR_CLASSES = 10
+CIFAR_NUMBERS = tuple(str(number) for number in range(CIFAR_CLASSES))
+MOST_META_BYTES = 2**16
 CIFAR_RECORD = 1 + 3 * 32 * 32  # label, then red, green and blue planes
 DIGITS_TRAIN = 1500
 PIECE = 2**20  # bytes read at a time
@@ -61,6 +65,11 @@ def _read_idx(path: Path, dimensions: int) -> Pixels:
     """Big-endian header (0, 0, 8 = uint8, dimensions), one uint32 per dimension, then the bytes."""
     with _unpacked(path) as file:
         head = file.read(4 + 4 * dimensions)
+        if head[:2] == b"\0\0" and len(head) > 3 and head[2] in IDX_TYPES and (head[2], head[3]) != (8, dimensions):
+            raise InputError(
+                f"'{path}' holds {head[3]}-dimensional {IDX_TYPES[head[2]]}, by its header: it takes "
+                f"{dimensions}-dimensional uint8."
+            )
         if len(head) < 4 + 4 * dimensions or tuple(head[:4]) != (0, 0, 8, dimensions):
             raise InputError(f"'{path}' is cut short or damaged, or not an IDX file of {dimensions}-dimensional uint8.")
         shape = tuple(np.frombuffer(head, ">u4", offset=4).tolist())
@@ -103,8 +112,8 @@ def cifar_source(folder: Path) -> Source:
     present = {s: [folder / n for n in names if (folder / n).is_file()] for s, names in CIFAR_FILES.items()}
     parts = {split: partial(_cifar_part, paths, split) for split, paths in present.items() if paths}
     meta = folder / "batches.meta.txt"
-    names = tuple(meta.read_text(encoding="utf-8").split()) if meta.is_file() else ()
-    names = names if len(names) == 10 else tuple(str(number) for number in range(10))
+    text = read_bytes(meta, MOST_META_BYTES).decode("utf-8", "replace") if meta.is_file() else ""
+    names = tuple(text.split()) if len(set(text.split())) == len(text.split()) == CIFAR_CLASSES else CIFAR_NUMBERS
     return Source("CIFAR-10 binary folder", parts, names)
 
 
@@ -115,8 +124,14 @@ def _cifar_part(paths: list[Path], split: str) -> Part:
 
 def _cifar_records(path: Path) -> Pixels:
     body = np.frombuffer(read_bytes(path), np.uint8)
-    if not body.size or body.size % CIFAR_RECORD or body[::CIFAR_RECORD].max() > 9:
+    if not body.size or body.size % CIFAR_RECORD:
         raise InputError(f"'{path}' is cut short or damaged: CIFAR-10 has records of {CIFAR_RECORD} bytes.")
+    wrong = np.flatnonzero(body[::CIFAR_RECORD] >= CIFAR_CLASSES)
+    if len(wrong):
+        raise InputError(
+            f"'{path}' is damaged, or not CIFAR-10: record {wrong[0]:,} has the label "
+            f"{body[wrong[0] * CIFAR_RECORD]}, and labels go from 0 to {CIFAR_CLASSES - 1}."
+        )
     return body.reshape(-1, CIFAR_RECORD)
 
 

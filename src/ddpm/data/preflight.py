@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ddpm.base.image_io import MODES
+from ddpm.base.progress import one_line
 from ddpm.data.decode import POLICY
 from ddpm.data.grammar import check_whole, choose_split, cut, find_source, parse_source
-from ddpm.data.scan import Look, common_channels, narrow_range, scan, some, span, suggested_size
+from ddpm.data.scan import Look, common_channels, narrow_ranges, scan, some, span, suggested_size
 from ddpm.data.sizing import has_alpha, has_colour
 from ddpm.data.sources import ALPHA_CHOICES
 from ddpm.data.summary import Tally, summary, tally
@@ -81,7 +82,7 @@ class SourceReport:
         bad = [f"  {name}: {reason}" for name, reason in self.bad.items()]
         hints = [f"suggestion: {hint}" for hint in self.suggestions]
         table = [f"{key:<11} {value}" for key, value in rows]
-        return [*self.summary, *table, *groups, *bad, *hints, f"policy: {self.policy}"]
+        return [*self.summary, *map(one_line, [*table, *groups, *bad, *hints, f"policy: {self.policy}"])]
 
 
 def inspect_source(src: str | os.PathLike[str]) -> SourceReport:
@@ -145,7 +146,7 @@ def _suggestions(everything: Sequence[Look], good: Sequence[Look], duplicates: D
     if len(good) < len(everything):
         hints.append('repair or remove the unreadable files, or set on_bad_image = "skip"')
     if good:
-        hints += _size_hints(good) + _channel_hints(good) + [hint for hint in [narrow_range(span(good))] if hint]
+        hints += _size_hints(good) + _channel_hints(good) + narrow_ranges(good)
     if duplicates.shared_by_splits:
         hints.append("images that are in train and in test flatter every score; remove them from one")
     return hints

@@ -105,12 +105,22 @@ def span(looks: Sequence[Look]) -> tuple[int, int, int]:
     return lowest[0] * highest[2] // lowest[2], highest[1], highest[2]
 
 
-def narrow_range(levels: tuple[int, int, int]) -> str | None:
+def narrow_ranges(looks: Sequence[Look]) -> list[str]:
+    """What to say of images whose files hold levels to the same height, by that height; see narrow_range."""
+    said = []
+    for top in sorted({seen.levels[2] for seen in looks}):
+        group = [seen for seen in looks if seen.levels[2] == top]
+        rest = f"{len(group):,} of {len(looks):,} images, those of {top.bit_length()} bits,"
+        said.append(narrow_range(span(group), "all images" if len(group) == len(looks) else rest))
+    return [note for note in said if note is not None]
+
+
+def narrow_range(levels: tuple[int, int, int], images: str = "all images") -> str | None:
     """What to say of images whose levels use less than a quarter of their range; None if they use more."""
     low, high, top = levels
     if (high - low) * 4 >= top:
         return None
-    found = f"the levels of all images lie in {low:,} to {high:,} of 0 to {top:,}"
+    found = f"the levels of {images} lie in {low:,} to {high:,} of 0 to {top:,}"
     if high == low:
         return f"{found}: there is nothing to learn; check the files"
     if high * 4 < top:

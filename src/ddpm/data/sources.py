@@ -17,7 +17,7 @@ from ddpm.data.arrays import channels_first
 from ddpm.data.decode import BadImage
 from ddpm.data.grammar import choose_split, cut, find_source, parse_source
 from ddpm.data.items import ArrayItems, Items, Part, Source, array_part
-from ddpm.data.scan import Look, common_channels, in_threads, narrow_range, scan, some, span, suggested_size
+from ddpm.data.scan import Look, common_channels, in_threads, narrow_range, narrow_ranges, scan, some, suggested_size
 from ddpm.data.sizing import ALPHA, FITS, fitted, flattened, has_alpha, has_colour
 from ddpm.data.summary import summary, tally
 from ddpm.errors import InputError, MixedSizes, known
@@ -123,8 +123,9 @@ def open_images(
     part, looks = _without_bad(whole, looks, name.text, on_bad_image)
     if bad := len(whole.items) - len(part.items):
         source = replace(source, left_out={**source.left_out, "unreadable": {"images": bad}})
-    if note := narrow_range(part.items.levels() if isinstance(part.items, ArrayItems) else span(looks)):
-        source = replace(source, notes=(*source.notes, note))
+    rows = part.items if isinstance(part.items, ArrayItems) else None
+    notes = narrow_ranges(looks) if rows is None else [narrow_range(rows.levels())]
+    source = replace(source, notes=(*source.notes, *filter(None, notes)))
     looks, ground = _without_alpha(looks, name.text, alpha, channels)
     geometry = _geometry(looks, name.text, size, channels)
     return _image_set(name.text, part, geometry, source, split, fit if size else None, ground)

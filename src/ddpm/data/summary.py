@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ddpm.base.progress import one_line
 from ddpm.base.tensors import Integers
 from ddpm.data.contents import NOT_IMAGES
 from ddpm.data.items import Source
@@ -50,7 +51,7 @@ def summary(name: str, source: Source, tallies: Mapping[str, Tally]) -> tuple[st
     kind = f" ({source.kind})" if source.kind else ""
     counted = f"{images:,} image{'' if images == 1 else 's'}"
     first = f"{name}{kind}: {counted}{':' if len(tallies) > 1 else ','} {held}"
-    return _one_line(first), _one_line("; ".join([*about, *source.notes]))
+    return one_line(first), one_line("; ".join([*about, *source.notes]))
 
 
 def left_out_text(left_out: Mapping[str, Mapping[str, int]]) -> str:
@@ -77,8 +78,3 @@ def _most_first(counts: Mapping[str, int]) -> list[tuple[str, int]]:
 def _few(names: Sequence[str], most: int) -> str:
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
-
-
-def _one_line(text: str) -> str:
-    """Names of files may hold line ends, escape sequences and bytes that are no text: these are written as escapes."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
