@@ -100,6 +100,13 @@ def test_images_beside_splits_are_refused_with_the_choices(kind, beside, verb, t
 
 
 @both
+def test_images_beside_a_single_split_are_refused_in_the_singular(kind, tree):
+    source = tree(kind, files("eval/1.png", "train/2.png"))
+    with pytest.raises(InputError, match=r"has train, and images beside it \(eval/1\.png\): choose .*:train, or move"):
+        open_images(source)
+
+
+@both
 def test_other_files_beside_splits_do_no_harm(kind, tree):
     source = tree(kind, {**files("train/1.png", "test/2.png"), "README.md": b"hello", "labels/1.txt": b"0"})
     assert levels(source) == [0]

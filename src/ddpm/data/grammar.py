@@ -119,9 +119,10 @@ def check_whole(source: Source, name: SourceName) -> None:
     """Refuse a source without a split behind it if it holds images beside its splits."""
     if source.stray and name.split is None:
         names = list(source.splits)
+        beside = f"images beside {'it' if len(names) == 1 else 'them'} ({some(source.stray)})"
         raise InputError(
-            f"'{name.path}' has {' and '.join(names)}, and images beside them ({some(source.stray)}): choose "
-            f"{_choices(name, names)}, or move those images, or rename what is no split."
+            f"'{name.path}' has {' and '.join(names)}, and {beside}: choose {_choices(name, names)}, or move those "
+            "images, or rename what is no split."
         )
 
 
