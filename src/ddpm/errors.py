@@ -1,6 +1,7 @@
 """The exceptions users meet, and the exit code each becomes on the command line.
 
-Only these become a sentence and a code; anything else is a bug in ddpm and keeps its traceback (exit 1).
+These become a sentence and a code, as does what the operating system refuses and too small a memory (exit 2); anything
+else is a bug in ddpm and keeps its traceback (exit 1).
 """
 
 import difflib

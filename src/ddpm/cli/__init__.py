@@ -1,7 +1,7 @@
 """The command line: it parses, calls a verb of `ddpm.api`, and prints. Results go to stdout, progress to stderr.
 
 Exit codes: 0 done, 2 the user can fix it (one sentence), 3 the file wants another model, 4 a damaged file, 130 stopped
-by Ctrl-C, 1 a bug in ddpm.
+by Ctrl-C (128 + its number by another signal), 1 a bug in ddpm, or a file that does not hold what was written to it.
 Nothing here imports PyTorch before a command runs.
 """
 

@@ -20,7 +20,6 @@ from ddpm.data.scan import some
 from ddpm.data.splits import SPLIT_NAMES
 from ddpm.errors import InputError
 
-SPLITS = tuple(SPLIT_NAMES)
 SPLIT_KEYS = (("x_{}", "y_{}"), ("{}_images", "{}_labels"), ("images_{}", "labels_{}"), ("{}_data", "{}_labels"))
 """Of images and labels, with a name of the split in them: those of Keras and of MedMNIST, and relatives."""
 IMAGE_KEYS = ("images", "x", "arr_0", "data")

@@ -70,7 +70,7 @@ UNHEARD = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
 class BadImage(Exception):
-    """One image cannot be used; the text is the reason, without the name. It never leaves this folder."""
+    """One image cannot be used; the text is the reason, without the name."""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from ddpm.metrics.frechet import frechet_estimate
 from ddpm.metrics.jackknife import BLOCKS
 from ddpm.metrics.kernel import kernel_estimate
 from ddpm.metrics.statistics import (
+    MOST_DIMENSIONS,
     Statistics,
     check_statistics_file,
     is_statistics,
@@ -47,7 +48,6 @@ from ddpm.samplers.plan import Sampling, SamplingOptions
 
 USUAL = 2048  # images; a Fréchet distance from fewer is mostly bias
 LEAST = 2 * BLOCKS  # images on either side, for an error
-MOST_DIMENSIONS = 16_384  # of a Fréchet distance: a matrix of it takes 2 GB
 UNKNOWN = "unknown"
 ERRORS = f"jackknife of {BLOCKS} blocks; fid: of the samples, the reference as it is; kid: of both"
 

@@ -49,37 +49,28 @@ def images_for(
     if size is not None and parse_size(str(size)) != model.geometry.size:
         raise InputError(f"size {size} is not that of the model's images, {model.geometry}: leave the size out.")
     if size is not None or fit is not None:
-        return _brought(model, data, split, fit or model.recipe.fit, alpha)
+        return _opened(model, data, split, alpha, fit or model.recipe.fit)
     try:
-        return _as_trained(model, data, split, alpha)
+        return _opened(model, data, split, alpha)
     except MixedSizes as error:
         raise InputError(f"{str(error)[:-1]}; --fit crop or --fit resize brings them to that size.") from None
 
 
-def _as_trained(model: Model, data: ImageData, split: str | None, alpha: str | None = None) -> ImageSet:
-    """Images that come to the model's geometry as its training images did."""
+def _opened(
+    model: Model, data: ImageData, split: str | None, alpha: str | None = None, fit: str | None = None
+) -> ImageSet:
+    """Images in the model's geometry: as its training images came to it, or from any size by `fit`."""
+    alpha, (height, width) = alpha or model.recipe.alpha, model.geometry.size
     if isinstance(data, str | os.PathLike):
+        sized = {"size": f"{height}x{width}", "fit": fit} if fit else {}
         try:
-            rule = {"data": os.fspath(data), "alpha": alpha or model.recipe.alpha}
-            found = recipe_images(changed(model.recipe, rule), split=split)
+            recipe = changed(model.recipe, {"data": os.fspath(data), "alpha": alpha, **sized})
+            found = recipe_images(recipe, split=split)
         except MixedSizes:
             sizes = f"differ in size, those of the model are {model.geometry}"
             raise MixedSizes(f"the images in '{data}' {sizes}.") from None
     else:
-        found = image_set(data, alpha=alpha or model.recipe.alpha)
-    check_geometry(model, found)
-    return found
-
-
-def _brought(model: Model, data: ImageData, split: str | None, fit: str, alpha: str | None) -> ImageSet:
-    """Images of any size, brought to the model's."""
-    height, width = model.geometry.size
-    if isinstance(data, str | os.PathLike):
-        size = f"{height}x{width}"
-        rule = {"data": os.fspath(data), "size": size, "fit": fit, "alpha": alpha or model.recipe.alpha}
-        found = recipe_images(changed(model.recipe, rule), split=split)
-    else:
-        found = image_set(data, size=model.geometry.size, fit=fit, alpha=alpha or model.recipe.alpha)
+        found = image_set(data, size=model.geometry.size if fit else None, fit=fit or FITS[0], alpha=alpha)
     check_geometry(model, found)
     return found
 
@@ -94,11 +85,11 @@ def check_geometry(model: Model, images: ImageSet) -> None:
 def training_images(model: Model, data: ImageData | None = None, *, option: str = "--data") -> ImageSet:
     """Images to fit something to a model on: `data`, or None for those its recipe names; `option` names others."""
     if data is not None:
-        return _as_trained(model, data, "train")
+        return _opened(model, data, "train")
     if model.recipe.data is None:
         raise InputError(f"the recipe of '{model.source}' names no training images: name them with {option}.")
     try:
-        found = _as_trained(model, model.recipe.data, "train")
+        found = _opened(model, model.recipe.data, "train")
     except InputError as error:
         raise InputError(f"the training images ({option} names others) cannot be used: {error}") from None
     if model.data_fingerprint not in ("", found.fingerprint):

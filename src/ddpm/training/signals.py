@@ -57,9 +57,8 @@ def stop_on_signal() -> Iterator[Stop]:
         yield stop
         return
     numbers = [getattr(signal, name) for name in ASKING if hasattr(signal, name)]
-    previous = {number: signal.getsignal(number) for number in numbers}
-    previous = {number: handler for number, handler in previous.items() if handler not in (signal.SIG_IGN, None)}
-
+    found = {number: signal.getsignal(number) for number in numbers}
+    previous = {number: handler for number, handler in found.items() if handler not in (signal.SIG_IGN, None)}
     hung_up = {number: signal.SIG_IGN for number in previous if signal.Signals(number).name == "SIGHUP"}
 
     def take(number: int, frame: object) -> None:
