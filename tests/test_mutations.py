@@ -94,6 +94,12 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Sound:
     return Sound(folder / "pristine", targets(folder / "pristine"), folder / "work")
 
 
+@pytest.fixture(autouse=True)
+def small_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image of the usual limit, 89 million pixels, takes a gigabyte."""
+    monkeypatch.setenv("DDPM_MAX_PIXELS", "20000000")
+
+
 def test_damaged_files_end_in_named_errors_or_answers(sound: Sound):
     assert sound.escapes(0, FEW, cheap=True) == []
 

@@ -76,7 +76,7 @@ def type_in(*words: str | Path) -> Done:
     out, err, code = io.StringIO(), io.StringIO(), 0
     with (
         mock.patch.object(sys, "argv", ["ddpm", *typed]),
-        mock.patch.object(warnings, "showwarning", warnings.showwarning),
+        warnings.catch_warnings(),  # as in a process of its own, each is shown again
         mock.patch.object(typer.main, "get_command", return_value=ROOT),  # which Typer would build anew each time
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),

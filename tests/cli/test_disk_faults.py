@@ -75,7 +75,7 @@ def check(words: str, place: str, code: int, start: Path, work: Path, finished: 
 def lasting(files: dict[str, str]) -> dict[str, str]:
     """Names of all but locks, and hashes of the files that say nothing of times."""
     kept = (".png", ".npz", ".safetensors", ".dpc")
-    return {name: content * name.endswith(kept) for name, content in files.items() if "/.lock" not in name}
+    return {name: content * name.endswith(kept) for name, content in files.items() if ".lock" not in name}
 
 
 def places(words: str, start: Path, work: Path) -> tuple[list[str], dict[str, str]]:
