@@ -5,8 +5,10 @@ else is a bug in ddpm and keeps its traceback (exit 1).
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+NAMED = 3  # files, images and the like that a sentence names
 
 
 class DdpmError(Exception):
@@ -53,6 +55,12 @@ class NotVerified(DdpmError):
 
 class PartialImageWarning(UserWarning):
     """A compressed file is cut short; what is returned is the image so far."""
+
+
+def some(names: Sequence[str], most: int = NAMED) -> str:
+    """The first few names and how many more there are, "a, b, c and 4 more"."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no 
 
 FEW = "--sampler ddim --steps 2"
 COMMANDS = {
-    "train": f"train digits --out new {' '.join(TINY)} --set train_images=32",
+    "train": f"train digits --out new {' '.join(TINY)} --set train_images=32 --set training.log_images=32",
     "sample to a grid": f"sample run --seeds 0-1 --out new.png {FEW}",
     "sample to a folder": f"sample run --seeds 0-2 --out new {FEW}",
     "sample to an archive": f"sample run --seeds 0-2 --out new.npz {FEW}",

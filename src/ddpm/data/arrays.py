@@ -16,9 +16,8 @@ import numpy.typing as npt
 from ddpm.base.npz import BadArchive, array_names, map_array, read_arrays
 from ddpm.base.tensors import Integers, Pixels
 from ddpm.data.items import Part, Source, array_part
-from ddpm.data.scan import some
 from ddpm.data.splits import SPLIT_NAMES
-from ddpm.errors import InputError
+from ddpm.errors import InputError, some
 
 SPLIT_KEYS = (("x_{}", "y_{}"), ("{}_images", "{}_labels"), ("images_{}", "labels_{}"), ("{}_data", "{}_labels"))
 """Of images and labels, with a name of the split in them: those of Keras and of MedMNIST, and relatives."""

@@ -20,9 +20,8 @@ from ddpm.data.formats import EXTENSIONS
 from ddpm.data.index import classes_by_index, read_index
 from ddpm.data.items import FolderItems, Part, Source, ZipItems, unpacked
 from ddpm.data.layout import Layout, classes_by_folder, lay_out
-from ddpm.data.scan import some
 from ddpm.data.summary import left_out_text
-from ddpm.errors import InputError
+from ddpm.errors import InputError, some
 
 KINDS = f"{', '.join(EXTENSIONS[:-1])} or {EXTENSIONS[-1]}"
 ENCRYPTED = 1  # bit of an entry's flags

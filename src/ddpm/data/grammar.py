@@ -16,9 +16,8 @@ from ddpm.data.arrays import npy_source, npz_source
 from ddpm.data.files import folder_source, left_beside, zip_source
 from ddpm.data.items import Part, Source
 from ddpm.data.packed import CIFAR_NAMES, cifar_source, digits_source, find_idx, idx_source, is_cifar
-from ddpm.data.scan import some
 from ddpm.data.splits import split_named
-from ddpm.errors import InputError
+from ddpm.errors import InputError, some
 
 GRAMMAR = (
     "a source is a folder of images, a .zip of images, a .npz or .npy file of uint8 images, "

@@ -15,9 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ddpm.data.scan import NAMED, some
 from ddpm.data.splits import SPLIT_NAMES, split_named
-from ddpm.errors import InputError
+from ddpm.errors import NAMED, InputError, some
 
 BUCKET = re.compile(r"\d{5,}")
 

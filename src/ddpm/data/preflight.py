@@ -12,10 +12,11 @@ from ddpm.base.image_io import MODES
 from ddpm.base.progress import one_line
 from ddpm.data.decode import POLICY
 from ddpm.data.grammar import check_whole, choose_split, cut, find_source, parse_source
-from ddpm.data.scan import Look, common_channels, narrow_ranges, scan, some, span, suggested_size
+from ddpm.data.scan import Look, common_channels, narrow_ranges, scan, span, suggested_size
 from ddpm.data.sizing import has_alpha, has_colour
 from ddpm.data.sources import ALPHA_CHOICES
 from ddpm.data.summary import Tally, summary, tally
+from ddpm.errors import some
 
 SHOWN = 5  # sizes, groups of duplicates and bad files that the terminal shows
 
@@ -185,9 +186,7 @@ def _alpha_line(images: int, alpha: int, see_through: Sequence[str]) -> str:
 
 def _counts(counts: Mapping[str, int]) -> str:
     """ "28x28 (60000), 32x32 (7) and 3 more"."""
-    shown = [f"{name} ({count})" for name, count in list(counts.items())[:SHOWN]]
-    more = len(counts) - SHOWN
-    return (", ".join(shown) or "none") + (f" and {more} more" if more > 0 else "")
+    return some([f"{name} ({count})" for name, count in counts.items()], SHOWN) or "none"
 
 
 def _duplicates_line(found: Duplicates) -> str:

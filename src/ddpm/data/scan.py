@@ -18,7 +18,6 @@ from ddpm.data.memory import DECODING
 from ddpm.data.sizing import colourful, has_alpha, has_colour, levels_of, see_through
 
 Result = TypeVar("Result")
-NAMED = 3  # how many images a message names
 MOST_TOGETHER = 32  # images that a thread takes at a time
 
 
@@ -134,9 +133,3 @@ def suggested_size(looks: Sequence[Look]) -> int:
     """A square size that needs no image enlarged: the shortest side, down to a multiple of 8 where it is at least 8."""
     shortest = min(min(seen.size) for seen in looks)
     return shortest // 8 * 8 or shortest
-
-
-def some(names: Sequence[str]) -> str:
-    """The first few names and how many more there are."""
-    more = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -17,10 +17,10 @@ from ddpm.data.arrays import channels_first
 from ddpm.data.decode import BadImage
 from ddpm.data.grammar import choose_split, cut, find_source, parse_source
 from ddpm.data.items import ArrayItems, Items, Part, Source, array_part
-from ddpm.data.scan import Look, common_channels, in_threads, narrow_range, narrow_ranges, scan, some, suggested_size
+from ddpm.data.scan import Look, common_channels, in_threads, narrow_range, narrow_ranges, scan, suggested_size
 from ddpm.data.sizing import ALPHA, FITS, fitted, flattened, has_alpha, has_colour
 from ddpm.data.summary import summary, tally
-from ddpm.errors import InputError, MixedSizes, known
+from ddpm.errors import InputError, MixedSizes, known, some
 
 ON_BAD_IMAGE = ("stop", "skip")
 ALPHA_CHOICES = 'alpha = "drop" (keeps the colours), "white" or "black" (lays them over it), or "keep" (--alpha)'

@@ -11,6 +11,7 @@ from ddpm.base.progress import one_line
 from ddpm.base.tensors import Integers
 from ddpm.data.contents import NOT_IMAGES
 from ddpm.data.items import Source
+from ddpm.errors import some
 
 CLASSES_SHOWN = 20
 KINDS_SHOWN = 8
@@ -47,7 +48,7 @@ def summary(name: str, source: Source, tallies: Mapping[str, Tally]) -> tuple[st
     about.append(f"left out: {left_out_text(source.left_out)}" if source.left_out else "nothing left out")
     missing = [name for name in source.class_names if not any(name in (t.classes or ()) for t in tallies.values())]
     if missing and any(counted.classes for counted in tallies.values()):
-        about.append(f"classes without images here: {_few(missing, CLASSES_SHOWN)}")
+        about.append(f"classes without images here: {some(missing, CLASSES_SHOWN)}")
     kind = f" ({source.kind})" if source.kind else ""
     counted = f"{images:,} image{'' if images == 1 else 's'}"
     first = f"{name}{kind}: {counted}{':' if len(tallies) > 1 else ','} {held}"
@@ -57,7 +58,7 @@ def summary(name: str, source: Source, tallies: Mapping[str, Tally]) -> tuple[st
 def left_out_text(left_out: Mapping[str, Mapping[str, int]]) -> str:
     """ ".jfif 8, .txt 1 (not images), runs/demo/ 14 (a run, made by ddpm)"."""
     return ", ".join(
-        f"{_few([f'{what} {count:,}' for what, count in _most_first(counts)], KINDS_SHOWN)} ({reason})"
+        f"{some([f'{what} {count:,}' for what, count in _most_first(counts)], KINDS_SHOWN)} ({reason})"
         for reason, counts in sorted(left_out.items(), key=lambda pair: pair[0] != NOT_IMAGES)
     )
 
@@ -68,13 +69,8 @@ def _classes(counted: Tally) -> str:
     count, sizes = len(counted.classes), counted.classes.values()
     each = f" ({min(sizes):,} to {max(sizes):,} images each)" if count > CLASSES_SHOWN else ""
     classes = f"{count:,} class{'' if count == 1 else 'es'}"
-    return f"{classes}: {_few([f'{name} {n:,}' for name, n in counted.classes.items()], CLASSES_SHOWN)}{each}"
+    return f"{classes}: {some([f'{name} {n:,}' for name, n in counted.classes.items()], CLASSES_SHOWN)}{each}"
 
 
 def _most_first(counts: Mapping[str, int]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-
-
-def _few(names: Sequence[str], most: int) -> str:
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")

@@ -11,7 +11,7 @@ import numpy as np
 from ddpm.base.seeding import generator
 from ddpm.base.tensors import Integers
 from ddpm.data.sources import ImageSet
-from ddpm.errors import InputError
+from ddpm.errors import InputError, some
 from ddpm.model.model import Model
 
 MATCH, IGNORE = "match", "ignore"
@@ -71,7 +71,7 @@ def labelling(model: Model, images: ImageSet, labels: Labels | None = None) -> L
     if images.labels is None:
         if model.no_class is None and choice != IGNORE:
             raise InputError(
-                f"the model in '{model.source}' needs a class with each image ({_names(model.class_names)}), and "
+                f"the model in '{model.source}' needs a class with each image ({some(model.class_names, NAMED)}), and "
                 f"'{images.name}' has none{advice}."
             )
         return _without(found, "the images have no classes")
@@ -85,14 +85,14 @@ def labelling(model: Model, images: ImageSet, labels: Labels | None = None) -> L
     if strange and model.no_class is None:
         raise InputError(
             f"the images in '{images.name}' have classes that the model in '{model.source}' does not know: "
-            f"{_names(strange)}; it knows {_names(model.class_names)}{advice}."
+            f"{some(strange, NAMED)}; it knows {some(model.class_names, NAMED)}{advice}."
         )
     absent = -1 if model.no_class is None else model.no_class
     order = {name: number for number, name in enumerate(model.class_names)}
     numbers = np.array([order.get(met[name], absent) for name in images.class_names], np.int64)
     mapped = [f"{name} as {pairs[name]}" for name in images.class_names if name in pairs]
-    unknown = f"classes that the model does not know are scored without one: {_names(strange)}" if strange else ""
-    remark = "; ".join(filter(None, [f"classes met as named: {_names(mapped)}" if mapped else "", unknown]))
+    unknown = f"classes that the model does not know are scored without one: {some(strange, NAMED)}" if strange else ""
+    remark = "; ".join(filter(None, [f"classes met as named: {some(mapped, NAMED)}" if mapped else "", unknown]))
     return replace(found, numbers=numbers, remark=remark)
 
 
@@ -122,9 +122,6 @@ def _check(pairs: Mapping[str, str], model: Model, images: ImageSet) -> None:
     for theirs, ours in pairs.items():
         for name, where, names in ((theirs, images.name, images.class_names), (ours, model.source, model.class_names)):
             if name not in names:
-                raise InputError(f"'{where}' has no class '{name}' (in labels '{theirs}={ours}'): {_names(names)}.")
-
-
-def _names(names: tuple[str, ...] | list[str]) -> str:
-    more = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {more:,} more" if more > 0 else "")
+                raise InputError(
+                    f"'{where}' has no class '{name}' (in labels '{theirs}={ours}'): {some(names, NAMED)}."
+                )
