@@ -122,6 +122,7 @@ def test_python_of_the_readme_runs(folder: Path, monkeypatch: pytest.MonkeyPatch
     exec(compile(block, "README.md", "exec"), {"nested": nested})
 
 
+@pytest.mark.slow
 def test_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr(sys, "argv", ["digits.py", str(tmp_path), "--images", "256", "--channels", "16"])
     runpy.run_path(str(PROJECT / "examples" / "digits.py"), run_name="__main__")

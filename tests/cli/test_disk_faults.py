@@ -28,12 +28,15 @@ COMMANDS = {
     "tune codec": "tune codec run --fit-steps 2 --data digits:train[0:16]",
     "compress": "compress coded grey.png other.png --out new",
     "decompress": "decompress coded made/grey.dpc made/other.dpc --out new",
-    "evaluate likelihood": "evaluate likelihood run --data digits:test[0:4] --full --rate --out new",
+    "evaluate likelihood": "evaluate likelihood run --data digits:test[0:4] --full --out new",
+    "evaluate rate": "evaluate likelihood run --data digits:test[0:4] --calls 256 --rate --out new",
     "evaluate fid": "evaluate fid run --data digits:test --features pixels --seeds 0-63 --keep a --save-to b.npz "
     + FEW,
     "evaluate codec": "evaluate codec coded --data digits:test --limit 1 --out new",
     "show": "show run",
 }
+
+PLOTS = ("evaluate rate", "evaluate codec")  # slow
 
 
 @pytest.fixture
@@ -88,7 +91,7 @@ def places(words: str, start: Path, work: Path) -> tuple[list[str], dict[str, st
     return list(disk.met), snapshot(work)
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "evaluate codec"])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in PLOTS])
 def test_each_place_fails_once(name: str, inputs: Path, tmp_path_factory: pytest.TempPathFactory):
     work = tmp_path_factory.mktemp("work") / "here"
     found, finished = places(COMMANDS[name], inputs, work)
