@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from ddpm.base.files import check_output
 from ddpm.codec.container import MAGIC
@@ -14,6 +15,7 @@ from ddpm.data.contents import is_hidden, sort_out
 from ddpm.data.files import FolderTree
 from ddpm.errors import DdpmError, InputError
 
+Row = TypeVar("Row")
 SUFFIX = ".dpc"
 MOST_BYTES = 2**28
 """Of a .dpc file that is read; one of 2^24 pixels takes some 50 million."""
@@ -29,14 +31,17 @@ class Planned:
 
 
 @contextmanager
-def answered(refuse: Callable[[str, int], None], path: str) -> Iterator[None]:
-    """Hand what is wrong with one file to `refuse`, as a sentence that follows its path and an exit code."""
+def refusing(rows: dict[int, Row], k: int, path: str, row: Callable[..., Row]) -> Iterator[None]:
+    """What is wrong with file k in the block becomes its row, row(problem=, exit_code=).
+
+    The problem is a sentence that follows the file's path.
+    """
     try:
         yield
     except DdpmError as error:
-        named = f"'{path}' "
-        text = str(error)
-        refuse(f"it {text.removeprefix(named)}" if text.startswith(named) else text, error.exit_code)
+        named, text = f"'{path}' ", str(error)
+        problem = f"it {text.removeprefix(named)}" if text.startswith(named) else text
+        rows[k] = row(problem=problem, exit_code=error.exit_code)
 
 
 def in_the_way(target: Path) -> InputError:

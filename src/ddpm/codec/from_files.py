@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from ddpm.base.tensors import Pixels
 from ddpm.codec.codec_data import Codec
 from ddpm.codec.container import Cursor, checksum, read_header
 from ddpm.codec.decode import DAMAGED, LOSSLESS, Decoded, OpenFile, decode, open_file
-from ddpm.codec.file_lists import MOST_BYTES, Planned, answered, check_free, in_groups, in_the_way
+from ddpm.codec.file_lists import MOST_BYTES, Planned, check_free, in_groups, in_the_way, refusing
 from ddpm.codec.file_reports import DecompressedFile, DecompressionReport
 from ddpm.codec.lookup import Codecs
 from ddpm.codec.originals import read_original
@@ -129,11 +130,7 @@ class Decompression:
     def _refusing(self, k: int) -> AbstractContextManager[None]:
         """What is wrong with a file in the block becomes its row."""
         path = self.plan[k].path
-
-        def refuse(problem: str, exit_code: int) -> None:
-            self.rows[k] = DecompressedFile(path, None, "refused", problem=problem, exit_code=exit_code)
-
-        return answered(refuse, path)
+        return refusing(self.rows, k, path, partial(DecompressedFile, path, None, "refused"))
 
 
 def mark(folder: Path) -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from ddpm.codec.codec_data import Codec
 from ddpm.codec.container import checksum
 from ddpm.codec.decode import LOSSLESS, LOSSY, Decoded, OpenFile, decode, open_file
 from ddpm.codec.encode import Encoded, check_image, encode
-from ddpm.codec.file_lists import MOST_BYTES, Planned, answered, check_free, in_groups, in_the_way
+from ddpm.codec.file_lists import MOST_BYTES, Planned, check_free, in_groups, in_the_way, refusing
 from ddpm.codec.file_reports import CompressedFile, CompressionReport
 from ddpm.codec.originals import Original, for_model, read_original
 from ddpm.codec.progressive import AT_ONCE
@@ -230,8 +231,4 @@ class Compression:
     def _refusing(self, k: int) -> AbstractContextManager[None]:
         """What is wrong with an image in the block becomes its row."""
         path = self.plan[k].path
-
-        def refuse(problem: str, exit_code: int) -> None:
-            self.rows[k] = CompressedFile(path, None, problem=problem, exit_code=exit_code)
-
-        return answered(refuse, path)
+        return refusing(self.rows, k, path, partial(CompressedFile, path, None))
