@@ -119,6 +119,26 @@ def expected_parts(scoring: Scoring, draws: int, seed: int = 0) -> np.ndarray:
     return np.array([prior + sum(means), prior, sum(means[1:]), means[0]])
 
 
+class Watching(Progress):
+    """Keeps what a verb says, and calls act(title of the stage, units done) after each piece of work."""
+
+    def __init__(self, act: Callable[[str, int], None] = lambda title, done: None) -> None:
+        self.sentences: list[str] = []
+        self.act = act
+
+    def say(self, sentence: str) -> None:
+        self.sentences.append(sentence)
+
+    @contextmanager
+    def stage(self, title: str, total: int, done: int = 0) -> Iterator[Advance]:
+        def advance(more: int, note: str = "") -> None:
+            nonlocal done
+            done += more
+            self.act(title, done)
+
+        yield advance
+
+
 class Counting(Progress):
     """Keeps what a verb says, and adds up its stages: by title, [done, total]."""
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +13,13 @@ from crashing import contents, saved
 from planted import FAULTS, Fault, first_of, nan_weight, plant
 
 import ddpm
-from ddpm.base.progress import Advance, Progress
+from ddpm.base.progress import Progress
 from ddpm.errors import InputError
 from ddpm.model.recipe import Recipe, make_recipe
 from ddpm.training.learner import Learner
 from ddpm.training.loop import train
 from ddpm.training.run_folder import RunFolder
-from scorings import RECIPE, image_set, merged, pixels
+from scorings import RECIPE, Watching, image_set, merged, pixels
 
 pytestmark = pytest.mark.usefixtures("quick_runs")
 
@@ -30,27 +28,16 @@ OFTEN = {"training": {"log_images": 8, "checkpoint_images": 32, "ema_decay": 0.9
 FULL = 1e-3  # the rate; a run that went back has half of it
 
 
-class Heard(Progress):
-    """Keeps sentences; dies after so many images, as in a power cut."""
+class Heard(Watching):
+    """Keeps sentences; dies after so many images once the run went back, as in a power cut."""
 
     def __init__(self, dies_at: int | None = None) -> None:
-        self.sentences: list[str] = []
+        super().__init__(self._die)
         self.dies_at = dies_at
 
-    def say(self, sentence: str) -> None:
-        self.sentences.append(sentence)
-
-    @contextmanager
-    def stage(self, title: str, total: int, done: int = 0) -> Iterator[Advance]:
-        seen = done
-
-        def advance(more: int, note: str = "") -> None:
-            nonlocal seen
-            seen += more
-            if seen == self.dies_at and any("half the learning rate" in said for said in self.sentences):
-                raise Broken
-
-        yield advance
+    def _die(self, title: str, seen: int) -> None:
+        if seen == self.dies_at and any("half the learning rate" in said for said in self.sentences):
+            raise Broken
 
 
 class Broken(Exception):

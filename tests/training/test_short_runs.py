@@ -7,27 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddpm.base.progress import Progress
 from ddpm.model.checkpoint import read_config, read_training
 from ddpm.model.recipe import make_recipe
 from ddpm.training.loop import train
 from ddpm.training.run_folder import RunFolder
-from scorings import RECIPE, image_set, merged, pixels
+from scorings import RECIPE, Watching, image_set, merged, pixels
 
 IMAGES = image_set(pixels(20, (1, 4, 4)))
 
 
-class Heard(Progress):
-    def __init__(self) -> None:
-        self.sentences: list[str] = []
-
-    def say(self, sentence: str) -> None:
-        self.sentences.append(sentence)
-
-
 def run(folder: Path, images: int, log_images: int = 1000) -> tuple[RunFolder, str]:
     """Train to so many images in batches of 8; the folder, and the last sentence."""
-    heard = Heard()
+    heard = Watching()
     changes = {"train_images": images, "training": {"log_images": log_images}}
     train(make_recipe(merged(RECIPE, changes)), IMAGES, folder, progress=heard)
     return RunFolder(folder), heard.sentences[-1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,13 +14,12 @@ if not hasattr(signal, "SIGUSR1"):
 
 from crashing import contents, saved
 
-from ddpm.base.progress import Advance, Progress
 from ddpm.model.recipe import make_recipe
 from ddpm.training import loop
 from ddpm.training.loop import train
 from ddpm.training.run_folder import RunFolder
 from ddpm.training.signals import ASKING, stop_on_signal
-from scorings import RECIPE, image_set, merged, pixels
+from scorings import RECIPE, Watching, image_set, merged, pixels
 
 pytestmark = pytest.mark.usefixtures("quick_runs")
 
@@ -44,27 +42,13 @@ def default_handlers() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-class Sending(Progress):
+class Sending(Watching):
     """Sends a signal to this process in the step after so many images."""
 
     def __init__(self, number: int, at: int) -> None:
-        self.number, self.at = number, at
-        self.sentences: list[str] = []
-
-    def say(self, sentence: str) -> None:
-        self.sentences.append(sentence)
-
-    @contextmanager
-    def stage(self, title: str, total: int, done: int = 0) -> Iterator[Advance]:
-        seen = done
-
-        def advance(more: int, note: str = "") -> None:
-            nonlocal seen
-            seen += more
-            if title == "Training" and seen == self.at:
-                os.kill(os.getpid(), self.number)
-
-        yield advance
+        super().__init__(
+            lambda title, seen: os.kill(os.getpid(), number) if (title, seen) == ("Training", at) else None
+        )
 
 
 def stopped(folder: Path, number: int, act: Callable[[], None]) -> int:

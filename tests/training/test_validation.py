@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ import pytest
 import torch
 
 import ddpm
-from ddpm.base.progress import Advance, Progress
 from ddpm.data.sources import ImageSet
 from ddpm.errors import InputError
 from ddpm.likelihood.estimate import estimate_bound
@@ -22,7 +19,7 @@ from ddpm.model.recipe import Recipe, make_recipe
 from ddpm.model.scoring import scoring_for
 from ddpm.training.loop import train
 from ddpm.training.run_folder import RunFolder
-from scorings import RECIPE, image_set, merged, pixels
+from scorings import RECIPE, Watching, image_set, merged, pixels
 
 SHAPE = (1, 4, 4)
 TRAINING, HELD_OUT = image_set(pixels(20, SHAPE), name="training"), image_set(pixels(12, SHAPE, 1), name="held out")
@@ -105,21 +102,12 @@ class Broken(Exception):
 def cut(folder: Path, after: int, held_out: ImageSet = HELD_OUT) -> RunFolder:
     """A run that dies in the step after so many images."""
 
-    class Dying(Progress):
-        @contextmanager
-        def stage(self, title: str, total: int, done: int = 0) -> Iterator[Advance]:
-            seen = done
-
-            def advance(more: int, note: str = "") -> None:
-                nonlocal seen
-                seen += more
-                if seen == after:
-                    raise Broken
-
-            yield advance
+    def die(title: str, seen: int) -> None:
+        if seen == after:
+            raise Broken
 
     with pytest.raises(Broken):
-        train(recipe(), TRAINING, folder, held_out=held_out, progress=Dying())
+        train(recipe(), TRAINING, folder, held_out=held_out, progress=Watching(die))
     return RunFolder(folder)
 
 
