@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -30,13 +31,24 @@ def as_array(data: object, what: str) -> NDArray[Any]:
 def gather(table: np.ndarray, index: Tensor, like: Tensor) -> Tensor:
     """Read a float64 table at one index per image, ready to multiply images.
 
-    table    (T + 1,) float64
-    index    (B,) integers
+    table    (T + 1,) float64; it lies on the device after its first use
+    index    (B,) integers, on the device of the images
     like     (B, C, H, W); the result has its dtype and device, rounded once from float64
     returns  (B, 1, 1, 1)
     """
-    values = torch.from_numpy(table[index.cpu().numpy()]).to(like.dtype)
-    return to_device(values, like.device).reshape(-1, *[1] * (like.ndim - 1))
+    return on_device(table, like.device, like.dtype)[index].reshape(-1, *[1] * (like.ndim - 1))
+
+
+def on_device(table: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A float64 table as a tensor, rounded once and copied once for as long as the table lives; not to be changed."""
+    key = (id(table), device, dtype)
+    if key not in _COPIES:
+        _COPIES[key] = torch.tensor(table, dtype=dtype).to(device)
+        weakref.finalize(table, _COPIES.pop, key, None)
+    return _COPIES[key]
+
+
+_COPIES: dict[tuple[int, torch.device, torch.dtype], Tensor] = {}
 
 
 def mean_over_image(values: Tensor) -> Tensor:
