@@ -28,24 +28,30 @@ def as_array(data: object, what: str) -> NDArray[Any]:
     return array
 
 
-def gather(table: np.ndarray, index: Tensor, like: Tensor) -> Tensor:
-    """Read a float64 table at one index per image, ready to multiply images.
+def gather(table: np.ndarray, index: int | Tensor, like: Tensor) -> Tensor:
+    """Read a float64 table at one index for all images or one for each, ready to multiply images.
 
     table    (T + 1,) float64; it lies on the device after its first use
-    index    (B,) integers, on the device of the images
+    index    an integer, or (B,) integers on the device of the images
     like     (B, C, H, W); the result has its dtype and device, rounded once from float64
-    returns  (B, 1, 1, 1)
+    returns  () or (B, 1, 1, 1)
     """
-    return on_device(table, like.device, like.dtype)[index].reshape(-1, *[1] * (like.ndim - 1))
+    values = on_device(table, like.device, like.dtype)[index]
+    return values.reshape(-1, *[1] * (like.ndim - 1)) if values.ndim else values
 
 
 def on_device(table: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """A float64 table as a tensor, rounded once and copied once for as long as the table lives; not to be changed."""
+    """A table as a tensor, rounded once and copied once for as long as the table lives; neither is to be changed."""
     key = (id(table), device, dtype)
     if key not in _COPIES:
         _COPIES[key] = torch.tensor(table, dtype=dtype).to(device)
         weakref.finalize(table, _COPIES.pop, key, None)
     return _COPIES[key]
+
+
+def float64_on(device: torch.device) -> torch.dtype:
+    """float64, or float32 on Apple's GPUs, which have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 _COPIES: dict[tuple[int, torch.device, torch.dtype], Tensor] = {}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ddpm.base.gaussians import Gaussian
@@ -42,19 +43,23 @@ def term_nats(gaussian: Gaussian, x0: Tensor, xt: Tensor, step: Tensor, *, chain
     """L_{i-1} (i > 1) or L_0 (i = 1) of reverse Gaussians p(x_{i-1} | x_i) along a chain.
 
     gaussian  made at xt by Denoiser.reverse or Denoiser.read
-    step      (B,) 1..chain.steps, one an image
+    step      (B,) 1..chain.steps, one an image, on the device of x0
     returns   (B,) nats
     """
-    last = step == 1
     log_variance = gather(chain.log_variance("small"), step, xt)  # index 1 is finite there, and not used
     posterior = Gaussian(Process(chain).posterior_mean(x0, xt, step), log_variance)
-    per_pixel = posterior.kl(gaussian)
-    if last.any():
-        rows = last.nonzero()[:, 0].to(x0.device)
-        log_variance = gaussian.log_variance.expand_as(x0)[rows]
-        decoded = -log_probability(Gaussian(gaussian.mean[rows], log_variance), x0[rows])
-        per_pixel = per_pixel.index_copy(0, rows, decoded)
-    return per_pixel.flatten(1).sum(1)
+    nats = posterior.kl(gaussian).flatten(1).sum(1)
+    last = step == 1
+    # To find the rows of step 1, the CPU would have to wait for another device: there every row is decoded, those of
+    # other steps from a harmless Gaussian, so that no gradient of theirs is other than 0.
+    rows = last.nonzero()[:, 0] if last.device.type == "cpu" else torch.arange(len(x0), device=x0.device)
+    if len(rows):
+        here = last[rows][:, None, None, None]
+        mean = torch.where(here, gaussian.mean[rows], x0[rows])
+        spread = torch.where(here, gaussian.log_variance.expand_as(x0)[rows], 0)
+        decoded = -log_probability(Gaussian(mean, spread), x0[rows]).flatten(1).sum(1)
+        nats = nats.index_copy(0, rows, torch.where(last[rows], decoded, nats[rows]))
+    return nats
 
 
 def step_term(

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ddpm.base.gaussians import Gaussian
-from ddpm.base.tensors import gather
+from ddpm.base.tensors import float64_on, gather, on_device
 from ddpm.diffusion.optimal_variance import Measured
-from ddpm.diffusion.process import Process
+from ddpm.diffusion.process import Level, Process
 from ddpm.diffusion.schedule import VARIANCES, Schedule
 from ddpm.errors import InputError
 
@@ -31,7 +31,7 @@ class Network(Protocol):
     """Any module that maps images, times and perhaps classes to images."""
 
     def __call__(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W), time (B,) from 0 on the CPU, labels (B,) integers -> (B, C or 2C, H, W)."""
+        """x (B, C, H, W), time (B,) from 0, labels (B,) integers, all on one device -> (B, C or 2C, H, W)."""
         ...
 
 
@@ -79,18 +79,17 @@ class Denoiser:
     measured: Measured | None = None
 
     def output(self, xt: Tensor, t: Tensor, labels: Tensor | None = None) -> Output:
-        """The network's output at levels t (B,) in [1, T], integer or real, in the dtype of xt."""
+        """The network's output at levels t (B,) in [1, T], integer or real, on the device of xt and in its dtype."""
         output = self.network(xt.to(self.dtype), t - 1, labels).to(xt.dtype)
         channels = xt.shape[1]
         return Output(output[:, :channels], output[:, channels:] if output.shape[1] > channels else None)
 
     def x0(
-        self, xt: Tensor, step: int | Tensor, labels: Tensor | None = None, *, chain: Schedule | None = None
+        self, xt: Tensor, step: Level, labels: Tensor | None = None, *, chain: Schedule | None = None
     ) -> Tensor:
         """The clean image predicted from xt, thresholded; arguments as in `reverse`, None is the full process."""
         chain = self.process.schedule if chain is None else chain
-        index = step if isinstance(step, Tensor) else torch.full((len(xt),), step)
-        return self._x0(self.output(xt, levels(chain, index), labels).prediction, xt, index, chain)
+        return self._x0(self.output(xt, levels(chain, step, xt), labels).prediction, xt, step, chain)
 
     def eps_at(self, xt: Tensor, level: float, labels: Tensor | None = None) -> Tensor:
         """The noise predicted at one real level for all images, as an ODE's right-hand side needs it.
@@ -102,32 +101,30 @@ class Denoiser:
         if self.prediction == "mean":
             raise InputError("a network of the mean has no ODE, being defined at whole levels only; take eps, x0 or v.")
         alpha_bar = self.process.schedule.alpha_bar_at(level)
-        predicted = self.output(xt, torch.full((len(xt),), level, dtype=torch.float64), labels).prediction
+        predicted = self.output(xt, _everywhere(level, xt), labels).prediction
         if self.prediction == "eps":
             return predicted
         signal, sigma = math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
         return (xt - signal * predicted) / sigma if self.prediction == "x0" else signal * predicted + sigma * xt
 
-    def reverse(self, xt: Tensor, step: int | Tensor, *, chain: Schedule, labels: Tensor | None = None) -> ReverseStep:
+    def reverse(self, xt: Tensor, step: Level, *, chain: Schedule, labels: Tensor | None = None) -> ReverseStep:
         """One step of the reverse process along a chain (eqs. 7 and 11, with x0 clipped first).
 
         xt     (B, C, H, W) at level chain.levels[step]
         step   1..chain.steps, one for all or (B,); the result lies at chain.levels[step - 1]
         chain  the full process or a subset of its levels
         """
-        index = step if isinstance(step, Tensor) else torch.full((len(xt),), step)
-        return self.read(self.output(xt, levels(chain, index), labels), xt, index, chain=chain)
+        return self.read(self.output(xt, levels(chain, step, xt), labels), xt, step, chain=chain)
 
-    def read(self, output: Output, xt: Tensor, step: Tensor, *, chain: Schedule) -> ReverseStep:
-        """The reverse step that an output at xt means; arguments as in `reverse`, step (B,)."""
+    def read(self, output: Output, xt: Tensor, step: Level, *, chain: Schedule) -> ReverseStep:
+        """The reverse step that an output at xt means; arguments as in `reverse`."""
         x0 = self._x0(output.prediction, xt, step, chain)
         mean = Process(chain).posterior_mean(x0, xt, step)
         if self.prediction == "mean":  # taken as it is where the chain leaves out no level, and then never clipped
-            neighbours = np.concatenate([[0.0], np.diff(chain.levels) == 1])
-            mean = torch.where(gather(neighbours, step, xt) == 1, output.prediction, mean)
+            mean = torch.where(gather(chain.stride, step, xt) == 1, output.prediction, mean)
         return ReverseStep(Gaussian(mean, self._log_variance(output.spread, xt, step, chain)), x0)
 
-    def _log_variance(self, spread: Tensor | None, xt: Tensor, step: Tensor, chain: Schedule) -> Tensor:
+    def _log_variance(self, spread: Tensor | None, xt: Tensor, step: Level, chain: Schedule) -> Tensor:
         if self.variance == OPTIMAL:
             if self.measured is None:
                 raise InputError("variance 'optimal' was not measured for this network: run `ddpm tune variance`.")
@@ -138,7 +135,7 @@ class Denoiser:
             raise InputError(f"this network has no channels for variance '{self.variance}'; choose large or small.")
         if self.variance == "range":
             low = gather(chain.log_variance("small"), step, xt)
-            high = gather(np.log(np.maximum(chain.beta, 1e-300)), step, xt)
+            high = gather(chain.log_beta, step, xt)
             return low + (spread + 1) / 2 * (high - low)
         if not np.array_equal(chain.levels, self.process.schedule.levels):
             raise InputError(
@@ -147,9 +144,9 @@ class Denoiser:
             )
         return spread
 
-    def _x0(self, prediction: Tensor, xt: Tensor, step: Tensor, chain: Schedule) -> Tensor:
+    def _x0(self, prediction: Tensor, xt: Tensor, step: Level, chain: Schedule) -> Tensor:
         if self.prediction == "mean":  # of the full process, whatever the chain
-            t = levels(chain, step)
+            t = levels(chain, step, xt)
             if t.is_floating_point():
                 raise InputError("prediction 'mean' is defined at whole levels only; choose the spacing uniform.")
             x0 = self.process.x0_from(self.prediction, prediction, xt, t)
@@ -195,6 +192,15 @@ def thresholded(x0: Tensor, threshold: str) -> Tensor:
     return x0.clamp(-largest, largest) / largest
 
 
-def levels(chain: Schedule, step: Tensor) -> Tensor:
-    """The levels of the full process that a chain's steps (B,) start from."""
-    return torch.from_numpy(chain.levels[step.cpu().numpy()])
+def levels(chain: Schedule, step: Level, like: Tensor) -> Tensor:
+    """The levels (B,) of the full process that a chain's steps start from, one for each of the images (B, C, H, W)."""
+    if isinstance(step, int):
+        return _everywhere(chain.levels[step].item(), like)
+    real = chain.levels.dtype.kind == "f"
+    return on_device(chain.levels, like.device, float64_on(like.device) if real else torch.int64)[step]
+
+
+def _everywhere(level: float, like: Tensor) -> Tensor:
+    """One level for all of the images (B, C, H, W): (B,) int64 or float64."""
+    kind = torch.int64 if isinstance(level, int) else float64_on(like.device)
+    return torch.full((len(like),), level, dtype=kind, device=like.device)

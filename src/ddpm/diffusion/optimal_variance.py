@@ -9,6 +9,7 @@ such formula; its variance is fitted to the discretised likelihood itself.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,8 +40,13 @@ class Measured:
 
         Where the last step starts from a level without a fitted decoder, the squared error there takes its place.
         """
-        error = np.interp(chain.levels, np.arange(len(self.squared_error)), self.squared_error)
-        variance = chain.posterior_variance + chain.posterior_x0**2 * error
-        fitted = self.decoder_log_variance[round(float(chain.levels[1]))]
-        first = np.log(error[1]) if np.isnan(fitted) else fitted
-        return np.concatenate([[0.0, first], np.log(variance[2:])])
+        return _log_variance(self, chain)
+
+
+@functools.lru_cache(maxsize=16)  # the same table at every step, so that it is copied to a device only once
+def _log_variance(measured: Measured, chain: Schedule) -> Floats:
+    error = np.interp(chain.levels, np.arange(len(measured.squared_error)), measured.squared_error)
+    variance = chain.posterior_variance + chain.posterior_x0**2 * error
+    fitted = measured.decoder_log_variance[round(float(chain.levels[1]))]
+    first = np.log(error[1]) if np.isnan(fitted) else fitted
+    return np.concatenate([[0.0, first], np.log(variance[2:])])

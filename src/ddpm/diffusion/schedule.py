@@ -54,6 +54,16 @@ class Schedule:
         return _read_only(np.concatenate([[0.0], 1 - self.alpha_bar[1:] / self.alpha_bar[:-1]]))
 
     @cached_property
+    def log_beta(self) -> Floats:
+        """ln beta; very negative at index 0."""
+        return _read_only(np.log(np.maximum(self.beta, 1e-300)))
+
+    @cached_property
+    def stride(self) -> Floats:
+        """Levels of the full process that each step goes down; 0 at index 0."""
+        return _read_only(np.diff(self.levels, prepend=self.levels[:1]).astype(np.float64))
+
+    @cached_property
     def signal(self) -> Floats:
         """What is left of the clean image, sqrt(alpha_bar)."""
         return _read_only(np.sqrt(self.alpha_bar))
@@ -115,9 +125,13 @@ class Schedule:
         a chain of one step has no index 2 and takes beta. Index 0 is unused (0).
         """
         known("variance", kind, VARIANCES)
-        variance = self.beta if kind == "large" else self.posterior_variance
+        return self._log_variances[VARIANCES.index(kind)]
+
+    @cached_property
+    def _log_variances(self) -> tuple[Floats, ...]:
         first = self.posterior_variance[2] if self.steps > 1 else self.beta[1]
-        return np.concatenate([[0.0], np.log([first, *variance[2:]])])
+        tables = (self.beta, self.posterior_variance)
+        return tuple(_read_only(np.concatenate([[0.0], np.log([first, *table[2:]])])) for table in tables)
 
     def subset(self, levels: Iterable[int]) -> Schedule:
         """The chain over some of the levels (any order, level 0 implied), a process in its own right."""

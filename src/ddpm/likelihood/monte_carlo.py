@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ddpm.base.progress import Advance, Progress, unheard
-from ddpm.base.seeding import generator
+from ddpm.base.noise import normals, stream_keys
 from ddpm.base.tensors import Floats, Integers
 from ddpm.base.units import images_to_x
 from ddpm.data.stream import Reader
@@ -82,7 +82,7 @@ class Scoring:
             here = slice(start, start + self.batch_size)
             part = Calls(*(column[here] for column in calls))
             x0, noise, labels = self.inputs(part.images, part.numbers, purpose)
-            steps = torch.from_numpy(part.steps)
+            steps = torch.from_numpy(part.steps).to(x0.device)
             with torch.no_grad(), self.guarded():
                 term = step_term(self.denoiser, x0, steps, noise=noise, chain=self.chain, labels=labels)
             nats[here], squared_error[here] = term.nats.cpu().numpy(), term.squared_error.cpu().numpy()
@@ -110,8 +110,8 @@ class Scoring:
         """Clean images and their noise in float64, and their labels, where the arithmetic is done."""
         device = CPU if self.device.type == "mps" else self.device  # Apple's GPUs have no float64
         x0 = images_to_x(torch.from_numpy(self.images.read(images)).to(device), torch.float64)
-        draws = [generator(purpose, self.seed, int(k)).standard_normal(x0.shape[1:], np.float32) for k in numbers]
-        noise = torch.from_numpy(np.stack(draws)).to(device).double()
+        keys = stream_keys(purpose, self.seed, torch.from_numpy(numbers).to(device))
+        noise = normals(keys, x0.shape[1:]).double()
         labels = None if self.labels is None else torch.from_numpy(self.labels[images]).to(self.device)
         return x0, noise, labels
 

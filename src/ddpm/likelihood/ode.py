@@ -124,7 +124,7 @@ def ode_term(
 
     flow + decoder compares with the whole variational bound: flow takes the place of L_T + sum of L_{t-1} for t > 1.
     """
-    schedule, one = denoiser.process.schedule, torch.ones(len(x0), dtype=torch.int64)
+    schedule, one = denoiser.process.schedule, torch.ones(len(x0), dtype=torch.int64, device=x0.device)
     x1 = denoiser.process.q_sample(x0, one, noise=noise)
     jump = 0.5 * x0[0].numel() * math.log(1 - schedule.alpha_bar[1])  # ln of the noise's volume
     log_q = standard_normal_log_density(noise) - jump
