@@ -19,7 +19,7 @@ from diffusers_nets import PAPER, SMALL, TINY, Heard, converted, exact, outputs,
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ddpm.base.seeding import generator
+from ddpm.base.noise import normals, stream_keys
 from ddpm.base.units import images_to_x
 from ddpm.conversion import convert
 from ddpm.conversion.scheduler import PREDICTIONS, SCHEDULES, VARIANCES
@@ -255,9 +255,10 @@ def test_five_steps_of_the_learner_give_the_same_weights(
     for step in range(STEPS):
         images = torch.from_numpy(np.random.default_rng(step).integers(0, 256, (4, 3, 16, 16), np.uint8))
         seen = learner.images_seen
-        t, weights = draw_levels(generator("level", recipe.seed, seen), 4, np.full(1000, 1e-3))
+        numbers = torch.arange(seen, seen + 4)
+        t, weights = draw_levels(stream_keys("level", recipe.seed, numbers), 1000)
         assert weights.tolist() == [1] * 4
-        noise = torch.from_numpy(generator("noise", recipe.seed, seen).standard_normal(images.shape, "float32"))
+        noise = normals(stream_keys("noise", recipe.seed, numbers), images.shape[1:])
         learner.step(Batch(images, None, seen, np.arange(4)))
         descend(theirs, adam, images.double() / 127.5 - 1, t, noise.double())
     assert_same_weights(learner.network.state_dict(), theirs, ours)

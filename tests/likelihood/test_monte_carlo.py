@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddpm.base.seeding import generator
+from ddpm.base.noise import normals, stream_keys
 from ddpm.base.units import images_to_x
 from ddpm.diffusion.bound import prior_nats, step_term
 from ddpm.diffusion.schedule import make_schedule
@@ -28,10 +28,8 @@ def test_terms_are_step_terms_with_the_noise_of_their_number(chain):
     found = scoring.terms(plan, "a test")
     for k, (image, step, number) in enumerate(zip(*plan, strict=True)):
         x0 = images_to_x(torch.from_numpy(pixels(6)[image : image + 1]), torch.float64)
-        noise = generator("a test", 5, int(number)).standard_normal((1, *x0.shape[1:]), np.float32)
-        term = step_term(
-            scoring.denoiser, x0, torch.tensor([step]), noise=torch.from_numpy(noise).double(), chain=chain
-        )
+        noise = normals(stream_keys("a test", 5, torch.tensor([number])), x0.shape[1:]).double()
+        term = step_term(scoring.denoiser, x0, torch.tensor([step]), noise=noise, chain=chain)
         assert found.nats[k] == pytest.approx(float(term.nats), rel=1e-9)
         assert found.squared_error[k] == pytest.approx(float(term.squared_error), rel=1e-9)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ddpm.base.noise import normals, stream_keys
 from ddpm.base.seeding import generator
 from ddpm.base.units import BIN, bits, images_to_x
 from ddpm.diffusion.schedule import make_schedule
@@ -57,9 +58,7 @@ def test_means_and_errors_are_those_of_the_images():
     found = ode_bound(scoring, calls=1000, steps=8)
     order = generator("ode", 2).permutation(5)
     x0 = images_to_x(torch.from_numpy(pixels(5)[order]), torch.float64)
-    noise = torch.stack(
-        [torch.from_numpy(generator("ode noise", 2, k).standard_normal(x0.shape[1:], np.float32)) for k in range(5)]
-    ).double()
+    noise = normals(stream_keys("ode noise", 2, torch.arange(5)), x0.shape[1:]).double()
     term = ode_term(scoring.denoiser, x0, noise=noise, steps=8)
     scale = bits(1.0) / 8
     for name, nats in {"flow": term.flow, "decoder": term.decoder, "total": term.flow + term.decoder}.items():

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from ddpm.base.geometry import Geometry
-from ddpm.base.seeding import generator
+from ddpm.base.noise import normals, stream_keys
 from ddpm.base.units import images_to_x
 from ddpm.data.stream import Batch
 from ddpm.diffusion.denoiser import LEARNED
-from ddpm.diffusion.objectives import LEVEL_SAMPLING, LOSSES, bound_loss, draw_levels, level_probabilities, remember
+from ddpm.diffusion.objectives import LEVEL_SAMPLING, LOSSES, REMEMBERED, bound_loss, draw_levels
 from ddpm.diffusion.schedule import VARIANCES
 from ddpm.model.recipe import Recipe, load_recipe, resolve
 from ddpm.training.learner import Learner, ema_decay, follow, learning_rate
@@ -368,13 +368,13 @@ def test_importance_sampling_goes_on_bit_equal_before_and_after_its_history_is_f
     for number in range(34):
         whole.step(batch(number))
         if number in (3, 11, 30):
-            assert np.isnan(pieces.history).any() == (number == 3)
+            assert bool(pieces.history.table().isnan().any()) == (number == 3)
             pieces = restored(pieces)
         pieces.step(batch(number))
     assert equal(weights_of(whole), weights_of(pieces))
     assert_same_state(whole, pieces)
-    assert not np.isnan(whole.history).any()
-    assert len(set(np.round(level_probabilities(whole.history), 6))) == 3  # it did sample unevenly
+    assert not whole.history.table().isnan().any()
+    assert len(set(np.round(whole.history.probabilities().numpy(), 6))) == 3  # it did sample unevenly
 
 
 def test_a_state_from_before_there_were_histories_is_taken_up():
@@ -394,17 +394,18 @@ def test_a_step_weighs_its_losses_and_remembers_them_unweighted(full: bool):
     """Written out: levels and weights from the history, one loss an image, their weighted mean, and what is kept."""
     learner = speaking(Learner(few_levels(network={"dropout": 0.0}), CPU), 0.1)
     if full:
-        learner.history[:] = np.array([[0.1], [1.0], [4.0]])
-    history, images = learner.history.copy(), batch(0)
-    t, weights = draw_levels(generator("level", 0, 0), 4, level_probabilities(history))
+        learner.history.restore(torch.tensor([[0.1], [1.0], [4.0]]).expand(3, REMEMBERED))
+    history, images, numbers = learner.history.table(), batch(0), torch.arange(4)
+    t, weights = draw_levels(stream_keys("level", 0, numbers), 3, learner.history.probabilities())
     assert bool((weights == 1).all()) != full
-    noise = torch.from_numpy(generator("noise", 0, 0).standard_normal((4, 1, 4, 6), "float32"))
+    noise = normals(stream_keys("noise", 0, numbers), (1, 4, 6))
     with torch.no_grad():
         losses = bound_loss(learner.denoiser, images_to_x(images.images), t, noise=noise)
     learner.step(images)
     assert learner.take_loss() == pytest.approx((weights * losses).mean().item(), rel=1e-6)
-    remember(history, t.numpy(), losses.double().numpy())
-    np.testing.assert_allclose(learner.history, history, rtol=1e-6)
+    for level, loss in zip(t, losses.double(), strict=True):
+        history[level - 1] = torch.cat([history[level - 1][1:], loss[None]])
+    np.testing.assert_allclose(learner.history.table(), history, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("loss", "variance"), TRAINABLE)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ddpm.base.noise import stream_keys
 from ddpm.base.seeding import generator
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.objectives import draw_levels, simple_loss
@@ -18,7 +19,6 @@ from ddpm.diffusion.schedule import make_schedule
 T = 1000
 ALPHA_BAR = torch.from_numpy(np.cumprod(1 - np.linspace(1e-4, 0.02, T)))
 PROCESS = Process(make_schedule())
-UNIFORM = np.full(T, 1 / T)
 
 
 class PixelNetwork(nn.Module):
@@ -44,7 +44,7 @@ def trained(variance: float) -> Denoiser:
     for step in range(steps):
         rng = generator("training", 0, step)
         x0, noise = (torch.from_numpy(rng.standard_normal((256, 1, 4, 4), np.float32)) for _ in range(2))
-        t, _ = draw_levels(rng, 256, UNIFORM)
+        t, _ = draw_levels(stream_keys("level", 0, torch.arange(256 * step, 256 * step + 256)), T)
         loss = simple_loss(denoiser, math.sqrt(variance) * x0, t, noise=noise).mean()
         optimiser.zero_grad()
         loss.backward()

@@ -84,9 +84,7 @@ class Denoiser:
         channels = xt.shape[1]
         return Output(output[:, :channels], output[:, channels:] if output.shape[1] > channels else None)
 
-    def x0(
-        self, xt: Tensor, step: Level, labels: Tensor | None = None, *, chain: Schedule | None = None
-    ) -> Tensor:
+    def x0(self, xt: Tensor, step: Level, labels: Tensor | None = None, *, chain: Schedule | None = None) -> Tensor:
         """The clean image predicted from xt, thresholded; arguments as in `reverse`, None is the full process."""
         chain = self.process.schedule if chain is None else chain
         return self._x0(self.output(xt, levels(chain, step, xt), labels).prediction, xt, step, chain)

@@ -9,12 +9,11 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from ddpm.base.tensors import mean_over_image
+from ddpm.base.noise import halves, uniforms
+from ddpm.base.tensors import float64_on, mean_over_image
 from ddpm.diffusion.bound import term_nats
 from ddpm.diffusion.denoiser import Denoiser, Output
 
@@ -22,15 +21,12 @@ HYBRID_WEIGHT = 1e-3  # of the whole bound beside L_simple (Nichol & Dhariwal 20
 REMEMBERED = 10  # losses kept of each level
 UNIFORM_SHARE = 1e-3  # of the importance-sampled levels, so that none is ever left out
 
-LossHistory = NDArray[np.float64]
-"""(T, REMEMBERED) the last losses met at each level, newest last, NaN where there were none yet."""
-
 
 def simple_loss(denoiser: Denoiser, x0: Tensor, t: Tensor, *, noise: Tensor, labels: Tensor | None = None) -> Tensor:
     """Squared error of the network against its target, averaged over each image (eq. 14).
 
     x0       (B, C, H, W) in [-1, 1]
-    t        (B,) levels in 1..T
+    t        (B,) levels in 1..T, on the device of x0
     noise    (B, C, H, W) standard normal
     labels   (B,) or None
     returns  (B,) float32 or better; the paper's sum over pixels becomes a mean, as in its official code
@@ -73,43 +69,61 @@ LOSSES: dict[str, Objective] = {"simple": simple_loss, "bound": bound_loss, "hyb
 LEVEL_SAMPLING = ("uniform", "importance")
 
 
-def no_history(steps: int) -> LossHistory:
-    """The history before the first loss."""
-    return np.full((steps, REMEMBERED), np.nan)
+def draw_levels(keys: Tensor, steps: int, probabilities: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Draw one level per image: t int64 (B,) in 1..T, and the weights 1 / (T p_t) that keep the loss unbiased, (B,).
 
-
-def remember(history: LossHistory, t: NDArray[np.int64], losses: NDArray[np.float64]) -> None:
-    """Add the losses met at levels t (B,) to a history, in place."""
-    for level, loss in zip(t, losses, strict=True):
-        row = history[level - 1]
-        row[:-1] = row[1:]
-        row[-1] = loss
-
-
-def level_probabilities(history: LossHistory) -> NDArray[np.float64]:
-    """Probability of each level 1..T, (T,): uniform until every level has a full history, then as sqrt(E loss^2).
-
-    That makes the variance of the weighted loss least (Nichol & Dhariwal 2021, eq. 18). Losses that are no numbers, or
-    all zero, also leave it uniform.
+    keys           (B,) streams of random words (base/noise.py), one an image; all is done on their device
+    steps          T
+    probabilities  (T,) of the levels 1..T; None is uniform
     """
-    steps = len(history)
-    uniform = np.full(steps, 1 / steps)
-    if not np.isfinite(history).all() or not history.any():
-        return uniform
-    size = np.sqrt(np.mean(history**2, axis=1))
-    probabilities: NDArray[np.float64] = UNIFORM_SHARE * uniform + (1 - UNIFORM_SHARE) * size / size.sum()
-    return probabilities
+    if probabilities is None:
+        return 1 + (halves(keys, 1)[0][:, 0] * steps >> 32), torch.ones(len(keys), device=keys.device)
+    edges = probabilities.cumsum(0)
+    index = torch.searchsorted(edges[:-1], uniforms(keys).to(edges) * edges[-1], right=True)
+    return index + 1, (1 / (steps * probabilities[index])).float()
 
 
-def draw_levels(
-    generator: np.random.Generator, count: int, probabilities: NDArray[np.float64]
-) -> tuple[Tensor, Tensor]:
-    """Draw one level per image: t int64 (count,) in 1..T, and the weights 1 / (T p_t) that keep the loss unbiased.
+class LossHistory:
+    """The last losses met at each level, on a device, and the probabilities that follow from them.
 
-    probabilities  (T,) of the levels 1..T
+    losses  (T * REMEMBERED + 1,) rings of the levels 1..T, NaN where there were no losses yet; the last takes what is
+            not remembered
+    counts  (T,) how many losses each ring has had
     """
-    steps = len(probabilities)
-    if (probabilities == probabilities[0]).all():
-        return torch.from_numpy(generator.integers(1, steps, size=count, endpoint=True)), torch.ones(count)
-    t = generator.choice(steps, size=count, p=probabilities / probabilities.sum())
-    return torch.from_numpy(t + 1), torch.from_numpy(1 / (steps * probabilities[t])).float()
+
+    def __init__(self, steps: int, device: torch.device) -> None:
+        self.losses = torch.full((steps * REMEMBERED + 1,), math.nan, dtype=float64_on(device), device=device)
+        self.counts = torch.zeros(steps, dtype=torch.int64, device=device)
+
+    def remember(self, t: Tensor, losses: Tensor, sound: Tensor) -> None:
+        """Add the losses (B,) met at levels t (B,), in their order; nothing where the flag `sound` () is not set."""
+        level, place = t - 1, torch.arange(len(t), device=t.device)
+        same = level[:, None] == level
+        before, after = (same & (place < place[:, None])).sum(1), (same & (place > place[:, None])).sum(1)
+        # Of more losses than a ring holds only the last are written: two for one place would come in any order.
+        ring = level * REMEMBERED + (self.counts[level] + before) % REMEMBERED
+        where = torch.where(sound & (after < REMEMBERED), ring, len(self.losses) - 1)
+        self.losses[where] = losses.to(self.losses.dtype)
+        self.counts.index_add_(0, level, sound.expand(len(t)).long())
+
+    def probabilities(self) -> Tensor:
+        """Of the levels 1..T, (T,): uniform until every level has a full ring, then as sqrt(E loss^2).
+
+        That makes the variance of the weighted loss least (Nichol & Dhariwal 2021, eq. 18). Losses that are no numbers,
+        or all zero, also leave it uniform.
+        """
+        rings = self.losses[:-1].reshape(-1, REMEMBERED)
+        size = rings.square().mean(1).sqrt()
+        known = torch.isfinite(rings).all() & (rings != 0).any()
+        share = torch.where(known, size / size.sum(), 1 / len(size))
+        return UNIFORM_SHARE / len(size) + (1 - UNIFORM_SHARE) * share
+
+    def table(self) -> Tensor:
+        """The losses as they are stored: (T, REMEMBERED) float64 on the CPU, newest last."""
+        turned = (self.counts[:, None] + torch.arange(REMEMBERED, device=self.counts.device)) % REMEMBERED
+        return self.losses[:-1].reshape(-1, REMEMBERED).gather(1, turned).cpu().double()
+
+    def restore(self, table: Tensor) -> None:
+        """Become the history whose table this was."""
+        self.losses[:-1] = table.to(self.losses).flatten()
+        self.counts.zero_()

@@ -34,7 +34,7 @@ class Process:
         signal, sigma = self._scales(t, x0)
         return signal * x0 + sigma * noise
 
-    def posterior_mean(self, x0: Tensor, xt: Level, t: Level) -> Tensor:
+    def posterior_mean(self, x0: Tensor, xt: Tensor, t: Level) -> Tensor:
         """The mean of q(x_{t-1} | x_t, x_0) (eq. 7); its variance is schedule.posterior_variance."""
         schedule = self.schedule
         return gather(schedule.posterior_x0, t, x0) * x0 + gather(schedule.posterior_xt, t, xt) * xt
@@ -51,7 +51,7 @@ class Process:
             return signal * noise - sigma * x0
         return self.posterior_mean(x0, self.q_sample(x0, t, noise=noise), t)
 
-    def x0_from(self, prediction: str, output: Level, xt: Level, t: Level) -> Tensor:
+    def x0_from(self, prediction: str, output: Tensor, xt: Tensor, t: Level) -> Tensor:
         """Solve for the clean image from a prediction of eps, x0, v or the posterior mean."""
         known("prediction", prediction, PREDICTIONS)
         if prediction == "x0":

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ddpm.base.files import only_process, whole_file
+from ddpm.base.noise import NOISE_VERSION
 from ddpm.base.npz import read_own_arrays
 from ddpm.base.progress import SILENT, Progress
 from ddpm.base.tensors import Floats, Integers
@@ -145,6 +146,7 @@ def full_sum(model: Model, scoring: Scoring, where: Path) -> FullSum:
         "levels": chain.levels.tolist(),
         "data": [scoring.images.images.fingerprint, _digest(scoring.images.rows.tolist())],
         "seed": scoring.seed,
+        "noise": NOISE_VERSION,
     }
     own, labels = scoring.images.images.labels, scoring.labels
     if labels is not None and (own is None or labels.tolist() != own[scoring.images.rows].tolist()):

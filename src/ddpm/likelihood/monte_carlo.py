@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm.base.progress import Advance, Progress, unheard
 from ddpm.base.noise import normals, stream_keys
+from ddpm.base.progress import Advance, Progress, unheard
 from ddpm.base.tensors import Floats, Integers
 from ddpm.base.units import images_to_x
 from ddpm.data.stream import Reader

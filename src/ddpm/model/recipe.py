@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ddpm.base.fields import complaint
 from ddpm.base.files import read_bytes
 from ddpm.base.geometry import Geometry, check_pixels, parse_size
+from ddpm.base.precision import PRECISIONS
 from ddpm.base.tables import parse_toml
 from ddpm.data.sizing import ALPHA, FITS
 from ddpm.data.sources import ON_BAD_IMAGE
@@ -115,7 +116,8 @@ class Recipe(_Table):
     batch_size: limits.BatchSize = 128
     learning_rate: Rate = 2e-4
     device: str = "auto"
-    precision: Literal["float32", "bfloat16"] = "float32"
+    micro_batch: limits.BatchSize | None = None
+    precision: Literal[*PRECISIONS] = "float32"  # type: ignore[valid-type]
     on_bad_image: Literal[*ON_BAD_IMAGE] = "stop"  # type: ignore[valid-type]
     alpha: Literal[*ALPHA] | None = None  # type: ignore[valid-type]
     image: ImageTable = ImageTable()
@@ -159,7 +161,7 @@ def make_recipe(table: Mapping[str, Any], *, origin: str = "recipe") -> Recipe:
             height, width = parse_size(recipe.size)
             image = recipe.image.model_copy(update={"height": height, "width": width})
             recipe = recipe.model_copy(update={"image": image})
-        for check in (_check_network, _check_objective, _check_geometry):
+        for check in (_check_network, _check_objective, _check_geometry, _check_micro_batch):
             check(recipe)
         limits.check_size(network_size(recipe))
     except ValidationError as error:
@@ -286,6 +288,11 @@ def _check_objective(recipe: Recipe) -> None:
             f'objective.loss = "hybrid" trains a variance, but process.variance = "{variance}" is fixed: set it to '
             '"range".'
         )
+
+
+def _check_micro_batch(recipe: Recipe) -> None:
+    if recipe.micro_batch and recipe.batch_size % recipe.micro_batch:
+        raise InputError(f"micro_batch = {recipe.micro_batch} does not divide batch_size = {recipe.batch_size}.")
 
 
 def _check_geometry(recipe: Recipe) -> None:

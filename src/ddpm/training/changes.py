@@ -8,11 +8,11 @@ from typing import Any
 from ddpm.model.recipe import Recipe
 
 FREE = {
-    *("device", "train_images", "validation"),
+    *("device", "train_images", "validation", "micro_batch"),
     *(f"training.{name}_images" for name in ("log", "sample", "checkpoint", "validate")),
     "training.validation_calls",
 }
-"""Keys that change nothing of what is learned."""
+"""Keys that change nothing of what is learned but its rounding."""
 
 CHANGEABLE = {
     *("seed", "batch_size", "learning_rate", "precision", "network.dropout", "objective.loss", "objective.levels"),

@@ -1,26 +1,29 @@
 """What changes while training: weights, their EMA, the optimiser, and how many images were seen.
 
-Every random number is a function of the recipe's seed and the images seen, so a learner restored from its state goes
-on exactly as one that never stopped.
+Every random number is a function of the recipe's seed and the image's number in the stream, so a learner restored from
+its state goes on exactly as one that never stopped. A step's arithmetic is all on the device: between log lines the CPU
+never waits for it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
+import functools
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ddpm.base.seeding import generator, torch_seeded
+from ddpm.base.noise import NOISE_VERSION, normals, stream_keys, uniforms
+from ddpm.base.precision import computing
 from ddpm.base.tensors import to_device
 from ddpm.base.units import images_to_x
 from ddpm.data.sources import ImageSet
 from ddpm.data.stream import Batch
-from ddpm.diffusion.objectives import LOSSES, draw_levels, level_probabilities, no_history, remember
+from ddpm.diffusion.objectives import LOSSES, LossHistory, draw_levels
 from ddpm.errors import InputError
 from ddpm.model.model import Model, build_denoiser, build_network
 from ddpm.model.recipe import Recipe
@@ -122,7 +125,8 @@ class Learner:
         self._steps: list[_Step] = []
         self._faults: list[dict[str, Any]] = []
         self.network.register_forward_hook(self._see)
-        self.history = no_history(recipe.process.steps if recipe.objective.levels == "importance" else 0)
+        importance = recipe.objective.levels == "importance"
+        self.history = LossHistory(recipe.process.steps, device) if importance else None
 
     def begin(self, images: ImageSet) -> None:
         """Measure, before the first step, what a linear denoiser knows of the images."""
@@ -134,7 +138,8 @@ class Learner:
     def step(self, batch: Batch) -> None:
         """Learn from one batch."""
         try:
-            self._learn(batch)
+            with computing(self.recipe.precision, self.device):
+                self._learn(batch)
         except torch.OutOfMemoryError:
             raise InputError(
                 f"a batch of {len(batch.images)} is too large for the memory of {self.device}: choose a smaller "
@@ -142,32 +147,53 @@ class Learner:
             ) from None
 
     def _learn(self, batch: Batch) -> None:
-        x0 = images_to_x(to_device(batch.images, self.device))
-        classes = self.recipe.network.classes
-        seed, position = self.recipe.seed, self.images_seen
-        labels = None if batch.labels is None or not classes else to_device(self._dropped(batch.labels), self.device)
-        steps = self.recipe.process.steps
-        probabilities = level_probabilities(self.history) if len(self.history) else np.full(steps, 1 / steps)
-        t, weights = draw_levels(generator("level", seed, position), len(x0), probabilities)
-        noise = torch.from_numpy(generator("noise", seed, position).standard_normal(tuple(x0.shape), "float32"))
-        with self._dropout(), torch.autocast(self.device.type, torch.bfloat16, self.recipe.precision == "bfloat16"):
-            losses = LOSSES[self.recipe.objective.loss](
-                self.denoiser, x0, t, noise=to_device(noise, self.device), labels=labels
-            )
-        loss = (losses * to_device(weights, self.device)).mean()
+        count, size = len(batch.images), self.recipe.micro_batch or len(batch.images)
+        numbers = torch.arange(batch.position, batch.position + count, device=self.device)
+        pixels = to_device(batch.images, self.device)
+        labels = None
+        if batch.labels is not None and self.recipe.network.classes:
+            labels = self._dropped(to_device(batch.labels, self.device), numbers)
+        t, weights = self._levels(numbers)
         self.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        parts = []
+        for start in range(0, count, size):
+            rows = slice(start, start + size)
+            part = self._losses(pixels[rows], t[rows], numbers[rows], None if labels is None else labels[rows])
+            ((part * weights[rows]).sum() / count).backward()  # type: ignore[no-untyped-call]
+            parts.append(part.detach())
+        losses = torch.cat(parts)
+        self._finish(t, losses, (losses * weights).mean())
+
+    def _levels(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        probabilities = self.history.probabilities() if self.history else None
+        return draw_levels(self._keys("level", numbers), self.recipe.process.steps, probabilities)
+
+    def _losses(self, pixels: Tensor, t: Tensor, numbers: Tensor, labels: Tensor | None) -> Tensor:
+        """Losses (B,) of images (B, C, H, W) uint8 at levels t (B,), with noise and dropout of their numbers."""
+        x0 = images_to_x(pixels)
+        noise = normals(self._keys("noise", numbers), x0.shape[1:])
+        denoiser = self.denoiser
+        if self.recipe.network.dropout:
+            network = functools.partial(self.network, drops=self._keys("dropout", numbers))
+            denoiser = replace(denoiser, network=network)
+        return LOSSES[self.recipe.objective.loss](denoiser, x0, t, noise=noise, labels=labels)
+
+    def _keys(self, purpose: str, numbers: Tensor) -> Tensor:
+        return stream_keys(purpose, self.recipe.seed, numbers)
+
+    def _finish(self, t: Tensor, losses: Tensor, loss: Tensor) -> None:
+        """Use the gradient, and note what the step was."""
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.training.clip_norm)
-        sound = torch.isfinite(loss.detach()) & torch.isfinite(norm)
+        sound = torch.isfinite(loss) & torch.isfinite(norm)
         self._update(sound)
         self.updates += 1
-        if len(self.history) and sound:
-            remember(self.history, t.numpy(), losses.detach().cpu().double().numpy())
-        self.images_seen += len(x0)
-        self.losses.append(loss.detach())
+        if self.history:
+            self.history.remember(t, losses, sound)
+        self.images_seen += len(t)
+        self.losses.append(loss)
         self.norms.append(norm)
         if self.fused or not sound:
-            self._steps.append(_Step(self.images_seen, t, losses.detach(), loss.detach(), norm))
+            self._steps.append(_Step(self.images_seen, t, losses, loss, norm))
         if len(self._steps) >= KEPT_STEPS:
             self.faults()
 
@@ -198,13 +224,13 @@ class Learner:
         prediction = output.detach()[:, : self.recipe.geometry.channels].float()
         self.variation = prediction.std(dim=(0, 2, 3), correction=0).amax()
 
-    def _dropped(self, labels: Tensor) -> Tensor:
+    def _dropped(self, labels: Tensor, numbers: Tensor) -> Tensor:
         """Classes, some of them replaced by no class, so that the network learns to do without (Ho & Salimans 2022)."""
         share = self.recipe.training.label_dropout
         if not share:
             return labels
-        drop = generator("label dropout", self.recipe.seed, self.images_seen).random(len(labels)) < share
-        return labels.masked_fill(torch.from_numpy(drop), self.recipe.network.classes or 0)
+        drop = uniforms(self._keys("label dropout", numbers)) < share
+        return labels.masked_fill(drop, self.recipe.network.classes or 0)
 
     def mean_loss(self) -> float:
         """The mean of the finite losses since take_loss, summed in float64; NaN if there was none."""
@@ -255,7 +281,8 @@ class Learner:
             "norms": [float(norm) for norm in self.norms],
             "faults": list(self.faults()),
             "optimiser": self.optimiser.state_dict(),
-            "history": torch.from_numpy(self.history),
+            "history": self.history.table() if self.history else torch.empty(0),
+            "noise": NOISE_VERSION,
         }
 
     def restore(self, weights: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
@@ -270,13 +297,8 @@ class Learner:
         self.norms = [torch.tensor(norm, device=self.device) for norm in state.get("norms", [])]
         self._faults = list(state.get("faults", []))
         history = state.get("history")
-        if history is not None and len(history) == len(self.history):  # else levels were drawn otherwise before
-            self.history = history.numpy()
-
-    def _dropout(self) -> contextlib.AbstractContextManager[None]:
-        if not self.recipe.network.dropout:
-            return contextlib.nullcontext()
-        return torch_seeded("dropout", self.recipe.seed, self.images_seen, self.device)
+        if self.history and history is not None and len(history):  # else levels were drawn otherwise before
+            self.history.restore(history)
 
 
 def _finite_mean(values: list[Tensor]) -> float:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ddpm.base.files import only_process
 from ddpm.base.image_io import save_grid
+from ddpm.base.noise import NOISE_VERSION
 from ddpm.base.progress import SILENT, Progress
 from ddpm.data.sources import ImageSet
 from ddpm.data.stream import batches
@@ -144,6 +145,8 @@ class _Run:
         except DamagedFile as error:
             raise DamagedFile(f"{str(error)[:-1]}; without that folder the run goes on from the one before.") from None
         self.progress.say(f"Resuming at {self.seen:,} images: weights, EMA, optimiser and position from {checkpoint}.")
+        if state.get("noise", 1) != NOISE_VERSION:
+            self.progress.say("An older version began this run with other random numbers; from here on it has today's.")
         for sentence in self.folder.record_changes(config.recipe, self.learner.recipe, self.seen):
             self.progress.say(sentence)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ddpm.base.fields import Fields, Whole, check_fields
 from ddpm.base.tensor_files import is_plain, not_finite
-from ddpm.diffusion.objectives import no_history
+from ddpm.diffusion.objectives import REMEMBERED
 from ddpm.errors import DamagedFile
 from ddpm.model.checkpoint import Config
 from ddpm.training.changes import differences, why_not
@@ -43,6 +43,7 @@ class _StateFields(_TensorFields):
     faults: Annotated[list[FaultFields], Field(default_factory=list)]
     optimiser: _OptimiserFields
     history: Tensor | None = None
+    noise: Whole = 1
 
 
 def check_state(state: dict[str, Any], config: Config, learner: Learner, path: Path) -> None:
@@ -67,9 +68,7 @@ def check_state(state: dict[str, Any], config: Config, learner: Learner, path: P
     if any(min(float(one["step"]), float(one["exp_avg_sq"].min())) < 0 for one in moments.values()):
         raise DamagedFile(f"'{path}' is damaged: a mean of squared gradients, or a number of steps, is negative.")
     losses = state.get("history")
-    shapes = {
-        no_history(steps).shape for steps in (0, learner.recipe.process.steps)
-    }  # another rule may have drawn them
+    shapes = [(0,), (0, REMEMBERED), (learner.recipe.process.steps, REMEMBERED)]  # another rule may have drawn them
     if losses is not None and not (any(is_plain(losses, one) for one in shapes) and losses.dtype == torch.float64):
         raise DamagedFile(f"'{path}' is damaged: its history of losses is not of this process.")
 

@@ -218,8 +218,7 @@ def _guessed(scoring: Scoring, level: int, purpose: str, draw: int) -> Iterator[
     for start in range(0, count, scoring.batch_size):
         rows = np.arange(start, min(start + scoring.batch_size, count))
         x0, noise, labels = scoring.inputs(rows, rows + draw * count, purpose)
-        step = torch.full((len(rows),), level)
-        xt = denoiser.process.q_sample(x0, step, noise=noise)
+        xt = denoiser.process.q_sample(x0, level, noise=noise)
         with torch.no_grad(), scoring.guarded():
-            yield x0.cpu(), denoiser.x0(xt, step, labels).cpu()
+            yield x0.cpu(), denoiser.x0(xt, level, labels).cpu()
         scoring.advance(len(rows))

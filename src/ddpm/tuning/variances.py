@@ -164,7 +164,7 @@ def _fit_decoder(scoring: Scoring, calls: Calls, level: int) -> tuple[float, flo
     for start in range(0, len(calls.steps), scoring.batch_size):
         here = slice(start, start + scoring.batch_size)
         x0, noise, labels = scoring.inputs(calls.images[here], calls.numbers[here], "measure noise")
-        xt = denoiser.process.q_sample(x0, torch.full((len(x0),), level), noise=noise)
+        xt = denoiser.process.q_sample(x0, level, noise=noise)
         with torch.no_grad(), scoring.guarded():
             pairs.append((x0, denoiser.reverse(xt, 1, chain=chain, labels=labels).gaussian.mean))
         scoring.advance(len(x0))

@@ -1,0 +1,38 @@
+"""A step made in parts, or with less memory, is the plain step up to rounding; and it stays on its device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ddpm.model.recipe import load_recipe, make_recipe
+from ddpm.training.learner import Learner
+from tests.training.test_learner import batch, few_levels, small, speaking, weights_of
+
+CPU = torch.device("cpu")
+STEPS = 3
+
+
+def after_steps(dtype: torch.dtype, objective: tuple[str, str, str], **changes: object) -> dict[str, torch.Tensor]:
+    """Weights and losses after some steps of 4 images with classes, dropout, and label drop-out."""
+    classes = {"network": {"classes": 3, "dropout": 0.2}, "training": {"warmup_images": 0, "label_dropout": 0.2}}
+    loss, variance, levels = objective
+    recipe = few_levels(loss, variance, levels, **(classes | changes))
+    learner = speaking(Learner(recipe, CPU), 0.1)
+    for network in (learner.network, learner.ema):
+        network.to(dtype)
+    learner.denoiser = replace(learner.denoiser, dtype=dtype)
+    for number in range(STEPS):
+        learner.step(batch(number, classes=3))
+    return weights_of(learner) | {"losses": torch.stack(learner.losses), "norms": torch.stack(learner.norms)}
+
+
+@pytest.mark.parametrize("objective", [("simple", "large", "uniform"), ("hybrid", "range", "importance")])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("changes", [{"micro_batch": 1}, {"micro_batch": 2}], ids=str)
+def test_less_memory_learns_the_same(dtype, tolerance, objective, changes) -> None:
+    plain, found = (after_steps(dtype, objective, **some) for some in ({}, changes))
+    for name, value in plain.items():
+        torch.testing.assert_close(found[name], value, rtol=tolerance, atol=tolerance, msg=name)
