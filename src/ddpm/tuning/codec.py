@@ -221,5 +221,6 @@ def _guessed(scoring: Scoring, level: int, purpose: str, draw: int) -> Iterator[
         step = torch.full((len(rows),), level)
         xt = denoiser.process.q_sample(x0, step, noise=noise)
         with torch.no_grad(), scoring.guarded():
-            yield x0.cpu(), denoiser.x0(xt, step, labels).cpu()
+            guess = denoiser.x0(xt, step, labels)
+        yield x0.cpu(), guess.cpu()
         scoring.advance(len(rows))
