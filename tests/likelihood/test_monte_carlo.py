@@ -82,6 +82,18 @@ def test_a_network_whose_output_is_not_numbers_is_named(wrong: float):
         broken.terms(PLAN, "a test")
 
 
+def test_likelihoods_are_strict_inside_any_autocast():
+    def network(x, time, labels=None):
+        seen.append((torch.ones(1, 1) @ torch.ones(1, 1)).dtype)
+        return x
+
+    seen: list[torch.dtype] = []
+    scoring = scoring_of(SHORT, pixels(6), denoiser={"network": network})
+    with torch.autocast("cpu", torch.bfloat16):
+        scoring.terms(Calls(np.array([0]), np.array([1]), np.array([0])), "noise")
+    assert seen == [torch.float32]
+
+
 def test_too_little_memory_is_said_with_the_batch_size():
     def full(x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         raise torch.OutOfMemoryError

@@ -107,9 +107,15 @@ def test_features_carry_no_gradient_and_leave_the_mode_alone(small: str):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_features_on_a_gpu_are_those_on_the_cpu(small: str):
-    """Up to TF32, which rounds to ten bits."""
     there, here = (open_extractor(small, COLOUR, torch.device(name)) for name in ("cuda", "cpu"))
-    np.testing.assert_allclose(there(IMAGES), here(IMAGES), rtol=1e-2, atol=1e-2)
+    np.testing.assert_allclose(there(IMAGES), here(IMAGES), rtol=1e-5, atol=1e-5)
+
+
+def test_features_are_strict_inside_any_autocast(small: str):
+    extractor = open_extractor(small, COLOUR, CPU)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = extractor(IMAGES)
+    np.testing.assert_array_equal(found, extractor(IMAGES))
 
 
 def test_a_normalised_network_in_evaluation_mode_fits(tmp_path: Path):

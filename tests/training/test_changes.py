@@ -55,6 +55,7 @@ def run(tmp_path: Path) -> RunFolder:
 OTHERS = {
     "device": "auto",
     "validation": "elsewhere",
+    "micro_batch": 2,
     "training.log_images": 8,
     "training.sample_images": 16,
     "training.checkpoint_images": 8,

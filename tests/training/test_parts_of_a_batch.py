@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.training.test_learner import batch, small, speaking, weights_of
 
-from ddpm.model.recipe import load_recipe, make_recipe
 from ddpm.training.learner import Learner
-from tests.training.test_learner import batch, few_levels, small, speaking, weights_of
 
 CPU = torch.device("cpu")
 STEPS = 3
@@ -17,9 +16,14 @@ STEPS = 3
 
 def after_steps(dtype: torch.dtype, objective: tuple[str, str, str], **changes: object) -> dict[str, torch.Tensor]:
     """Weights and losses after some steps of 4 images with classes, dropout, and label drop-out."""
-    classes = {"network": {"classes": 3, "dropout": 0.2}, "training": {"warmup_images": 0, "label_dropout": 0.2}}
     loss, variance, levels = objective
-    recipe = few_levels(loss, variance, levels, **(classes | changes))
+    recipe = small(
+        network={"classes": 3},
+        process={"steps": 3, "beta_start": 0.02, "beta_end": 0.5, "variance": variance},
+        objective={"loss": loss, "levels": levels},
+        training={"warmup_images": 0, "label_dropout": 0.2},
+        **changes,
+    )
     learner = speaking(Learner(recipe, CPU), 0.1)
     for network in (learner.network, learner.ema):
         network.to(dtype)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ddpm.base.noise import normals, stream_keys
+from ddpm.base.precision import STRICT, computing
 from ddpm.base.progress import Advance, Progress, unheard
 from ddpm.base.tensors import Floats, Integers
 from ddpm.base.units import images_to_x
@@ -97,9 +98,10 @@ class Scoring:
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
-        """Turn running out of memory into an InputError."""
+        """Compute in strict float32, and turn running out of memory into an InputError."""
         try:
-            yield
+            with computing(STRICT, self.device):
+                yield
         except torch.OutOfMemoryError:
             raise InputError(
                 f"{self.batch_size} images a call are too many for the memory of {self.device}: choose a smaller batch "

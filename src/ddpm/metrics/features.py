@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ddpm.base.geometry import Geometry
+from ddpm.base.precision import STRICT, computing
 from ddpm.base.seeding import generator
 from ddpm.base.tensors import Floats, to_device
 from ddpm.base.units import LEVELS
@@ -53,7 +54,7 @@ class Extractor:
         """
         if images.dtype != torch.uint8 or tuple(images.shape[1:]) != self.geometry.shape:
             raise InputError(f"'{self.name}' takes uint8 images of {self.geometry}, not {_kind(images)}.")
-        with torch.no_grad():
+        with torch.no_grad(), computing(STRICT, self.device):
             return _rows(self.network(to_device(images, self.device)), len(images), self.name)
 
 
@@ -98,7 +99,7 @@ def _trial_images(geometry: Geometry) -> Tensor:
 
 def _tried(network: Callable[[Tensor], Any], images: Tensor, name: str, device: torch.device) -> Floats:
     try:
-        with torch.no_grad():
+        with torch.no_grad(), computing(STRICT, device):
             found = network(to_device(images, device))
     except NETWORK_ERRORS as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".: ")

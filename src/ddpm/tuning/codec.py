@@ -220,5 +220,6 @@ def _guessed(scoring: Scoring, level: int, purpose: str, draw: int) -> Iterator[
         x0, noise, labels = scoring.inputs(rows, rows + draw * count, purpose)
         xt = denoiser.process.q_sample(x0, level, noise=noise)
         with torch.no_grad(), scoring.guarded():
-            yield x0.cpu(), denoiser.x0(xt, level, labels).cpu()
+            guess = denoiser.x0(xt, level, labels)
+        yield x0.cpu(), guess.cpu()
         scoring.advance(len(rows))
