@@ -112,7 +112,7 @@ class LossHistory:
         That makes the variance of the weighted loss least (Nichol & Dhariwal 2021, eq. 18). Losses that are no numbers,
         or all zero, also leave it uniform.
         """
-        rings = self.losses[:-1].reshape(-1, REMEMBERED)
+        rings = self._newest_last()
         size = rings.square().mean(1).sqrt()
         known = torch.isfinite(rings).all() & (rings != 0).any()
         share = torch.where(known, size / size.sum(), 1 / len(size))
@@ -120,10 +120,14 @@ class LossHistory:
 
     def table(self) -> Tensor:
         """The losses as they are stored: (T, REMEMBERED) float64 on the CPU, newest last."""
-        turned = (self.counts[:, None] + torch.arange(REMEMBERED, device=self.counts.device)) % REMEMBERED
-        return self.losses[:-1].reshape(-1, REMEMBERED).gather(1, turned).cpu().double()
+        return self._newest_last().cpu().double()
 
     def restore(self, table: Tensor) -> None:
         """Become the history whose table this was."""
         self.losses[:-1] = table.to(self.losses).flatten()
         self.counts.zero_()
+
+    def _newest_last(self) -> Tensor:
+        """(T, REMEMBERED), so that its sums are the same whether or not a run was interrupted."""
+        turned = (self.counts[:, None] + torch.arange(REMEMBERED, device=self.counts.device)) % REMEMBERED
+        return self.losses[:-1].reshape(-1, REMEMBERED).gather(1, turned)

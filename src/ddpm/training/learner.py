@@ -281,7 +281,7 @@ class Learner:
             "norms": [float(norm) for norm in self.norms],
             "faults": list(self.faults()),
             "optimiser": self.optimiser.state_dict(),
-            "history": self.history.table() if self.history else torch.empty(0),
+            "history": self.history.table() if self.history else None,
             "noise": NOISE_VERSION,
         }
 

@@ -68,7 +68,7 @@ def check_state(state: dict[str, Any], config: Config, learner: Learner, path: P
     if any(min(float(one["step"]), float(one["exp_avg_sq"].min())) < 0 for one in moments.values()):
         raise DamagedFile(f"'{path}' is damaged: a mean of squared gradients, or a number of steps, is negative.")
     losses = state.get("history")
-    shapes = [(0,), (0, REMEMBERED), (learner.recipe.process.steps, REMEMBERED)]  # another rule may have drawn them
+    shapes = [(0, REMEMBERED), (learner.recipe.process.steps, REMEMBERED)]  # another rule may have drawn them
     if losses is not None and not (any(is_plain(losses, one) for one in shapes) and losses.dtype == torch.float64):
         raise DamagedFile(f"'{path}' is damaged: its history of losses is not of this process.")
 
