@@ -173,7 +173,7 @@ def test_every_verb_is_tried_and_those_that_take_long_show_progress_unless_told_
     assert {name for name in VERBS if name.startswith(("tune", "evaluate"))} <= {k for k, p in shown.items() if p}
 
 
-SAMPLING = {"sampler", "steps", "spacing", "variance", "eta", "threshold", "class_name", "guidance"}
+SAMPLING = {"sampler", "steps", "spacing", "variance", "eta", "threshold", "class_name", "guidance", "precision"}
 
 
 @pytest.mark.parametrize("name", VERBS)

@@ -138,8 +138,8 @@ def sample(
 ) -> NDArray[np.uint8]:
     """Draw one image per seed, the same whatever the batch: uint8 (B, C, H, W).
 
-    how  sampler, steps, spacing, variance, eta, threshold, class_name, guidance: see samplers.Sampling; without any,
-         the paper's chain over all levels
+    how  sampler, steps, spacing, variance, eta, threshold, class_name, guidance, precision: see samplers.Sampling;
+         without any, the paper's chain over all levels
     """
     plan, numbers = plan_for(model, Sampling(**how)), list(seeds)
     with progress_of(progress).stage("Sampling", len(numbers) * plan.chain.steps) as advance:

@@ -30,8 +30,8 @@ class Report:
 
 SAMPLING = "--sampler S --steps 3 --spacing P --eta 0.5 --threshold T"
 HOW = {"sampler": "S", "steps": 3, "spacing": "P", "eta": 0.5, "threshold": "T"}
-MORE = "--variance V --class C --guidance 2"
-MORE_HOW = {"variance": "V", "class_name": "C", "guidance": 2.0}
+MORE = "--variance V --class C --guidance 2 --precision X"
+MORE_HOW = {"variance": "V", "class_name": "C", "guidance": 2.0, "precision": "X"}
 LOADED = "--weights W --device D"
 SIZED = "--size 8x9 --fit F --alpha A"
 SIZED_HOW = {"size": "8x9", "fit": "F", "alpha": "A"}
@@ -68,10 +68,11 @@ PASSED: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     ),
     "evaluate memorisation": (
         "RUN --data SRC",
-        f"--seeds 1 --sampler S --steps 3 --training-data T --out O --batch-size 7 --json {SIZED} {LOADED}",
+        "--seeds 1 --sampler S --steps 3 --precision X --training-data T --out O --batch-size 7 --json "
+        f"{SIZED} {LOADED}",
         "evaluate_memorisation",
-        {"model": "RUN", "data": "SRC", "seeds": [1], "sampler": "S", "steps": 3, "training_data": "T", "out": "O",
-         "batch_size": 7, **SIZED_HOW},
+        {"model": "RUN", "data": "SRC", "seeds": [1], "sampler": "S", "steps": 3, "precision": "X",
+         "training_data": "T", "out": "O", "batch_size": 7, **SIZED_HOW},
     ),
     "tune variance": (
         "RUN",

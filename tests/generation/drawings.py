@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ddpm.base.geometry import Geometry
+from ddpm.base.noise import NOISE_VERSION
 from ddpm.base.progress import Advance
 from ddpm.diffusion.schedule import make_schedule
 from ddpm.generation.draw import plan_for
@@ -52,6 +53,8 @@ class Fake:
             "threshold": "static",
             "guidance": 1.0,
             "class": None,
+            "precision": plan.sampling.precision,
+            "noise": NOISE_VERSION,
         }
 
     def labels_for(self, seeds: Sequence[int], name: str | None = None) -> Tensor | None:

@@ -45,7 +45,7 @@ from ddpm.base.npz import read_own_arrays
 from ddpm.base.tables import signed
 from ddpm.errors import DamagedFile, DdpmError, InputError
 from ddpm.generation.draw import draw, labels_for, plan_for, protocol
-from ddpm.generation.image_folder import FORMAT, open_image_folder, protocol_of, seeds_in
+from ddpm.generation.image_folder import FORMAT, open_image_folder, protocol_of, seeds_in, write_protocol
 from ddpm.generation.resumable import Drawing
 from ddpm.model.model import Model
 from ddpm.samplers.plan import Sampling
@@ -331,6 +331,7 @@ def test_images_drawn_another_way_are_left_alone_and_the_sentence_says_what_diff
         ({"sampler": "ddim"}, "sampler is ancestral there and ddim here"),
         ({"sampler": "ddim", "steps": 4}, "sampler is ancestral there and ddim here"),
         ({"threshold": "none"}, "threshold is static there and none here"),
+        ({"precision": "bfloat16"}, "precision is float32 there and bfloat16 here"),
     ],
 )
 def test_every_choice_of_how_is_told_apart(changes: dict[str, Any], sentence: str, model: Model, tmp_path: Path):
@@ -338,6 +339,19 @@ def test_every_choice_of_how_is_told_apart(changes: dict[str, Any], sentence: st
     drawing(model, [0], base, tmp_path / "images").draw()
     with pytest.raises(InputError, match=sentence):
         drawing(model, [1], dataclasses.replace(base, **changes), tmp_path / "images").missing()
+
+
+@BOTH
+def test_images_from_the_noise_of_an_older_version_are_read_and_never_mixed_with_new_ones(out: str, tmp_path: Path):
+    """Such a version said neither noise nor precision."""
+    stopped(fake(tmp_path / out), after=3)
+    place = tmp_path / place_of(out)
+    old = {key: value for key, value in protocol_of(place).items() if key not in ("noise", "precision")}
+    write_protocol(place, old)
+    for attempt in (fake(tmp_path / out).missing, fake(tmp_path / out).draw):
+        with pytest.raises(InputError, match=f"{place.name}' holds images drawn from the noise of another version"):
+            attempt()
+    assert sum(map(len, open_image_folder(place).batches())) == 3
 
 
 def test_other_weights_are_told_apart(model: Model, tmp_path: Path):

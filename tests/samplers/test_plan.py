@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ddpm.base.geometry import Geometry
+from ddpm.base.noise import NOISE_VERSION
 from ddpm.diffusion.denoiser import REVERSE_VARIANCES, THRESHOLDS, Denoiser, Guided
 from ddpm.diffusion.optimal_variance import Measured
 from ddpm.diffusion.process import Process
@@ -123,6 +124,10 @@ def test_an_eta_for_the_sampler_that_is_chosen_is_judged_by_that_one():
 @pytest.mark.parametrize("guidance", [math.nan, math.inf, -math.inf])
 def test_a_guidance_that_is_no_number_is_refused(guidance: float):
     assert "guidance" in refusal(guidance=guidance)
+
+
+def test_a_precision_is_one_of_those_there_are():
+    assert "float32, tf32, bfloat16" in refusal(precision="float16")
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
@@ -259,6 +264,7 @@ WAYS: list[list[dict[str, Any]]] = [
     [{"guidance": 2.0}],
     [{"guidance": 0.0}],
     [{"guidance": 2.0, "class_name": "b"}],
+    [{"precision": "bfloat16"}, {"precision": "bfloat16", "sampler": "ancestral"}],
     [STEPS, STEPS | {"spacing": "uniform"}],
     [STEPS | {"steps": 6}],
     [STEPS | {"spacing": "quadratic"}],
@@ -347,6 +353,7 @@ def test_a_protocol_names_what_was_chosen_for_the_user(model: Model):
     assert (usual["variance"], usual["eta"], usual["class"]) == ("range", None, None)
     assert (few["sampler"], few["spacing"], few["levels"]) == ("dpm++sde", "tuned", [1.5, 4.25, 7.0, 11.5])
     assert (few["eta"], few["variance"], few["class"]) == (0.4, None, 1)
+    assert (few["precision"], few["noise"]) == ("float32", NOISE_VERSION)
 
 
 def test_timesteps_tuned_after_a_plan_was_made_change_neither_its_images_nor_its_protocol(model: Model):

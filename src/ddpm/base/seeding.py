@@ -8,20 +8,16 @@ is reached at once: that is what makes resuming exact and an image independent o
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ddpm.errors import InputError
 
 MOST_SEEDS = 10_000_000
-WORD = 2**64 - 1
 
 
 def generator(purpose: str, seed: int, position: int = 0) -> np.random.Generator:
@@ -34,30 +30,8 @@ def generator(purpose: str, seed: int, position: int = 0) -> np.random.Generator
     return np.random.Generator(np.random.Philox(key=_key(purpose, seed), counter=position << 64))
 
 
-@functools.lru_cache(maxsize=4096)
 def _key(purpose: str, seed: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{purpose}/{seed}".encode()).digest()[:16], "little")
-
-
-def normal(purpose: str, seeds: Sequence[int], position: int, shape: Sequence[int]) -> Tensor:
-    """Standard normal noise, one independent stream per image.
-
-    seeds    B integers, one per image
-    shape    of one image
-    returns  float32 (B, *shape) on the CPU; row k depends on seeds[k] and position alone
-    """
-    rows = np.empty((len(seeds), *shape), np.float32)
-    if not len(seeds):
-        return torch.from_numpy(rows)
-    stream = generator(purpose, seeds[0], position)
-    fresh: Any = stream.bit_generator.state
-    for row, seed in zip(rows, seeds, strict=True):
-        # One generator, taken to the start of each stream: making one is slow.
-        key = _key(purpose, seed)
-        fresh["state"]["key"] = np.array([key & WORD, key >> 64], np.uint64)
-        stream.bit_generator.state = fresh
-        stream.standard_normal(out=row, dtype=np.float32)
-    return torch.from_numpy(rows)
 
 
 @contextlib.contextmanager

@@ -101,6 +101,7 @@ def fid(
     threshold: options.Threshold = "static",
     class_name: options.ClassName = None,
     guidance: options.Guidance = 1.0,
+    precision: options.Precision = "float32",
     weights: options.Weights = "ema",
     size: options.Size = None,
     fit: options.Fit = None,
@@ -143,6 +144,7 @@ def fid(
         threshold=threshold,
         class_name=class_name,
         guidance=guidance,
+        precision=precision,
     )
     print_report(report, as_json=as_json)
 
@@ -175,6 +177,7 @@ def memorisation(
     seeds: options.Seeds = "0-255",
     sampler: options.Sampler = None,
     steps: options.Steps = None,
+    precision: options.Precision = "float32",
     training_data: Annotated[
         str | None, typer.Option(help="The training images [default: where the run says they are].")
     ] = None,
@@ -204,5 +207,6 @@ def memorisation(
         progress=PROGRESS,
         sampler=sampler,
         steps=steps,
+        precision=precision,
     )
     print_report(report, as_json=as_json)

@@ -80,3 +80,10 @@ Guidance = Annotated[
     float,
     typer.Option(help="Weight of the class: above 1 exaggerates it; twice the calls; needs training.label_dropout."),
 ]
+Precision = Annotated[
+    str,
+    typer.Option(
+        help="What the network computes in: float32 (strict), tf32 or bfloat16; the last two are faster on a GPU, and "
+        "images change a little."
+    ),
+]

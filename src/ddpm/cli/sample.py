@@ -24,6 +24,7 @@ def sample(
     threshold: options.Threshold = "static",
     class_name: options.ClassName = None,
     guidance: options.Guidance = 1.0,
+    precision: options.Precision = "float32",
     weights: options.Weights = "ema",
     device: options.Device = "auto",
     batch_size: options.BatchSize = 64,
@@ -51,5 +52,6 @@ def sample(
         threshold=threshold,
         class_name=class_name,
         guidance=guidance,
+        precision=precision,
     )
     print(f"{len(numbers)} {'image' if len(numbers) == 1 else 'images'} in {out}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ddpm.base.precision import STRICT
 from ddpm.metrics.jackknife import Distance
 from ddpm.model.trained_on import TrainedOn
 
@@ -72,6 +73,7 @@ def _drawn_line(model: dict[str, Any]) -> str:
         f"threshold {model['threshold']}" if model["threshold"] != "static" else "",
         f"class {model['class']}" if model["class"] is not None else "",
         f"guidance {model['guidance']:g}" if model["guidance"] != 1 else "",
+        f"precision {model['precision']}" if model.get("precision", STRICT) != STRICT else "",
     ]
     how = ", ".join([model["sampler"], *filter(None, more)])
     return f"drawn by {how}: {levels}; {model['calls']:,} network calls (NFE) an image"

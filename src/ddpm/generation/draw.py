@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddpm.base.noise import NOISE_VERSION
+from ddpm.base.precision import STRICT, computed_in
 from ddpm.base.progress import Advance, unheard
 from ddpm.base.seeding import generator
 from ddpm.base.units import x_to_images
@@ -72,8 +74,8 @@ def described(model: Model, plan: Plan) -> Iterator[str]:
         f"{model.weights} weights of {model.source}."
     )
     how = plan.sampling
-    usual = (("variance", how.variance, None), ("threshold", how.threshold, "static"), ("guidance", how.guidance, 1.0))
-    extra = [f"{name} {value}" for name, value, default in usual if value != default]
+    usual = {"variance": None, "threshold": "static", "guidance": 1.0, "precision": STRICT}
+    extra = [f"{name} {getattr(how, name)}" for name, value in usual.items() if getattr(how, name) != value]
     if extra:
         yield f"With {', '.join(extra)}{'; the timesteps were tuned without' if plan.spacing == TUNED else ''}."
     if plan.spacing == TUNED:
@@ -100,6 +102,8 @@ def protocol(model: Model, plan: Plan) -> dict[str, Any]:
         "threshold": sampling.threshold,
         "guidance": sampling.guidance,
         "class": None if sampling.class_name is None or label is None else int(label[0]),
+        "precision": sampling.precision,
+        "noise": NOISE_VERSION,
     }
 
 
@@ -152,9 +156,10 @@ def draw_progressively(
 def _states_of(model: Model, plan: Plan, advance: Advance) -> Callable[[Sequence[int]], Iterator[State]]:
     """From the seeds of a batch to its states; side files are read once, here, for all batches."""
     sampling = plan.sampling
-    denoiser = replace(denoiser_for(model, sampling.variance), threshold=sampling.threshold)
+    network = computed_in(sampling.precision, model.device, model.network)
+    denoiser = replace(denoiser_for(model, sampling.variance), threshold=sampling.threshold, network=network)
     if sampling.guidance != 1:
-        guided = Guided(model.network, weight=sampling.guidance, no_label=model.recipe.network.classes or 0)
+        guided = Guided(network, weight=sampling.guidance, no_label=model.recipe.network.classes or 0)
         denoiser = replace(denoiser, network=guided)
 
     def states(seeds: Sequence[int]) -> Iterator[State]:

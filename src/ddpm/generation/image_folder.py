@@ -29,7 +29,7 @@ from ddpm.base.image_io import MODES, MOST_PIXELS, file_name, from_pil
 from ddpm.base.tables import read_signed, signed
 from ddpm.base.tensors import Pixels
 from ddpm.errors import DamagedFile, InputError
-from ddpm.generation.protocol_fields import ADVICE, ClaimFields
+from ddpm.generation.protocol_fields import ADVICE, OLD_NOISE, ClaimFields
 
 FORMAT = "ddpm images"
 FORMAT_VERSION = 1
@@ -115,6 +115,11 @@ def check_protocol(folder: Path, protocol: Mapping[str, Any]) -> None:
     found = protocol_of(folder)
     if found is None:
         raise InputError(f"'{folder}' holds images and no {PROTOCOL_FILE} that says how they were drawn: {ADVICE}.")
+    if found.get("noise", OLD_NOISE) != protocol["noise"]:
+        raise InputError(
+            f"'{folder}' holds images drawn from the noise of another version of ddpm, and the same seeds are other "
+            f"images now: {ADVICE}."
+        )
     for key in {**protocol, **found}:
         there, here = found.get(key), protocol.get(key)
         if there != here:

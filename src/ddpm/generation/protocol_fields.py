@@ -7,12 +7,14 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ddpm.base.fields import Fields, Finite, Whole
+from ddpm.base.precision import STRICT
 
 ADVICE = "choose another output, or remove it"
+OLD_NOISE = 1  # of what says no version, see noise.NOISE_VERSION
 
 
 class ProtocolFields(Fields):
-    """Of draw.protocol."""
+    """Of draw.protocol; older versions say neither precision nor noise, which was the first."""
 
     weights: str
     weights_sha256: str
@@ -27,6 +29,8 @@ class ProtocolFields(Fields):
     threshold: str
     guidance: Finite
     label: Whole | None = Field(alias="class")
+    precision: str = STRICT
+    noise: Annotated[Whole, Field(ge=1)] = OLD_NOISE
 
 
 class ClaimFields(Fields):

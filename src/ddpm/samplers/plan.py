@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+from ddpm.base.precision import PRECISIONS, STRICT
 from ddpm.diffusion.denoiser import REVERSE_VARIANCES, THRESHOLDS
 from ddpm.diffusion.schedule import Schedule
 from ddpm.errors import InputError, known
@@ -59,6 +60,7 @@ class Sampling:
     class_name  the class of all images; None draws one from each seed (if the model takes classes)
     guidance    weight of classifier-free guidance (Ho & Salimans 2022): 1 is the class as it was learned, more
                 exaggerates it, 0 ignores it; for models trained with label drop-out
+    precision   that the network computes in, one of precision.PRECISIONS
     """
 
     sampler: str | None = None
@@ -69,12 +71,14 @@ class Sampling:
     threshold: str = "static"
     class_name: str | None = None
     guidance: float = 1.0
+    precision: str = STRICT
 
     def __post_init__(self) -> None:
         known("sampler", self.sampler, SAMPLERS)
         known("spacing", self.spacing, (*SPACINGS, TUNED))
         known("variance", self.variance, REVERSE_VARIANCES)
         known("threshold", self.threshold, THRESHOLDS)
+        known("precision", self.precision, PRECISIONS)
         if self.steps is not None and self.steps < 1:
             raise InputError(f"steps must be at least 1, not {self.steps}.")
         if self.spacing is not None and self.steps is None:
@@ -112,6 +116,7 @@ class SamplingOptions(TypedDict, total=False):
     threshold: str
     class_name: str | None
     guidance: float
+    precision: str
 
 
 @dataclass(frozen=True, eq=False)

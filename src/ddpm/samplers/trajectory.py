@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ddpm.base.geometry import Geometry
-from ddpm.base.seeding import normal
+from ddpm.base.noise import normals, signed, stream_keys
+from ddpm.base.tensors import to_device
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.samplers.base import State
 from ddpm.samplers.plan import Plan
@@ -24,16 +25,18 @@ def trajectory(
     labels: Tensor | None = None,
     device: torch.device,
 ) -> Iterator[State]:
-    """The states of one batch of chains; the noise is a function of (seed, level) alone.
+    """The states of one batch of chains; the noise is a function of (seed, level) alone, and made on the device.
 
-    seeds   B integers, one an image
+    seeds   B integers, one an image; those that agree modulo 2^64 are one
     labels  (B,) integers or None
 
     All chains start from the noise of level T, whatever the level they start at: an image changes little with N.
     """
 
+    numbers = to_device(torch.tensor([signed(seed) for seed in seeds]), device)
+
     def noise(level: float) -> Tensor:
-        return normal("sample", seeds, _position(level), geometry.shape).to(device)
+        return normals(stream_keys("sample", 0, numbers, _position(level)), geometry.shape)
 
     start = noise(denoiser.process.schedule.steps)
     return plan.sampler(denoiser, start, chain=plan.chain, noise=noise, labels=labels)
@@ -53,5 +56,5 @@ def predicted_images(states: Iterable[State], *, every: int) -> list[Tensor]:
 
 
 def _position(level: float) -> int:
-    """A place in the stream of random numbers: a whole level is its own, a real one its float64's bits."""
+    """The number of a level in the key of its noise: a whole level is its own, a real one has its float64's bits."""
     return int(level) if level == int(level) else int(struct.unpack("<Q", struct.pack("<d", level))[0])
