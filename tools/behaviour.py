@@ -42,7 +42,8 @@ from sklearn.datasets import load_sample_image
 import ddpm
 
 # Below the front door, to be adapted after a move.
-from ddpm.base.seeding import generator, normal, torch_seeded
+from ddpm.base.noise import kept, normals, stream_keys
+from ddpm.base.seeding import generator
 from ddpm.data.stream import batches
 from ddpm.diffusion.schedule import BETAS, make_schedule
 from ddpm.evaluation.full_sum import full_sum
@@ -315,8 +316,8 @@ def tables(name: str) -> dict[str, Any]:
 
 def first_draws(purpose: str) -> tuple[Any, ...]:
     draws = [generator(purpose, 0).standard_normal(16), generator(purpose, 7, 123).integers(0, 2**40, 16)]
-    with torch_seeded(purpose, 1, 2, torch.device("cpu")):
-        return (*draws, normal(purpose, [0, 5], 42, (3, 4)), torch.rand(4))
+    keys = stream_keys(purpose, 1, torch.tensor([0, 5]), 42)
+    return (*draws, normals(keys, (3, 4)), kept(keys, (1, 2, 3), 0.5))
 
 
 for name in ("digits:train", "digits:test", "digits:test[10:-20]", "pictures", "pictures[2:-1]"):

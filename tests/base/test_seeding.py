@@ -6,14 +6,11 @@ import itertools
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddpm.base.seeding import generator, parse_seeds, torch_seeded
+from ddpm.base.seeding import generator, parse_seeds
 from ddpm.errors import InputError
-
-CPU = torch.device("cpu")
 
 
 def test_a_stream_repeats_and_differs_with_purpose_seed_and_position():
@@ -41,25 +38,6 @@ def test_the_numbers_do_not_change_from_one_release_to_the_next():
     """Keyed by SHA-256 of "sample/17", counter 1000 in the second word: a change makes every order, subset and class
     another."""
     assert generator("sample", 17, 1000).integers(2**32, size=3).tolist() == [1333409179, 658352827, 294378502]
-
-
-def test_seeding_torch_is_a_function_of_its_arguments_and_puts_the_old_state_back():
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
-    draws = []
-    for purpose, seed, position in [("dropout", 1, 2), ("dropout", 1, 2), ("dropout", 1, 3), ("dropout", 2, 2)]:
-        with torch_seeded(purpose, seed, position, CPU):
-            draws.append(torch.rand(4))
-    assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(draws[0], draws[1])
-    assert len({tuple(draw.tolist()) for draw in draws}) == 3
-
-
-def test_seeding_torch_puts_the_old_state_back_after_an_error():
-    before = torch.get_rng_state()
-    with pytest.raises(RuntimeError), torch_seeded("dropout", 1, 2, CPU):
-        torch.rand(1) @ torch.rand(2)
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 # ---- reading seeds --------------------------------------------------------------------------------------------------

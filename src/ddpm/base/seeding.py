@@ -1,19 +1,16 @@
-"""Randomness as a pure function of (purpose, seed, position): no global state, the same on every device.
+"""Choices made on the host, such as the order of images: a pure function of (purpose, seed, position).
 
-Every random number of the project comes from NumPy's counter-based Philox generator. Its key is a hash of the
-purpose and the seed, its counter holds the position (images seen, or a diffusion level), so any point of any stream
-is reached at once: that is what makes resuming exact and an image independent of its batch.
+They come from NumPy's counter-based Philox generator. Its key is a hash of the purpose and the seed, its counter holds
+the position, so any point of any stream is reached at once: that is what makes resuming exact. What is random in images
+and networks is made on their device (noise.py).
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import re
-from collections.abc import Iterator
 
 import numpy as np
-import torch
 
 from ddpm.errors import InputError
 
@@ -23,7 +20,7 @@ MOST_SEEDS = 10_000_000
 def generator(purpose: str, seed: int, position: int = 0) -> np.random.Generator:
     """The random stream at one position.
 
-    purpose   what the numbers are for ("order", "noise", ...): streams of two purposes never meet
+    purpose   what the numbers are for ("order", "flip", ...): streams of two purposes never meet
     seed      any integer
     position  non-negative; streams at different positions do not overlap within 2**64 blocks
     """
@@ -32,16 +29,6 @@ def generator(purpose: str, seed: int, position: int = 0) -> np.random.Generator
 
 def _key(purpose: str, seed: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{purpose}/{seed}".encode()).digest()[:16], "little")
-
-
-@contextlib.contextmanager
-def torch_seeded(purpose: str, seed: int, position: int, device: torch.device) -> Iterator[None]:
-    """Seed PyTorch's own generator for the block (dropout takes no other), and put the old state back after it."""
-    word = int(generator(purpose, seed, position).integers(2**63))
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(word)
-        yield
 
 
 def parse_seeds(text: str) -> list[int]:
