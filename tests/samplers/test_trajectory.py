@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor
 from ddpm.base.geometry import Geometry
 from ddpm.base.noise import NOISE_VERSION
 from ddpm.base.units import x_to_images
-from ddpm.diffusion.denoiser import Denoiser
+from ddpm.diffusion.denoiser import Denoiser, Guided, Network
 from ddpm.diffusion.process import PREDICTIONS, Process
 from ddpm.diffusion.schedule import VARIANCES, make_schedule
 from ddpm.generation.draw import draw_progressively, labels_for, plan_for
@@ -23,6 +24,7 @@ from ddpm.networks.unet import UNet
 from ddpm.samplers.base import State
 from ddpm.samplers.plan import SAMPLERS, Sampling, plan
 from ddpm.samplers.trajectory import trajectory
+from devices import OnCpu
 from scorings import drawn
 
 CPU = torch.device("cpu")
@@ -201,6 +203,50 @@ def test_noise_of_a_whole_chain_is_standard_normal_and_uncorrelated():
     assert abs(z @ z.T / 256 - np.diag((z**2).mean(1))).max() < 6 / 16, "no two levels share their noise"
     assert abs((z[:, 1:] * z[:, :-1]).mean()) < 4 / n**0.5
     assert abs(np.mean(np.sort(z.ravel())[int(0.975 * n)] - 1.959964)) < 4 * (0.975 * 0.025 / n) ** 0.5 / 0.0584
+
+
+META = torch.device("meta")
+STEPS_OF = [
+    *((sampler, {}) for sampler in SAMPLERS),
+    ("ancestral", {"variance": "range"}),
+    ("ancestral", {"prediction": "mean"}),
+    ("ancestral", {"prediction": "v", "threshold": "dynamic"}),
+    ("dpm++", {"prediction": "x0", "threshold": "none"}),
+]
+
+
+@pytest.mark.parametrize(("sampler", "options"), STEPS_OF)
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_no_step_makes_a_tensor_on_the_cpu(sampler: str, options: dict[str, Any], guidance: float):
+    """After the first steps, which bring the tables to the device: a small step costs no copy and no waiting."""
+    network: Network = outputs
+    if guidance != 1:
+        network = Guided(outputs, guidance, no_label=3)
+    denoiser = Denoiser(network, Process(make_schedule()), **options)
+    labels = torch.zeros(5, dtype=torch.int64, device=META)
+    found = plan(Sampling(sampler, 4), make_schedule())
+    states = trajectory(denoiser, GEOMETRY, range(5), found, labels=labels, device=META)
+    shapes = [next(states).x.shape, next(states).x.shape]
+    with OnCpu() as mode:
+        shapes += [state.x.shape for state in states]
+    assert shapes == [(5, *GEOMETRY.shape)] * 4
+    assert mode.seen == []
+
+
+@pytest.mark.parametrize(
+    "made", [lambda: torch.tensor([1.0]), lambda: torch.from_numpy(np.ones(1)), lambda: torch.ones(1)]
+)
+def test_a_tensor_that_a_step_makes_on_the_cpu_would_be_seen(made: Callable[[], Tensor]):
+    with OnCpu() as mode:
+        made().to(META)
+    assert (1,) in mode.seen[-1][1]
+
+
+def outputs(x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+    """Of a network with a spread, on the device of all its inputs."""
+    assert labels is not None
+    assert {x.device, time.device, labels.device} == {META}
+    return torch.cat([x, x], dim=1) * (time + labels).to(x.dtype).reshape(-1, 1, 1, 1)
 
 
 # ---- options --------------------------------------------------------------------------------------------------------

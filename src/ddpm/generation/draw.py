@@ -18,16 +18,18 @@ from ddpm.base.precision import STRICT, computed_in
 from ddpm.base.progress import Advance, unheard
 from ddpm.base.seeding import generator
 from ddpm.base.units import x_to_images
-from ddpm.diffusion.denoiser import OPTIMAL, Guided
+from ddpm.diffusion.denoiser import OPTIMAL, Guided, Network
 from ddpm.errors import InputError
 from ddpm.model.model import Model
 from ddpm.model.timesteps import SIDECAR, tuned_for
 from ddpm.model.variances import denoiser_for, read_variances
+from ddpm.networks.replayed import Replayed
 from ddpm.samplers.base import State
 from ddpm.samplers.plan import TUNED, Plan, Sampling, plan
 from ddpm.samplers.trajectory import predicted_images, trajectory
 
 MOST_SHOWN = 20  # levels in a sentence
+LEAST_REPLAYED = 30  # network calls from which recording one of them pays
 
 
 def plan_for(model: Model, sampling: Sampling) -> Plan:
@@ -115,8 +117,9 @@ def draw_batches(
     batch_size  images drawn at a time; it changes none of them
     advance     told after every step of a batch how many images are in it
     """
-    states = _states_of(model, plan, advance)
-    for part in _parts(seeds, batch_size):
+    parts = _parts(seeds, batch_size)
+    states = _states_of(model, plan, advance, len(parts))
+    for part in parts:
         (last,) = collections.deque(states(part), maxlen=1)
         yield part, x_to_images(last.x)
 
@@ -146,21 +149,23 @@ def draw_progressively(
     returns  uint8 (B, up to slots, C, H, W) on the CPU, noisiest first, the finished image last
     """
     every = math.ceil(model.recipe.process.steps / slots)
-    states, rows = _states_of(model, plan, advance), []
-    for part in _parts(seeds, batch_size):
+    parts = _parts(seeds, batch_size)
+    states, rows = _states_of(model, plan, advance, len(parts)), []
+    for part in parts:
         found = predicted_images(states(part), every=every)
         rows.append(torch.stack([x_to_images(x0) for x0 in reversed(found)], dim=1))
     return torch.cat(rows)
 
 
-def _states_of(model: Model, plan: Plan, advance: Advance) -> Callable[[Sequence[int]], Iterator[State]]:
+def _states_of(model: Model, plan: Plan, advance: Advance, batches: int) -> Callable[[Sequence[int]], Iterator[State]]:
     """From the seeds of a batch to its states; side files are read once, here, for all batches."""
     sampling = plan.sampling
-    network = computed_in(sampling.precision, model.device, model.network)
-    denoiser = replace(denoiser_for(model, sampling.variance), threshold=sampling.threshold, network=network)
+    network: Network = computed_in(sampling.precision, model.device, model.network)
+    if model.device.type == "cuda" and batches * plan.calls >= LEAST_REPLAYED:
+        network = Replayed(network)
     if sampling.guidance != 1:
-        guided = Guided(network, weight=sampling.guidance, no_label=model.recipe.network.classes or 0)
-        denoiser = replace(denoiser, network=guided)
+        network = Guided(network, weight=sampling.guidance, no_label=model.recipe.network.classes or 0)
+    denoiser = replace(denoiser_for(model, sampling.variance), threshold=sampling.threshold, network=network)
 
     def states(seeds: Sequence[int]) -> Iterator[State]:
         labels = labels_for(model, seeds, sampling.class_name)
