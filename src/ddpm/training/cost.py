@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddpm.data.stream import Batch
 from ddpm.model.model import build_network, resolve_device
 from ddpm.model.recipe import Recipe, changed
 from ddpm.training.learner import Learner
+from ddpm.training.step_memory import peak_memory
 
 PROBE_MACS = 2e10
 PROBE_SECONDS = 1.0
@@ -26,7 +25,7 @@ class Cost:
 
     parameters         of the network
     macs               multiply-adds of one network call on one image
-    memory             bytes: weights, their EMA, gradients, optimiser, and the activations of a batch
+    memory             bytes at the peak of a training step on a GPU, see training.step_memory
     images_per_second  while training on this machine, measured on a few images (smaller ones if they are large)
     seconds            for the whole run at that speed
     """
@@ -42,30 +41,19 @@ def estimate_cost(recipe: Recipe) -> Cost:
     """Estimate the cost of a resolved recipe; no data is needed."""
     with torch.device("meta"):
         parameters = sum(p.numel() for p in build_network(recipe).parameters())
-    macs, activations = _count(recipe)
-    memory = 4 * 5 * parameters + activations * recipe.batch_size
+    macs = _count(recipe)
     speed = _images_per_second(recipe, macs)
-    return Cost(parameters, macs, memory, speed, recipe.train_images / speed)
+    return Cost(parameters, macs, peak_memory(recipe), speed, recipe.train_images / speed)
 
 
-def _count(recipe: Recipe) -> tuple[int, int]:
-    """Multiply-adds of one call on one image, and the bytes its backward pass keeps, without computing anything."""
-    saved: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        saved[storage._cdata] = storage.nbytes()
-        return tensor
-
-    with torch.device("meta"):
+def _count(recipe: Recipe) -> int:
+    """Multiply-adds of one call on one image, without computing anything."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
         network = build_network(recipe)
         x = torch.empty(1, *recipe.geometry.shape)
         labels = torch.empty(1, dtype=torch.long) if recipe.network.classes else None
-    weights = sum(p.untyped_storage().nbytes() for p in network.parameters())
-    with FlopCounterMode(display=False) as counter, saved_tensors_hooks(keep, lambda tensor: tensor):
         network(x, torch.zeros(1), labels)
-    bytes_kept = max(sum(saved.values()) - weights, 0)
-    return counter.get_total_flops() // 2, bytes_kept // (2 if recipe.precision == "bfloat16" else 1)
+    return int(counter.get_total_flops()) // 2
 
 
 def _images_per_second(recipe: Recipe, macs: int) -> float:
