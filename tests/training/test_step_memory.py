@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from ddpm.data.stream import Batch
 from ddpm.model.recipe import Recipe, changed, load_recipe, resolve
 from ddpm.training.learner import Learner
-from ddpm.training.step_memory import LiveBytes, peak_memory
+from ddpm.training.step_memory import LiveBytes, blank_batch, peak_memory
 
 TINY = {
     "batch_size": 64,
@@ -36,10 +35,9 @@ def allocated(work: Callable[[], object]) -> int:
 
 
 def train(recipe: Recipe) -> None:
-    images = torch.zeros(recipe.batch_size, *recipe.geometry.shape, dtype=torch.uint8)
-    learner = Learner(recipe, torch.device("cpu"))
+    learner, batch = Learner(recipe, torch.device("cpu")), blank_batch(recipe)
     for _ in range(2):
-        learner.step(Batch(images, None, 0, np.arange(recipe.batch_size)))
+        learner.step(batch)
 
 
 def test_the_estimate_is_the_peak_of_the_allocator():

@@ -5,15 +5,13 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ddpm.data.stream import Batch
 from ddpm.model.model import build_network, resolve_device
 from ddpm.model.recipe import Recipe, changed
 from ddpm.training.learner import Learner
-from ddpm.training.step_memory import peak_memory
+from ddpm.training.step_memory import blank_batch, peak_memory
 
 PROBE_MACS = 2e10
 PROBE_SECONDS = 1.0
@@ -48,10 +46,11 @@ def estimate_cost(recipe: Recipe) -> Cost:
 
 def _count(recipe: Recipe) -> int:
     """Multiply-adds of one call on one image, without computing anything."""
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+    with torch.device("meta"):
         network = build_network(recipe)
         x = torch.empty(1, *recipe.geometry.shape)
         labels = torch.empty(1, dtype=torch.long) if recipe.network.classes else None
+    with FlopCounterMode(display=False) as counter:
         network(x, torch.zeros(1), labels)
     return int(counter.get_total_flops()) // 2
 
@@ -66,9 +65,8 @@ def _images_per_second(recipe: Recipe, macs: int) -> float:
             height, width = recipe.geometry.size
             recipe, share = changed(recipe, {"size": f"{height // 2}x{width // 2}"}), share / 4
         batch_size = max(1, min(batch_size, int(PROBE_MACS / (macs * share))))
-    learner = Learner(recipe, device)
-    images = torch.zeros(batch_size, *recipe.geometry.shape, dtype=torch.uint8)
-    batch = Batch(images, torch.zeros(batch_size, dtype=torch.long), 0, np.arange(batch_size))
+    recipe = changed(recipe, {"batch_size": batch_size})
+    learner, batch = Learner(recipe, device), blank_batch(recipe)
     start, steps = 0.0, -1  # the first step sets things up and is not timed
     while steps < 1 or time.perf_counter() - start < PROBE_SECONDS:
         learner.step(batch)

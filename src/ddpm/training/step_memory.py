@@ -84,15 +84,21 @@ class _AsOnCuda(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def blank_batch(recipe: Recipe) -> Batch:
+    """A batch of black images, of class 0 if there are classes."""
+    count = recipe.batch_size
+    images = torch.zeros(count, *recipe.geometry.shape, dtype=torch.uint8)
+    labels = torch.zeros(count, dtype=torch.long) if recipe.network.classes else None
+    return Batch(images, labels, 0, np.arange(count))
+
+
 def peak_memory(recipe: Recipe) -> int:
     """Bytes at the peak of a training step of a resolved recipe on a GPU."""
     plain = changed(recipe, {"precision": "float32", "objective": {"levels": "uniform"}})
-    count, classes = recipe.batch_size, recipe.network.classes
-    images = torch.zeros(count, *recipe.geometry.shape, dtype=torch.uint8)
-    batch = Batch(images, torch.zeros(count, dtype=torch.long) if classes else None, 0, np.arange(count))
-    live = LiveBytes()
+    live, batch = LiveBytes(), blank_batch(recipe)
     with live, _AsOnCuda(recipe.precision == "bfloat16"):
-        learner = Learner(plain, META)
+        with META:
+            learner = Learner(plain, META)
         for _ in range(STEPS):
             learner.step(batch)
     return live.peak
