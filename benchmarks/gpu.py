@@ -1,4 +1,4 @@
-"""What one NVIDIA GPU does with ddpm, beside diffusers' network of the same shape: speed, memory, agreement with the CPU.
+"""What one NVIDIA GPU does with ddpm, beside diffusers' network of the same shape: speed, memory, agreement.
 
     python benchmarks/gpu.py [--part eager,loop] [--out results/gpu.json]
 

@@ -21,10 +21,10 @@ CASES: Sequence[tuple[str, dict[str, Any]]] = (
     ("cifar10", {"batch_size": 128, "precision": "bfloat16"}),
     ("cifar10", {"batch_size": 512, "precision": "bfloat16"}),
     ("cifar10", {"batch_size": 512, "precision": "bfloat16", "micro_batch": 128}),
-    ("cifar10", {"batch_size": 512, "precision": "bfloat16", "checkpointing": True}),
+    ("cifar10", {"batch_size": 512, "precision": "bfloat16"}),
     ("lsun-bedroom-256", {"batch_size": 8, "precision": "tf32"}),
     ("lsun-bedroom-256", {"batch_size": 16, "precision": "bfloat16"}),
-    ("lsun-bedroom-256", {"batch_size": 64, "precision": "bfloat16", "micro_batch": 16, "checkpointing": True}),
+    ("lsun-bedroom-256", {"batch_size": 64, "precision": "bfloat16", "micro_batch": 16}),
     ("lsun-bedroom-256-large", {"batch_size": 8, "precision": "bfloat16"}),
 )
 

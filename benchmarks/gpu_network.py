@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-from on_device import Arithmetic, Bench, Figures, arithmetic, forward, table, training_step
+from on_device import Arithmetic, Bench, Figures, arithmetic, forward, table, training_step, whole_step
 from torch import nn
 from twins import Twin
 
 from ddpm.base.precision import PRECISIONS, computing
 from ddpm.errors import InputError
 from ddpm.model.model import build_network
-from ddpm.networks.compiled import compile_network
 from ddpm.training.learner import Learner
-from ddpm.training.step_memory import blank_batch
 
 OURS, WHOLE, THEIRS, BEST = "our network", "our whole step", "diffusers", "diffusers, channels-last, fused Adam"
 COLUMNS = (OURS, WHOLE, THEIRS, BEST)
@@ -38,7 +36,7 @@ def eager(bench: Bench) -> Figures:
                 if precision == LOW:
                     works[BEST] = _work(bench, what, batch, precision, best, lean=True)
                 if what == TRAINING:
-                    works[WHOLE] = _whole_step(_learner(bench, batch, precision))
+                    works[WHOLE] = whole_step(_learner(bench, batch, precision))
                 rows.append(_row(bench, what, batch, precision, works, cost, peak))
                 del works
                 bench.forget()
@@ -47,12 +45,14 @@ def eager(bench: Bench) -> Figures:
 
 def compiled(bench: Bench) -> Figures:
     """The same by torch.compile in bfloat16, and how long each compilation takes."""
+    from ddpm.networks.compiled import compile_network
+
     peak, batch = bench.gemm_peak(), bench.batches(512)[0]
     cost, rows, said = arithmetic(bench.recipe()), [], []
     for what in (TRAINING, FORWARD):
         if what == TRAINING:
             learner = _learner(bench, batch, LOW)
-            name, network, ours = WHOLE, learner.network, _whole_step(learner)
+            name, network, ours = WHOLE, learner.network, whole_step(learner)
         else:
             name, network = OURS, build_network(bench.recipe()).to(bench.device)
             ours = _work(bench, what, batch, LOW, network)
@@ -72,12 +72,6 @@ def _best(bench: Bench) -> Twin:
 
 def _learner(bench: Bench, batch: int, precision: str) -> Learner:
     return Learner(bench.recipe(batch_size=batch, precision=precision), bench.device)
-
-
-def _whole_step(learner: Learner) -> Work:
-    """Our learner's step: noise, loss, clipping, Adam, EMA, as in a run."""
-    batch = blank_batch(learner.recipe)
-    return lambda: learner.step(batch)
 
 
 def _work(bench: Bench, what: str, batch: int, precision: str, network: nn.Module, *, lean: bool = False) -> Work:

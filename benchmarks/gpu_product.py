@@ -17,14 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from on_device import Bench, Figures, forward, table
+from on_device import Bench, Figures, forward, table, whole_step
 
 import ddpm
 from ddpm.base.precision import PRECISIONS, computed_in
 from ddpm.model.model import Model
 from ddpm.training.learner import Learner
 from ddpm.training.run_folder import RunFolder
-from ddpm.training.step_memory import blank_batch
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "fashion-mnist"
 CALLS = 10  # network calls of an image
@@ -40,12 +39,10 @@ def loop(bench: Bench) -> Figures:
     with _noise_images(bench) as data:
         for batch in bench.batches(128, 512):
             for precision in PRECISIONS[-1:] if bench.tiny else PRECISIONS[1:]:
-                settings = {"batch_size": batch, "precision": precision, "compile": "off"}
+                settings = {"batch_size": batch, "precision": precision}
                 every = {"log_images": batch * steps // LINES}
                 recipe = bench.recipe(data=str(data), train_images=batch * steps, training=every, **settings)
-                learner, black = Learner(recipe, bench.device), blank_batch(recipe)
-                bare = batch / bench.alternate({"step": lambda: learner.step(black)})["step"]  # noqa: B023
-                del learner
+                bare = batch / bench.alternate({"step": whole_step(Learner(recipe, bench.device))})["step"]
                 with tempfile.TemporaryDirectory() as folder:
                     run = ddpm.train(recipe, out=Path(folder) / "run", progress=False)
                     lines = RunFolder(run).metrics.lines()[1:]
@@ -150,14 +147,10 @@ def _bound(model: Model, data: Path, calls: int) -> float:
 
 def printed_loop(figures: Figures) -> str:
     """The loop against the bare step."""
-    lines = [
-        [
-            f"train, batch {row['batch_size']}, {row['precision']}",
-            *(f"{row[key]:,.0f}" for key in ("loop", "bare_step")),
-        ]
-        + [f"{row['share']:.3f}"]
-        for row in figures["rows"]
-    ]
+    lines = []
+    for row in figures["rows"]:
+        speeds = [f"{row[key]:,.0f}" for key in ("loop", "bare_step")]
+        lines.append([f"train, batch {row['batch_size']}, {row['precision']}", *speeds, f"{row['share']:.3f}"])
     start = f"First step {figures['first_step_seconds']} s after the command `ddpm train`."
     return f"{table(['images/s', 'loop', 'bare step', 'loop / step'], lines)}\n\n{start}"
 

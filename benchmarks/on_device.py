@@ -15,6 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ddpm.model.model import build_network
 from ddpm.model.recipe import Recipe, changed, load_recipe, resolve
+from ddpm.training.learner import Learner
+from ddpm.training.step_memory import blank_batch
 
 WARM_UP = 3  # calls of each work that do not count: libraries choose their kernels, allocators grow
 BLOCK_SECONDS = 0.1  # how long a work is timed at a time, so that waiting for the device counts little
@@ -119,6 +121,12 @@ def training_step(network: nn.Module, optimiser: torch.optim.Optimizer, x: Tenso
         optimiser.step()
 
     return work
+
+
+def whole_step(learner: Learner) -> Callable[[], None]:
+    """Our learner's step: noise, loss, clipping, Adam, EMA, as in a run."""
+    batch = blank_batch(learner.recipe)
+    return lambda: learner.step(batch)
 
 
 def forward(network: nn.Module, x: Tensor, t: Tensor) -> Callable[[], Tensor]:
