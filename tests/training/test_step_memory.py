@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from ddpm.errors import InputError
 from ddpm.model.recipe import Recipe, changed, load_recipe, resolve
 from ddpm.training.learner import Learner
 from ddpm.training.step_memory import LiveBytes, blank_batch, peak_memory
@@ -60,3 +61,22 @@ def test_bytes_count_while_their_tensor_lives():
         assert live.now == 0
         torch.zeros(1)  # a whole block all the same
     assert (live.now, live.peak) == (0, 1024 + 512)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({}, '64 images .* memory of cpu: set micro_batch = 32 or precision = "bfloat16", or a smaller batch_size'),
+        ({"batch_size": 96, "micro_batch": 32, "precision": "bfloat16"}, "32 images .*: set micro_batch = 16, or"),
+        ({"batch_size": 1, "precision": "bfloat16"}, "1 images .*: choose a narrower network or smaller images"),
+    ],
+)
+def test_a_step_that_memory_does_not_hold_is_refused_with_the_keys_that_help(settings: dict[str, Any], sentence: str):
+    learner = Learner(tiny(**settings), torch.device("cpu"))
+
+    def full(*given: object) -> None:
+        raise torch.OutOfMemoryError
+
+    learner.network.register_forward_pre_hook(full)
+    with pytest.raises(InputError, match=sentence):
+        learner.step(blank_batch(learner.recipe))
