@@ -1,7 +1,8 @@
 """Images per second of our U-Net against diffusers' UNet2DModel of the same architecture, in turn in one process.
 
 Both nets have the same shapes and parameter count; each round times one training step and one forward pass of both,
-so that a machine whose speed drifts slows both. The figure is the ratio (ours / theirs) per round, by median.
+so that a machine whose speed drifts slows both. The figure is the ratio (ours / theirs) per round, by median. Two
+networks: a narrow one for CIFAR-10, and the `fashion-mnist` recipe's, whose time goes into calls more than arithmetic.
 
     python benchmarks/throughput.py [--seconds 60] [--write]
 """
@@ -12,69 +13,30 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from diffusers import UNet2DModel
+from on_device import forward, training_step
 from record import write_result
+from twins import Twin
 
 from ddpm.model.model import build_network
-from ddpm.model.recipe import load_recipe, resolve
+from ddpm.model.recipe import Recipe, load_recipe, resolve
 
 BATCH = 32
+NARROW = {"channels": 64, "multipliers": [1, 2, 2], "blocks": 1, "groups": 32, "attention_levels": [1], "dropout": 0.0}
 
 
-def networks() -> tuple[torch.nn.Module, torch.nn.Module, tuple[int, int, int]]:
-    """Ours and theirs: 64 channels, multipliers 1, 2, 2, attention at 16 x 16, 32 x 32 RGB."""
-    table = {"channels": 64, "multipliers": [1, 2, 2], "blocks": 1, "groups": 32, "attention_levels": [1], "classes": 0}
-    recipe = load_recipe("cifar10", {"network": {**table, "dropout": 0.0}})
-    theirs = UNet2DModel(
-        sample_size=32,
-        block_out_channels=(64, 128, 128),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-        freq_shift=1,
-        flip_sin_to_cos=False,
-        norm_eps=1e-6,
-        downsample_padding=0,
-        attention_head_dim=None,
-    )
-    return build_network(resolve(recipe, recipe.geometry, 0)), theirs, recipe.geometry.shape
-
-
-def training_step(network: torch.nn.Module, x: torch.Tensor, t: torch.Tensor) -> None:
-    """Forward, backward, Adam's step."""
-    optimiser = optimisers[network]
-    optimiser.zero_grad()
-    output(network(x, t)).square().mean().backward()
-    optimiser.step()
-
-
-@torch.no_grad()
-def forward(network: torch.nn.Module, x: torch.Tensor, t: torch.Tensor) -> None:
-    """One network call."""
-    network(x, t)
-
-
-def output(result: object) -> torch.Tensor:
-    """diffusers wraps its tensor."""
-    return result if isinstance(result, torch.Tensor) else result.sample  # type: ignore[attr-defined]
-
-
-optimisers: dict[torch.nn.Module, torch.optim.Optimizer] = {}
-
-
-def compare(work: Callable[..., None], nets: list[torch.nn.Module], shape: tuple[int, ...], seconds: float) -> dict:
-    """Time both in turn for about so many seconds."""
-    x, t = torch.randn(BATCH, *shape), torch.randint(0, 1000, (BATCH,))
+def compare(works: list[Callable[[], object]], seconds: float) -> dict[str, Any]:
+    """Time both, ours first, in turn for about so many seconds."""
     speeds: list[list[float]] = [[], []]
-    for network in nets:
-        work(network, x, t)
+    for work in works:
+        work()
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(speeds[0]) < 5:
-        for network, speed in zip(nets, speeds, strict=True):
+        for work, speed in zip(works, speeds, strict=True):
             start = time.perf_counter()
-            work(network, x, t)
+            work()
             speed.append(BATCH / (time.perf_counter() - start))
     ratios = [ours / theirs for ours, theirs in zip(*speeds, strict=True)]
     return {
@@ -86,23 +48,28 @@ def compare(work: Callable[..., None], nets: list[torch.nn.Module], shape: tuple
     }
 
 
+def measure(recipe: Recipe, seconds: float) -> dict[str, Any]:
+    """A training step and a forward pass of a recipe's network and its twin."""
+    nets = [build_network(recipe), Twin(recipe)]
+    x, t = torch.randn(BATCH, *recipe.geometry.shape), torch.randint(0, 1000, (BATCH,))
+    steps = [training_step(network, torch.optim.Adam(network.parameters()), x, t) for network in nets]
+    table: dict[str, Any] = {"parameters": sum(weight.numel() for weight in nets[0].parameters()), "batch": BATCH}
+    for name, works in (("training", steps), ("forward", [forward(network, x, t) for network in nets])):
+        table[name] = compare(works, seconds / 2)
+        print(name, table[name], flush=True)
+    return table
+
+
 def main() -> None:
     """Print the table; with --write also results/throughput.json."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--seconds", type=float, default=60, help="for the whole comparison")
     parser.add_argument("--write", action="store_true", help="write results/throughput.json")
     options = parser.parse_args()
-    ours, theirs, shape = networks()
-    nets = [ours, theirs]
-    optimisers.update({network: torch.optim.Adam(network.parameters()) for network in nets})
-    counts = [sum(p.numel() for p in network.parameters()) for network in nets]
-    assert counts[0] == counts[1], counts
-    table = {"parameters": counts[0], "batch": BATCH}
-    for name, work in (("training", training_step), ("forward", forward)):
-        table[name] = compare(work, nets, shape, options.seconds / 2)  # type: ignore[assignment]
-        print(name, table[name])
+    recipes = [load_recipe("cifar10", {"network": NARROW}), load_recipe("fashion-mnist")]
+    narrow, small = (measure(resolve(recipe, recipe.geometry, 0), options.seconds / 2) for recipe in recipes)
     if options.write:
-        write_result("throughput", table, seed=0)
+        write_result("throughput", {**narrow, "small_network": small}, seed=0)
 
 
 if __name__ == "__main__":

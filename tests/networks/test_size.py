@@ -10,7 +10,7 @@ import torch
 from ddpm.base.geometry import Geometry
 from ddpm.model.model import build_network
 from ddpm.model.recipe import Recipe, load_recipe, make_recipe, network_size, recipe_names, resolve
-from ddpm.training.cost import _count
+from ddpm.training.step_memory import peak_memory
 
 
 def built(recipe: Recipe) -> int:
@@ -27,7 +27,8 @@ def test_the_size_of_every_recipes_network_is_that_of_the_network_built(name: st
 
 def test_activations_are_about_those_that_a_backward_pass_keeps():
     recipe = resolve(load_recipe("small"), Geometry(3, 32, 32), 0)
-    assert 0.5 < _count(recipe)[1] / 4 / network_size(recipe).activations < 2
+    kept = peak_memory(recipe) / 4 - 5 * network_size(recipe).parameters
+    assert 0.5 < kept / recipe.batch_size / network_size(recipe).activations < 2
 
 
 def test_every_setting_counts():

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddpm.base.device_memory import within_memory
 from ddpm.base.noise import NOISE_VERSION
 from ddpm.base.precision import STRICT, computed_in
 from ddpm.base.progress import Advance, unheard
@@ -169,15 +170,10 @@ def _states_of(model: Model, plan: Plan, advance: Advance, batches: int) -> Call
 
     def states(seeds: Sequence[int]) -> Iterator[State]:
         labels = labels_for(model, seeds, sampling.class_name)
-        try:
+        with within_memory(len(seeds), model.device):
             for state in trajectory(denoiser, model.geometry, seeds, plan, labels=labels, device=model.device):
                 advance(len(seeds))
                 yield state
-        except (torch.OutOfMemoryError, MemoryError):
-            raise InputError(
-                f"{len(seeds)} images at a time are too many for the memory of {model.device}: choose a smaller batch "
-                "size."
-            ) from None
 
     return states
 

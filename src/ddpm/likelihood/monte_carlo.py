@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddpm.base.device_memory import within_memory
 from ddpm.base.noise import normals, stream_keys
 from ddpm.base.precision import STRICT, computing
 from ddpm.base.progress import Advance, Progress, unheard
@@ -99,14 +100,8 @@ class Scoring:
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
         """Compute in strict float32, and turn running out of memory into an InputError."""
-        try:
-            with computing(STRICT, self.device):
-                yield
-        except torch.OutOfMemoryError:
-            raise InputError(
-                f"{self.batch_size} images a call are too many for the memory of {self.device}: choose a smaller batch "
-                "size."
-            ) from None
+        with computing(STRICT, self.device), within_memory(self.batch_size, self.device):
+            yield
 
     def inputs(self, images: Integers, numbers: Integers, purpose: str) -> tuple[Tensor, Tensor, Tensor | None]:
         """Clean images and their noise in float64, and their labels, where the arithmetic is done."""

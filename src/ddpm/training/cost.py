@@ -5,16 +5,13 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from ddpm.data.stream import Batch
 from ddpm.model.model import build_network, resolve_device
 from ddpm.model.recipe import Recipe, changed
 from ddpm.training.learner import Learner
+from ddpm.training.step_memory import blank_batch, peak_memory
 
 PROBE_MACS = 2e10
 PROBE_SECONDS = 1.0
@@ -26,7 +23,7 @@ class Cost:
 
     parameters         of the network
     macs               multiply-adds of one network call on one image
-    memory             bytes: weights, their EMA, gradients, optimiser, and the activations of a batch
+    memory             bytes at the peak of a training step on a GPU, see training.step_memory
     images_per_second  while training on this machine, measured on a few images (smaller ones if they are large)
     seconds            for the whole run at that speed
     """
@@ -42,30 +39,20 @@ def estimate_cost(recipe: Recipe) -> Cost:
     """Estimate the cost of a resolved recipe; no data is needed."""
     with torch.device("meta"):
         parameters = sum(p.numel() for p in build_network(recipe).parameters())
-    macs, activations = _count(recipe)
-    memory = 4 * 5 * parameters + activations * recipe.batch_size
+    macs = _count(recipe)
     speed = _images_per_second(recipe, macs)
-    return Cost(parameters, macs, memory, speed, recipe.train_images / speed)
+    return Cost(parameters, macs, peak_memory(recipe), speed, recipe.train_images / speed)
 
 
-def _count(recipe: Recipe) -> tuple[int, int]:
-    """Multiply-adds of one call on one image, and the bytes its backward pass keeps, without computing anything."""
-    saved: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        saved[storage._cdata] = storage.nbytes()
-        return tensor
-
+def _count(recipe: Recipe) -> int:
+    """Multiply-adds of one call on one image, without computing anything."""
     with torch.device("meta"):
         network = build_network(recipe)
         x = torch.empty(1, *recipe.geometry.shape)
         labels = torch.empty(1, dtype=torch.long) if recipe.network.classes else None
-    weights = sum(p.untyped_storage().nbytes() for p in network.parameters())
-    with FlopCounterMode(display=False) as counter, saved_tensors_hooks(keep, lambda tensor: tensor):
+    with FlopCounterMode(display=False) as counter:
         network(x, torch.zeros(1), labels)
-    bytes_kept = max(sum(saved.values()) - weights, 0)
-    return counter.get_total_flops() // 2, bytes_kept // (2 if recipe.precision == "bfloat16" else 1)
+    return int(counter.get_total_flops()) // 2
 
 
 def _images_per_second(recipe: Recipe, macs: int) -> float:
@@ -78,9 +65,8 @@ def _images_per_second(recipe: Recipe, macs: int) -> float:
             height, width = recipe.geometry.size
             recipe, share = changed(recipe, {"size": f"{height // 2}x{width // 2}"}), share / 4
         batch_size = max(1, min(batch_size, int(PROBE_MACS / (macs * share))))
-    learner = Learner(recipe, device)
-    images = torch.zeros(batch_size, *recipe.geometry.shape, dtype=torch.uint8)
-    batch = Batch(images, torch.zeros(batch_size, dtype=torch.long), 0, np.arange(batch_size))
+    recipe = changed(recipe, {"batch_size": batch_size})
+    learner, batch = Learner(recipe, device), blank_batch(recipe)
     start, steps = 0.0, -1  # the first step sets things up and is not timed
     while steps < 1 or time.perf_counter() - start < PROBE_SECONDS:
         learner.step(batch)

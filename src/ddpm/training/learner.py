@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ddpm.base.device_memory import within_memory
 from ddpm.base.noise import NOISE_VERSION, normals, stream_keys, uniforms
 from ddpm.base.precision import computing
 from ddpm.base.tensors import to_device
@@ -94,6 +95,17 @@ def learning_rate(recipe: Recipe, images_seen: int) -> float:
     return recipe.learning_rate * (min(1.0, images_seen / warmup) if warmup else 1.0)
 
 
+def lighter(recipe: Recipe) -> str:
+    """What makes a training step take less memory: first what changes no step beyond rounding."""
+    size, part = recipe.batch_size, recipe.micro_batch or recipe.batch_size
+    smaller = next((n for n in range(part // 2, 0, -1) if size % n == 0), 0)
+    ways = [f"micro_batch = {smaller}"] if smaller else []
+    ways += ['precision = "bfloat16"'] if recipe.precision != "bfloat16" else []
+    return (
+        f"set {' or '.join(ways)}, or a smaller batch_size" if ways else "choose a narrower network or smaller images"
+    )
+
+
 class Learner:
     """What changes in a run, on one device.
 
@@ -137,14 +149,9 @@ class Learner:
 
     def step(self, batch: Batch) -> None:
         """Learn from one batch."""
-        try:
-            with computing(self.recipe.precision, self.device):
-                self._learn(batch)
-        except torch.OutOfMemoryError:
-            raise InputError(
-                f"a batch of {len(batch.images)} is too large for the memory of {self.device}: choose a smaller "
-                "batch_size."
-            ) from None
+        at_a_time = min(self.recipe.micro_batch or len(batch.images), len(batch.images))
+        with computing(self.recipe.precision, self.device), within_memory(at_a_time, self.device, lighter(self.recipe)):
+            self._learn(batch)
 
     def _learn(self, batch: Batch) -> None:
         count, size = len(batch.images), self.recipe.micro_batch or len(batch.images)
