@@ -8,22 +8,28 @@ import pytest
 import torch
 from tests.training.test_learner import batch, small, speaking
 
+from ddpm.model.recipe import Recipe
 from ddpm.training.learner import Learner
+from tests.devices import OnCpu
 
 CPU = torch.device("cpu")
 
 
-def after_a_step(dtype: torch.dtype, objective: tuple[str, str, str], **changes: object) -> dict[str, torch.Tensor]:
-    """Loss and gradients of a step of 4 images with classes, dropout and label drop-out, after one before it."""
+def recipe_for(objective: tuple[str, str, str], **changes: object) -> Recipe:
+    """Classes, dropout and label drop-out, and a rate of 0."""
     loss, variance, levels = objective
-    recipe = small(
+    return small(
         network={"classes": 3},
         process={"steps": 3, "beta_start": 0.02, "beta_end": 0.5, "variance": variance},
         objective={"loss": loss, "levels": levels},
         training={"warmup_images": 10**9, "label_dropout": 0.2},
         **changes,
     )
-    learner = speaking(Learner(recipe, CPU), 0.1)
+
+
+def after_a_step(dtype: torch.dtype, objective: tuple[str, str, str], **changes: object) -> dict[str, torch.Tensor]:
+    """Loss and gradients of a step of 4 images, after one before it."""
+    learner = speaking(Learner(recipe_for(objective, **changes), CPU), 0.1)
     for network in (learner.network, learner.ema):
         network.to(dtype)
     learner.denoiser = replace(learner.denoiser, dtype=dtype)
@@ -41,3 +47,17 @@ def test_less_memory_learns_the_same(dtype, tolerance, objective, changes) -> No
     for name, value in plain.items():
         assert (found[name] - value).abs().max() < tolerance * value.norm(), name
     assert plain["gradient"].norm() > 0.1
+
+
+@pytest.mark.parametrize("objective", [("simple", "large", "uniform"), ("bound", "learned", "importance")])
+@pytest.mark.parametrize("changes", [{}, {"micro_batch": 2}], ids=str)
+def test_a_step_takes_images_and_labels_from_the_cpu_and_nothing_else(objective, changes, monkeypatch) -> None:
+    """On "meta", where a value that the CPU waited for would be an error; all but Adam's own arithmetic."""
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self: None)
+    learner = Learner(recipe_for(objective, **changes), torch.device("meta"))
+    learner.fused = True
+    learner.step(batch(0, classes=3))  # tables go to the device once
+    with OnCpu() as operations:
+        learner.step(batch(1, classes=3))
+    assert {name for name, _ in operations.seen} == {"aten._to_copy.default"}
+    assert sorted(shapes for _, shapes in operations.seen) == [[(4,)], [(4, 1, 4, 6)]]
