@@ -24,6 +24,7 @@ NOISE_VERSION = 2
 
 GOLDEN = 0x9E3779B97F4A7C15
 MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+INVERSE = -1018231460777725123  # of GOLDEN modulo 2^64
 HALF = 2**32
 BLOCK = 2**18  # normal numbers made at a time on the CPU, so that they stay in its cache
 
@@ -43,8 +44,9 @@ def mix(z: Tensor) -> Tensor:
 
 def words(keys: Tensor, count: int) -> Tensor:
     """The first words of streams: keys (B,) int64 -> (B, count) int64."""
-    steps = torch.arange(1, count + 1, device=keys.device) * signed(GOLDEN)
-    return mix(keys[:, None] + steps)
+    # Not key + i * GOLDEN, though it is the same: compilers take a multiple of a counter for an index, and overflow.
+    places = (keys * INVERSE)[:, None] + torch.arange(1, count + 1, device=keys.device)
+    return mix(places * signed(GOLDEN))
 
 
 def stream_keys(purpose: str, seed: int, numbers: Tensor, *more: int) -> Tensor:
@@ -96,9 +98,16 @@ def kept(keys: Tensor, shape: Sequence[int], rate: float) -> Tensor:
     """
     channels, height, width = shape
     size = channels * height * width
-    chances = words(keys, -(-size // 4)).view(torch.int16)[:, :size]  # four of 16 bits from each word
+    chances = quarters(words(keys, -(-size // 4)))[:, :size]
     sound = chances >= dropped_of(rate) - 2**15
     return sound.reshape(-1, height, width, channels).permute(0, 3, 1, 2)
+
+
+def quarters(words: Tensor) -> Tensor:
+    """The four times 16 bits of words (B, N), lowest first, as signed integers (B, 4 N)."""
+    if not torch.compiler.is_compiling():
+        return words.view(torch.int16)
+    return (words[:, :, None] << torch.arange(48, -1, -16, device=words.device) >> 48).flatten(1)  # makes one kernel
 
 
 def dropped_of(rate: float) -> int:

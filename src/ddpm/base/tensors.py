@@ -44,7 +44,8 @@ def on_device(table: np.ndarray, device: torch.device, dtype: torch.dtype) -> Te
     """A table as a tensor, rounded once and copied once for as long as the table lives; neither is to be changed."""
     key = (id(table), device, dtype)
     if key not in _COPIES:
-        _COPIES[key] = torch.tensor(table, dtype=dtype).to(device)
+        with torch.inference_mode(False):
+            _COPIES[key] = torch.tensor(table, dtype=dtype).to(device)
         weakref.finalize(table, _COPIES.pop, key, None)
     return _COPIES[key]
 

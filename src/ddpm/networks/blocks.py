@@ -6,26 +6,53 @@ identity and the whole network as (almost) zero.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddpm.base.noise import dropped_of, kept, mix
+from ddpm.base.tensors import Floats, on_device
+
 NEAR_ZERO = 1e-5
 NORM_EPS = 1e-6
+MOST_TIMES = 10_000  # whole times below this are read from a table
+
+
+@functools.cache
+def frequencies(width: int) -> Floats:
+    """Of the sinusoids: (width // 2,) float64, falling geometrically from 1 to exactly 1e-4."""
+    half = width // 2
+    return torch.exp(
+        -math.log(10_000) * (torch.arange(half, dtype=torch.float64, device="cpu") / max(half - 1, 1))
+    ).numpy()
+
+
+@functools.cache
+def whole_times(width: int) -> Floats:
+    """The embeddings of the times 0, 1, ..., (MOST_TIMES, width) float64."""
+    return time_embedding(torch.arange(MOST_TIMES, device="cpu"), width).numpy()
 
 
 def time_embedding(time: Tensor, width: int) -> Tensor:
     """Sinusoidal embedding of times (Vaswani et al. 2017 as the official code has it), computed in float64.
 
-    time     (B,) from 0; best on the CPU, where the result lies (some accelerators have no float64)
-    returns  (B, width) float64: sines, then cosines; frequencies fall geometrically from 1 to exactly 1e-4
+    time     (B,) from 0, on a device that has float64; the result lies there too
+    returns  (B, width) float64: sines, then cosines
     """
-    half = width // 2
-    exponents = torch.arange(half, dtype=torch.float64, device="cpu") / max(half - 1, 1)
-    angles = time.cpu().double()[:, None] * torch.exp(-math.log(10_000) * exponents)
+    angles = time.double()[:, None] * on_device(frequencies(width), time.device, torch.float64)
     return F.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, width % 2))
+
+
+def embedded(time: Tensor, width: int, like: Tensor) -> Tensor:
+    """The same with the dtype and device of `like`, rounded once: whole times below MOST_TIMES are rows of a table
+    that lies on the device, real ones are computed where they lie (on the CPU for devices without float64)."""
+    if not time.is_floating_point():
+        return on_device(whole_times(width), like.device, like.dtype)[time.to(like.device)]
+    time = time.cpu() if like.device.type == "mps" else time.to(like.device)
+    return time_embedding(time, width).to(like.dtype).to(like.device)
 
 
 def init_weights(module: nn.Module, generator: torch.Generator) -> None:
@@ -51,8 +78,40 @@ def norm(channels: int, groups: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels, eps=NORM_EPS)
 
 
+def normalised(x: Tensor, norm: nn.GroupNorm, *, activate: bool = True) -> Tensor:
+    """A group normalisation of x (B, C, H, W), then SiLU if wanted, in the dtype of x."""
+    if x.device.type == "cpu":
+        h = F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
+    else:
+        h = by_channels(x, norm)
+    return (F.silu(h) if activate else h).to(x.dtype)
+
+
+def by_channels(x: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """Group normalisation of x (B, C, H, W) by sums over each channel, in float32 or better.
+
+    Where channels lie last in memory, a group is scattered and a channel is a column: PyTorch's own kernels copy x into
+    another order and back, these sums do not.
+    """
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    groups = (len(x), norm.num_groups, -1)
+    variance, mean = (value.reshape(groups) for value in torch.var_mean(wide, (2, 3), correction=0))
+    between, centre = torch.var_mean(mean, 2, correction=0, keepdim=True)  # law of total variance
+    scale = torch.rsqrt(variance.mean(2, keepdim=True) + between + norm.eps) * norm.weight.reshape(groups[1:])
+    shift = norm.bias - (centre * scale).flatten(1)
+    return wide * scale.flatten(1)[:, :, None, None] + shift[:, :, None, None]
+
+
+def dropped(x: Tensor, keys: Tensor, rate: float) -> Tensor:
+    """Dropout on x (B, C, H, W): zeros where the streams `keys` (B,) say so, the rest scaled so that the mean stays."""
+    return torch.where(kept(keys, x.shape[1:], rate), x, 0) * (1 / (1 - dropped_of(rate) / 2**16))
+
+
 class ResidualBlock(nn.Module):
-    """x + f(x, embedding), both 3 x 3 convolutions at (B, C, H, W) -> (B, out, H, W)."""
+    """x + f(x, embedding), both 3 x 3 convolutions at (B, C, H, W) -> (B, out, H, W).
+
+    Its attribute `layer`, a number in the network, tells its dropout from that of other blocks.
+    """
 
     def __init__(self, channels: int, out: int, *, embedding: int, groups: int, dropout: float) -> None:
         super().__init__()
@@ -60,14 +119,17 @@ class ResidualBlock(nn.Module):
         self.conv1 = nn.Conv2d(channels, out, 3, padding=1)
         self.embedding = nn.Linear(embedding, out)
         self.norm2 = norm(out, groups)
-        self.dropout = nn.Dropout(dropout)
         self.conv2 = near_zero(nn.Conv2d(out, out, 3, padding=1))
         self.shortcut = nn.Conv2d(channels, out, 1) if channels != out else nn.Identity()
+        self.dropout, self.layer = dropout, 0
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """embedding (B, E), already activated."""
-        h = self.conv1(F.silu(self.norm1(x))) + self.embedding(embedding)[:, :, None, None]
-        out: Tensor = self.shortcut(x) + self.conv2(self.dropout(F.silu(self.norm2(h))))
+    def forward(self, x: Tensor, embedding: Tensor, drops: Tensor | None = None) -> Tensor:
+        """embedding (B, E), already activated; drops (B,) streams of dropout, None for none."""
+        h = self.conv1(normalised(x, self.norm1)) + self.embedding(embedding)[:, :, None, None]
+        h = normalised(h, self.norm2)
+        if drops is not None and self.dropout:
+            h = dropped(h, mix(drops ^ self.layer), self.dropout)
+        out: Tensor = self.shortcut(x) + self.conv2(h)
         return out
 
 
@@ -82,11 +144,14 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
-        h = self.norm(x)
-        query, key, value = (layer(h).flatten(2).transpose(1, 2) for layer in (self.query, self.key, self.value))
-        mixed = F.scaled_dot_product_attention(query, key, value)
-        out: Tensor = x + self.out(mixed.transpose(1, 2).reshape(x.shape))
-        return out
+        h = normalised(x, self.norm, activate=False).permute(0, 2, 3, 1).flatten(1, 2)  # a view, channels being last
+        parts = (self.query, self.key, self.value)
+        weight, bias = (torch.cat([getattr(part, name) for part in parts]) for name in ("weight", "bias"))
+        query, key, value = F.linear(h, weight.flatten(1), bias)[:, None].chunk(3, -1)
+        mixed = F.scaled_dot_product_attention(query, key, value)  # of one head, as a dimension: else no fast kernel
+        out = F.linear(mixed, self.out.weight.flatten(1), self.out.bias)
+        batch, channels, *sides = x.shape
+        return x + out.reshape(batch, *sides, channels).permute(0, 3, 1, 2)
 
 
 class Downsample(nn.Module):
