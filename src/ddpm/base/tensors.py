@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,21 @@ _COPIES: dict[tuple[int, torch.device, torch.dtype], Tensor] = {}
 def mean_over_image(values: Tensor) -> Tensor:
     """Average over everything but the batch: (B, C, H, W) -> (B,)."""
     return values.flatten(1).mean(1)
+
+
+def fetched(tensor: Tensor) -> Callable[[], Tensor]:
+    """Begin a copy to the CPU, after all that the tensor's device was told to do so far; the result waits for it."""
+    if tensor.device.type != "cuda":
+        return tensor.cpu
+    copy = tensor.to("cpu", non_blocking=True)  # into memory that PyTorch pins for it
+    done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    done.record(torch.cuda.current_stream(tensor.device))
+
+    def wait() -> Tensor:
+        done.synchronize()
+        return copy
+
+    return wait
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

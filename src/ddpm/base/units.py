@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from ddpm.base.tensors import fetched
 from ddpm.errors import InputError
 
 LEVELS = 256
@@ -24,10 +26,20 @@ def x_to_images(x: Tensor) -> Tensor:
 
     InputError for NaN, which has no grey level: of a network whose numbers overflow.
     """
-    levels = ((x.cpu().double() + 1) * 127.5).round()
-    if bool(torch.isnan(levels).any()):
-        raise InputError("the network gives NaN, which is no image: its run diverged, take an earlier checkpoint.")
-    return levels.clamp(0, 255).to(torch.uint8)
+    return images_begun(x)()
+
+
+def images_begun(x: Tensor) -> Callable[[], Tensor]:
+    """Begin x_to_images, as much as a device does it without the CPU; what is returned waits for the images."""
+    levels = (((x.cpu() if x.device.type == "mps" else x).double() + 1) * 127.5).round()
+    unknown, images = fetched(levels.isnan().any()), fetched(levels.clamp(0, 255).to(torch.uint8))
+
+    def finish() -> Tensor:
+        if unknown():
+            raise InputError("the network gives NaN, which is no image: its run diverged, take an earlier checkpoint.")
+        return images()
+
+    return finish
 
 
 def bits(nats: float) -> float:

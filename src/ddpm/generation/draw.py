@@ -5,9 +5,9 @@ from __future__ import annotations
 import collections
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from ddpm.base.noise import NOISE_VERSION
 from ddpm.base.precision import STRICT, computed_in
 from ddpm.base.progress import Advance, unheard
 from ddpm.base.seeding import generator
-from ddpm.base.units import x_to_images
+from ddpm.base.units import images_begun, x_to_images
 from ddpm.diffusion.denoiser import OPTIMAL, Guided, Network
 from ddpm.errors import InputError
 from ddpm.model.model import Model
@@ -29,7 +29,10 @@ from ddpm.samplers.base import State
 from ddpm.samplers.plan import TUNED, Plan, Sampling, plan
 from ddpm.samplers.trajectory import predicted_images, trajectory
 
+T = TypeVar("T")
+
 MOST_SHOWN = 20  # levels in a sentence
+AHEAD = 1  # batches that a GPU draws while the one before is copied from it, and used
 LEAST_REPLAYED = 30  # network calls from which recording one of them pays
 
 
@@ -115,14 +118,31 @@ def draw_batches(
 ) -> Iterator[tuple[Sequence[int], Tensor]]:
     """Draw one image per seed, a batch at a time: its seeds, and uint8 (B, C, H, W) on the CPU.
 
+    A GPU draws the next batch while what one gave is used.
+
     batch_size  images drawn at a time; it changes none of them
     advance     told after every step of a batch how many images are in it
     """
     parts = _parts(seeds, batch_size)
     states = _states_of(model, plan, advance, len(parts))
-    for part in parts:
-        (last,) = collections.deque(states(part), maxlen=1)
-        yield part, x_to_images(last.x)
+
+    def begun() -> Iterator[Callable[[], Tensor]]:
+        for part in parts:
+            (last,) = collections.deque(states(part), maxlen=1)
+            yield images_begun(last.x)
+
+    yield from zip(parts, behind(begun(), AHEAD if model.device.type == "cuda" else 0), strict=True)
+
+
+def behind(begun: Iterable[Callable[[], T]], count: int) -> Iterator[T]:
+    """Finish what was begun, in order, each when `count` more were begun after it."""
+    waiting: collections.deque[Callable[[], T]] = collections.deque()
+    for one in begun:
+        waiting.append(one)
+        if len(waiting) > count:
+            yield waiting.popleft()()
+    for one in waiting:
+        yield one()
 
 
 def draw(model: Model, seeds: Sequence[int], plan: Plan, *, batch_size: int = 64, advance: Advance = unheard) -> Tensor:
