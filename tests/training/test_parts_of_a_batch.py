@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.devices import OnCpu
 from tests.training.test_learner import batch, small, speaking
 
 from ddpm.model.recipe import Recipe
 from ddpm.training.learner import Learner
-from tests.devices import OnCpu
 
 CPU = torch.device("cpu")
 
@@ -57,7 +57,8 @@ def test_a_step_takes_images_and_labels_from_the_cpu_and_nothing_else(objective,
     learner = Learner(recipe_for(objective, **changes), torch.device("meta"))
     learner.fused = True
     learner.step(batch(0, classes=3))  # tables go to the device once
+    images = batch(1, classes=3)
     with OnCpu() as operations:
-        learner.step(batch(1, classes=3))
+        learner.step(images)
     assert {name for name, _ in operations.seen} == {"aten._to_copy.default"}
     assert sorted(shapes for _, shapes in operations.seen) == [[(4,)], [(4, 1, 4, 6)]]

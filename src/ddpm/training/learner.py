@@ -155,7 +155,7 @@ class Learner:
 
     def _learn(self, batch: Batch) -> None:
         count, size = len(batch.images), self.recipe.micro_batch or len(batch.images)
-        numbers = torch.arange(batch.position, batch.position + count, device=self.device)
+        numbers = torch.arange(self.images_seen, self.images_seen + count, device=self.device)
         pixels = to_device(batch.images, self.device)
         labels = None
         if batch.labels is not None and self.recipe.network.classes:
