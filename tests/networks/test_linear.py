@@ -146,8 +146,8 @@ class Says(nn.Module):
         super().__init__()
         self.value, self.channels, self.asked = value, channels, ()
 
-    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
-        self.asked = (x, time, labels)
+    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None, *, drops: Tensor | None = None) -> Tensor:
+        self.asked = (x, time, labels, drops)
         return x.new_full((len(x), self.channels, *x.shape[2:]), self.value)
 
 
@@ -175,8 +175,9 @@ def test_channels_beyond_the_noise_pass_as_they_are():
 
 def test_correction_is_asked_what_the_denoiser_is_asked():
     correction, x, time, labels = Says(0.0, 3), drawn(2, *SHAPE), torch.tensor([1, 4]), torch.tensor([5, 0])
-    denoiser(correction)(x, time, labels)
-    assert all(given is asked for given, asked in zip((x, time, labels), correction.asked, strict=True))
+    drops = torch.tensor([3, 7])
+    denoiser(correction)(x, time, labels, drops=drops)
+    assert all(given is asked for given, asked in zip((x, time, labels, drops), correction.asked, strict=True))
 
 
 def test_gaussian_is_no_parameter_and_is_written_down():

@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ddpm.base.tensors import float64_on, on_device
+
 LEAST_VARIANCE = 1e-9
 
 
@@ -44,9 +46,9 @@ class LinearDenoiser(nn.Module):
         self.register_buffer("colours", torch.eye(shape[0]))
         self.register_buffer("variance", torch.ones(shape))
         self.correction = correction
-        self.log_snr = log_snr  # float64 on the CPU, like the transforms: some accelerators have none
+        self.log_snr = log_snr
         with torch.device("cpu"):
-            self.rows, self.columns = cosines(shape[1]), cosines(shape[2])
+            self.rows, self.columns = cosines(shape[1]).numpy(), cosines(shape[2]).numpy()
 
     @torch.no_grad()
     def measure(self, x: Tensor) -> None:
@@ -57,34 +59,42 @@ class LinearDenoiser(nn.Module):
         _, axes = torch.linalg.eigh(flat @ flat.T / flat.shape[1])
         largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
         colours = (axes * largest.sign()).T  # a row an axis; its sign is no accident of the library
-        spectrum = self._forth(rest, colours, self.rows, self.columns)
+        spectrum = self._forth(rest, colours, *self._transforms(rest))
         for name, value in (("mean", mean), ("colours", colours), ("variance", (spectrum**2).mean(0))):
             getattr(self, name).copy_(value.clamp(min=LEAST_VARIANCE) if name == "variance" else value)
 
-    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None, *, drops: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), time (B,) from 0, integer or real -> the noise, (B, C, H, W), or what `correction` has
-        channels for: the first C are the noise."""
-        log_snr = self._log_snr(time).to(x.dtype).to(x.device)[:, None, None, None]
+        channels for: the first C are the noise. All else is for the correction."""
+        log_snr = self._log_snr(time.to(x.device), x)[:, None, None, None]
         signal, sigma = torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
         share = self._share(log_snr)
-        rows, columns = (matrix.to(x.dtype).to(x.device) for matrix in (self.rows, self.columns))
+        rows, columns = self._transforms(x)
         spectrum = self._forth(x - signal * self.mean, self.colours, rows, columns)
         noise = self._back(spectrum * (1 - share) / sigma, rows, columns)
         if self.correction is None:
             return noise
-        added: Tensor = self.correction(x, time, labels)
+        added: Tensor = self.correction(x, time, labels, drops=drops)
         channels, rest = x.shape[1], share.mean((1, 2, 3), keepdim=True).sqrt()
         return torch.cat([noise + rest * added[:, :channels], added[:, channels:]], dim=1)
+
+    def _transforms(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The cosines of rows and of columns."""
+        return on_device(self.rows, like.device, like.dtype), on_device(self.columns, like.device, like.dtype)
 
     def _share(self, log_snr: Tensor) -> Tensor:
         """The part of each coefficient's variance that is image: also the mean squared error of the guessed noise."""
         power = torch.exp(log_snr) * self.variance
         return power / (power + 1)
 
-    def _log_snr(self, time: Tensor) -> Tensor:
-        """(B,) float64, on the CPU."""
-        places = np.arange(len(self.log_snr))
-        return torch.from_numpy(np.interp(time.cpu().double().numpy(), places, self.log_snr))
+    def _log_snr(self, time: Tensor, like: Tensor) -> Tensor:
+        """(B,) with the dtype of `like`, rounded once from float64."""
+        last = len(self.log_snr) - 1
+        if not time.is_floating_point():
+            return on_device(self.log_snr, like.device, like.dtype)[time.clamp(0, last)]
+        place = time.to(float64_on(like.device)).clamp(0, last)
+        table, below = on_device(self.log_snr, like.device, place.dtype), place.long()
+        return torch.lerp(table[below], table[(below + 1).clamp(max=last)], place - below).to(like.dtype)
 
     @staticmethod
     def _forth(x: Tensor, colours: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
