@@ -10,11 +10,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddpm.base.noise import stream_keys
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.objectives import simple_loss
 from ddpm.diffusion.process import PREDICTIONS, Process
 from ddpm.diffusion.schedule import make_schedule
-from ddpm.networks.blocks import Attention, Downsample, ResidualBlock, Upsample, norm, time_embedding
+from ddpm.networks.blocks import (
+    MOST_TIMES,
+    Attention,
+    Downsample,
+    ResidualBlock,
+    Upsample,
+    by_channels,
+    embedded,
+    norm,
+    time_embedding,
+)
 from ddpm.networks.unet import UNet
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -112,6 +123,28 @@ def test_embeddings_of_whole_and_real_times_agree():
     assert torch.equal(time_embedding(whole, 16), time_embedding(whole.double(), 16))
 
 
+@pytest.mark.parametrize("width", [7, 128])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_embeddings_are_rounded_once_from_float64(width: int, dtype: torch.dtype):
+    """Those read from the table of whole times, and those computed for real ones."""
+    whole, like = torch.tensor([0, 1, 2, 321, 999, MOST_TIMES - 1]), torch.zeros(1, dtype=dtype)
+    for times in (whole, whole.double(), whole + 0.25):
+        assert torch.equal(embedded(times, width, like), time_embedding(times, width).to(dtype))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.02)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_normalisation_by_channels_is_group_normalisation(dtype: torch.dtype, tolerance: float, layout):
+    """Also where means are large beside deviations; its sums and its affine part are in float32 or better."""
+    layer = redrawn(norm(12, 4)).float()
+    x = (normal(3, 12, 5, 7) + torch.arange(12)[:, None, None] / 2).to(dtype).contiguous(memory_format=layout)
+    plain = F.group_norm(x.double(), 4, layer.weight.double(), layer.bias.double(), layer.eps)
+    found = by_channels(x, layer.to(torch.promote_types(dtype, torch.float32)))
+    assert found.dtype == torch.promote_types(dtype, torch.float32)
+    assert found.is_contiguous(memory_format=layout)
+    assert (found - plain).abs().max() < tolerance
+
+
 def test_attention_without_questions_adds_the_projected_mean_of_the_values():
     """Zero queries make all weights equal: x + out(mean over places of value(norm(x)))."""
     block, x = redrawn(Attention(8, groups=4)), normal(2, 8, 3, 5)
@@ -133,10 +166,9 @@ def test_dropout_sits_between_the_second_activation_and_the_last_convolution():
         block.conv2.weight.copy_(torch.eye(8, dtype=torch.float64)[:, :, None, None] * F.pad(torch.ones(1, 1), [1] * 4))
         x, embedding = normal(4, 8, 16, 30), normal(4, 4)
         whole = block(x, embedding) - x
-        torch.manual_seed(0)
-        left = block.train()(x, embedding) - x
+        left = block(x, embedding, torch.arange(4)) - x
     dropped = left.abs() < 1e-14
-    assert (left - whole / 0.6)[~dropped].abs().max() < 1e-12
+    assert (left - whole / (1 - round(0.4 * 2**16) / 2**16))[~dropped].abs().max() < 1e-12
     assert dropped.double().mean().item() == pytest.approx(0.4, abs=4 * (0.24 / dropped.numel()) ** 0.5)
 
 
@@ -198,12 +230,20 @@ def test_the_output_depends_on_time_only_through_the_embedding():
         assert torch.equal(network(x, torch.tensor([3, 3])), network(x, torch.tensor([3, 700])))
 
 
-def test_evaluation_repeats_itself_and_training_drops_out():
-    network, x, t = tiny(dropout=0.3), normal(1, 2, 8, 8), torch.tensor([5])
+def test_dropout_is_a_function_of_each_images_stream_and_the_layer():
+    """In any batch and mode; without streams there is none."""
+    network, x, t = tiny(dropout=0.3), normal(3, 2, 8, 8), torch.tensor([5, 600, 999])
+    drops = stream_keys("dropout", 0, torch.arange(3))
     with torch.no_grad():
-        assert torch.equal(network(x, t), network(x, t))
-        network.train()
-        assert (network(x, t) - network(x, t)).abs().max() > 1e-3
+        found = network.train()(x, t, drops=drops)
+        alone = [network.eval()(x[k : k + 1], t[k : k + 1], drops=drops[k : k + 1]) for k in range(3)]
+        assert (found - torch.cat(alone)).abs().max() < 1e-12
+        assert ((network(x, t, drops=drops.flip(0)) - found).flatten(1).abs().amax(1) > 1e-3).tolist() == [True, False, True]
+        assert torch.equal(network.train()(x, t), tiny()(x, t))
+        network.middle_block.layer += 100
+        assert (network(x, t, drops=drops) - found).abs().max() > 1e-3
+    layers = [block.layer for block in network.modules() if isinstance(block, ResidualBlock)]
+    assert len(set(layers)) == len(layers) == 8
 
 
 def test_images_of_a_batch_do_not_touch_each_other():
