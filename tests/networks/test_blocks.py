@@ -132,7 +132,9 @@ def test_embeddings_are_rounded_once_from_float64(width: int, dtype: torch.dtype
         assert torch.equal(embedded(times, width, like), time_embedding(times, width).to(dtype))
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.02)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.02)]
+)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_normalisation_by_channels_is_group_normalisation(dtype: torch.dtype, tolerance: float, layout):
     """Also where means are large beside deviations; its sums and its affine part are in float32 or better."""
@@ -238,7 +240,11 @@ def test_dropout_is_a_function_of_each_images_stream_and_the_layer():
         found = network.train()(x, t, drops=drops)
         alone = [network.eval()(x[k : k + 1], t[k : k + 1], drops=drops[k : k + 1]) for k in range(3)]
         assert (found - torch.cat(alone)).abs().max() < 1e-12
-        assert ((network(x, t, drops=drops.flip(0)) - found).flatten(1).abs().amax(1) > 1e-3).tolist() == [True, False, True]
+        assert ((network(x, t, drops=drops.flip(0)) - found).flatten(1).abs().amax(1) > 1e-3).tolist() == [
+            True,
+            False,
+            True,
+        ]
         assert torch.equal(network.train()(x, t), tiny()(x, t))
         network.middle_block.layer += 100
         assert (network(x, t, drops=drops) - found).abs().max() > 1e-3

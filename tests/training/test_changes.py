@@ -56,6 +56,8 @@ OTHERS = {
     "device": "auto",
     "validation": "elsewhere",
     "micro_batch": 2,
+    "checkpointing": True,
+    "compile": "off",
     "training.log_images": 8,
     "training.sample_images": 16,
     "training.checkpoint_images": 8,

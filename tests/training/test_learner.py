@@ -21,7 +21,8 @@ from ddpm.diffusion.denoiser import LEARNED
 from ddpm.diffusion.objectives import LEVEL_SAMPLING, LOSSES, REMEMBERED, bound_loss, draw_levels
 from ddpm.diffusion.schedule import VARIANCES
 from ddpm.model.recipe import Recipe, load_recipe, resolve
-from ddpm.training.learner import Learner, ema_decay, follow, learning_rate
+from ddpm.training.averages import ema_decay, follow
+from ddpm.training.learner import Learner, learning_rate
 
 CPU = torch.device("cpu")
 SMALL = {

@@ -88,6 +88,7 @@ def _build_unet(recipe: Recipe) -> UNet:
             classes=network.classes + bool(recipe.training.label_dropout) if network.classes else None,
             groups=network.groups,
             space_to_depth=network.space_to_depth,
+            checkpointing=recipe.checkpointing,
             seed=recipe.seed,
         )
     return unet.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]

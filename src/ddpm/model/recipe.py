@@ -32,6 +32,7 @@ from ddpm.networks.size import NetworkSize, unet_size
 
 ATTENTION_SIDE = 16
 MOST_BYTES = 2**16  # of a recipe's file
+COMPILE = ("auto", "on", "off")
 LINEAR = ("none", "corrected", "alone")
 RENAMED = {"average_decay": "ema_decay", "average_ramp": "ema_ramp"}  # keys of earlier versions
 
@@ -117,7 +118,9 @@ class Recipe(_Table):
     learning_rate: Rate = 2e-4
     device: str = "auto"
     micro_batch: limits.BatchSize | None = None
+    checkpointing: Annotated[bool, Field(strict=True)] = False
     precision: Literal[*PRECISIONS] = "float32"  # type: ignore[valid-type]
+    compile: Literal[*COMPILE] = "auto"  # type: ignore[valid-type]
     on_bad_image: Literal[*ON_BAD_IMAGE] = "stop"  # type: ignore[valid-type]
     alpha: Literal[*ALPHA] | None = None  # type: ignore[valid-type]
     image: ImageTable = ImageTable()

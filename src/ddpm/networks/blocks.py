@@ -104,7 +104,7 @@ def by_channels(x: Tensor, norm: nn.GroupNorm) -> Tensor:
 
 def dropped(x: Tensor, keys: Tensor, rate: float) -> Tensor:
     """Dropout on x (B, C, H, W): zeros where the streams `keys` (B,) say so, the rest scaled so that the mean stays."""
-    return torch.where(kept(keys, x.shape[1:], rate), x, 0) * (1 / (1 - dropped_of(rate) / 2**16))
+    return x * kept(keys, x.shape[1:], rate) * (1 / (1 - dropped_of(rate) / 2**16))
 
 
 class ResidualBlock(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any
 from ddpm.model.recipe import Recipe
 
 FREE = {
-    *("device", "train_images", "validation", "micro_batch"),
+    *("device", "train_images", "validation", "micro_batch", "checkpointing", "compile"),
     *(f"training.{name}_images" for name in ("log", "sample", "checkpoint", "validate")),
     "training.validation_calls",
 }

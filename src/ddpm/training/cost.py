@@ -39,12 +39,12 @@ def estimate_cost(recipe: Recipe) -> Cost:
     """Estimate the cost of a resolved recipe; no data is needed."""
     with torch.device("meta"):
         parameters = sum(p.numel() for p in build_network(recipe).parameters())
-    macs = _count(recipe)
+    macs = multiply_adds(recipe)
     speed = _images_per_second(recipe, macs)
     return Cost(parameters, macs, peak_memory(recipe), speed, recipe.train_images / speed)
 
 
-def _count(recipe: Recipe) -> int:
+def multiply_adds(recipe: Recipe) -> int:
     """Multiply-adds of one call on one image, without computing anything."""
     with torch.device("meta"):
         network = build_network(recipe)

@@ -7,9 +7,11 @@ never waits for it.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -29,6 +31,7 @@ from ddpm.errors import InputError
 from ddpm.model.model import Model, build_denoiser, build_network
 from ddpm.model.recipe import Recipe
 from ddpm.networks.linear import LinearDenoiser
+from ddpm.training.averages import ema_decay, follow, follow_masked
 
 MEASURED = 8192  # images that a linear denoiser is measured on
 MASKED = ("cuda",)  # devices whose own Adam takes the flag that masks a step, so that the host never waits for it
@@ -58,37 +61,6 @@ def _plain(number: float) -> float | str:
     return number if math.isfinite(number) else str(number)
 
 
-def ema_decay(recipe: Recipe, updates: int) -> float:
-    """The decay of the weights' exponential moving average (EMA; App. B).
-
-    updates  so far; the first copies the weights (decay 0), as the official code's does
-    returns  `ema_decay`, with the ramp at most (1 + n) / (10 + n) after n updates
-    """
-    if not updates:
-        return 0.0
-    decay = recipe.training.ema_decay
-    return min(decay, (1 + updates) / (10 + updates)) if recipe.training.ema_ramp else decay
-
-
-@torch.no_grad()
-def follow(ema: nn.Module, network: nn.Module, decay: float) -> None:
-    """ema <- decay * ema + (1 - decay) * network, weight by weight."""
-    torch._foreach_lerp_(list(ema.parameters()), list(network.parameters()), 1 - decay)
-
-
-@torch.no_grad()
-def follow_masked(ema: nn.Module, network: nn.Module, decay: float, sound: Tensor) -> None:
-    """The same where the flag `sound` (bool, on the device) is set, else nothing; rounded otherwise than follow."""
-    mine: list[Tensor] = list(ema.parameters())
-    theirs: list[Tensor] = list(network.parameters())
-    if not decay:  # nothing was learned before: a masked step leaves both as they were drawn
-        torch._foreach_copy_(mine, theirs)
-        return
-    way = torch._foreach_sub(theirs, mine)
-    torch._foreach_mul_(way, sound * (1 - decay))
-    torch._foreach_add_(mine, list(way))
-
-
 def learning_rate(recipe: Recipe, images_seen: int) -> float:
     """Linear warm-up from 0, then constant (App. B)."""
     warmup = recipe.training.warmup_images
@@ -100,6 +72,7 @@ def lighter(recipe: Recipe) -> str:
     size, part = recipe.batch_size, recipe.micro_batch or recipe.batch_size
     smaller = next((n for n in range(part // 2, 0, -1) if size % n == 0), 0)
     ways = [f"micro_batch = {smaller}"] if smaller else []
+    ways += [] if recipe.checkpointing else ["checkpointing = true"]
     ways += ['precision = "bfloat16"'] if recipe.precision != "bfloat16" else []
     return (
         f"set {' or '.join(ways)}, or a smaller batch_size" if ways else "choose a narrower network or smaller images"
@@ -149,11 +122,19 @@ class Learner:
 
     def step(self, batch: Batch) -> None:
         """Learn from one batch."""
+        with self.step_conditions(batch):
+            self.optimiser.zero_grad()
+            self._finish(*self.gradient(batch))
+
+    @contextlib.contextmanager
+    def step_conditions(self, batch: Batch) -> Iterator[None]:
+        """Work on a batch in the recipe's precision; an InputError names the keys that help where memory ends."""
         at_a_time = min(self.recipe.micro_batch or len(batch.images), len(batch.images))
         with computing(self.recipe.precision, self.device), within_memory(at_a_time, self.device, lighter(self.recipe)):
-            self._learn(batch)
+            yield
 
-    def _learn(self, batch: Batch) -> None:
+    def gradient(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Add a batch's gradient to that of the weights; levels (B,), losses (B,) and the loss () come back."""
         count, size = len(batch.images), self.recipe.micro_batch or len(batch.images)
         numbers = torch.arange(self.images_seen, self.images_seen + count, device=self.device)
         pixels = to_device(batch.images, self.device)
@@ -161,7 +142,6 @@ class Learner:
         if batch.labels is not None and self.recipe.network.classes:
             labels = self._dropped(to_device(batch.labels, self.device), numbers)
         t, weights = self._levels(numbers)
-        self.optimiser.zero_grad()
         parts = []
         for start in range(0, count, size):
             rows = slice(start, start + size)
@@ -169,7 +149,7 @@ class Learner:
             ((part * weights[rows]).sum() / count).backward()  # type: ignore[no-untyped-call]
             parts.append(part.detach())
         losses = torch.cat(parts)
-        self._finish(t, losses, (losses * weights).mean())
+        return t, losses, (losses * weights).mean()
 
     def _levels(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         probabilities = self.history.probabilities() if self.history else None

@@ -28,6 +28,7 @@ from ddpm.model.recipe import Recipe
 from ddpm.model.scoring import scoring_for
 from ddpm.model.trained_on import trained_on
 from ddpm.samplers.plan import Sampling
+from ddpm.training.compiling import compile_learner, worth_compiling
 from ddpm.training.learner import Learner
 from ddpm.training.run_folder import RunFolder, ValidationFields
 from ddpm.training.signals import Stop, stop_on_signal
@@ -153,6 +154,8 @@ class _Run:
     def learn(self, stop: Stop) -> None:
         """Step until the recipe's images were seen, a signal came, or the run is lost."""
         recipe, training = self.learner.recipe, self.learner.recipe.training
+        if worth_compiling(recipe, self.learner.device, self.seen):
+            self.progress.say(compile_learner(self.learner))
         self._lap, self._note = (self.seen, time.monotonic()), ""
         again = (
             (training.sample_images, lambda: stop.unless_stopped(self._draw)),
