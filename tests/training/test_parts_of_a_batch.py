@@ -41,7 +41,9 @@ def after_a_step(dtype: torch.dtype, objective: tuple[str, str, str], **changes:
 
 @pytest.mark.parametrize("objective", [("simple", "large", "uniform"), ("hybrid", "range", "importance")])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
-@pytest.mark.parametrize("changes", [{"micro_batch": 1}, {"micro_batch": 2}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{"micro_batch": 1}, {"micro_batch": 2}, {"checkpointing": True, "micro_batch": 2}], ids=str
+)
 def test_less_memory_learns_the_same(dtype, tolerance, objective, changes) -> None:
     plain, found = (after_a_step(dtype, objective, **some) for some in ({}, changes))
     for name, value in plain.items():
@@ -50,7 +52,7 @@ def test_less_memory_learns_the_same(dtype, tolerance, objective, changes) -> No
 
 
 @pytest.mark.parametrize("objective", [("simple", "large", "uniform"), ("bound", "learned", "importance")])
-@pytest.mark.parametrize("changes", [{}, {"micro_batch": 2}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"micro_batch": 2, "checkpointing": True}], ids=str)
 def test_a_step_takes_images_and_labels_from_the_cpu_and_nothing_else(objective, changes, monkeypatch) -> None:
     """On "meta", where a value that the CPU waited for would be an error; all but Adam's own arithmetic."""
     monkeypatch.setattr(torch.optim.Adam, "step", lambda self: None)

@@ -74,9 +74,8 @@ def lighter(recipe: Recipe) -> str:
     ways = [f"micro_batch = {smaller}"] if smaller else []
     ways += [] if recipe.checkpointing else ["checkpointing = true"]
     ways += ['precision = "bfloat16"'] if recipe.precision != "bfloat16" else []
-    return (
-        f"set {' or '.join(ways)}, or a smaller batch_size" if ways else "choose a narrower network or smaller images"
-    )
+    ways += ["a smaller batch_size"] if size > 1 else []
+    return f"set {' or '.join(ways)}" if ways else "choose a narrower network or smaller images"
 
 
 class Learner:

@@ -8,6 +8,7 @@ What libraries ask for beside it (workspaces of cuDNN and cuBLAS) is not counted
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ddpm.data.stream import Batch
 from ddpm.model.recipe import Recipe, changed
+from ddpm.networks.blocks import Attention, ResidualBlock
 from ddpm.training.learner import Learner
 
 STEPS = 2  # the first makes the optimiser's moments
@@ -83,6 +85,15 @@ class _AsOnCuda(TorchFunctionMode):
             return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args)[0]
         return func(*args, **kwargs)
 
+    def within(self, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """A module's forward under this mode: where a backward pass computes it again, modes around that are gone."""
+
+        def call(*given: Any) -> Tensor:
+            with self:
+                return forward(*given)
+
+        return call
+
 
 def blank_batch(recipe: Recipe) -> Batch:
     """A batch of black images, of class 0 if there are classes."""
@@ -95,10 +106,13 @@ def blank_batch(recipe: Recipe) -> Batch:
 def peak_memory(recipe: Recipe) -> int:
     """Bytes at the peak of a training step of a resolved recipe on a GPU."""
     plain = changed(recipe, {"precision": "float32", "objective": {"levels": "uniform"}})
-    live, batch = LiveBytes(), blank_batch(recipe)
-    with live, _AsOnCuda(recipe.precision == "bfloat16"):
+    live, batch, as_on_cuda = LiveBytes(), blank_batch(recipe), _AsOnCuda(recipe.precision == "bfloat16")
+    with live, as_on_cuda:
         with META:
             learner = Learner(plain, META)
+        for part in learner.network.modules():
+            if isinstance(part, ResidualBlock | Attention):
+                part.forward = as_on_cuda.within(part.forward)  # type: ignore[method-assign]
         for _ in range(STEPS):
             learner.step(batch)
     return live.peak
