@@ -99,21 +99,42 @@ def pixels(out: Path) -> np.ndarray:
 # ---- while it draws -------------------------------------------------------------------------------------------------
 
 
-@BOTH
-@DAMAGES
-def test_an_image_damaged_while_others_are_drawn_is_named_and_the_same_command_draws_it(
+BATCH_DAMAGE: dict[str, Callable[[Path], object]] = {
+    **{name: DAMAGE[name] for name in ("gone", "empty", "cut", "text")},
+    "a bit of its pixels": lambda file: flipped(file, after_header(file)),
+    "of other seeds": lambda file: shutil.copy(file.with_name("000000.npz"), file),
+    "of another size": lambda file: arrays(file, images=np.zeros((3, 1, 9, 9), np.uint8)),
+}
+
+
+def after_header(file: Path) -> int:
+    """A place among the values of the last array in an .npz."""
+    content = file.read_bytes()
+    return content.index(b"\n", content.rindex(b"}")) + 5
+
+
+@pytest.mark.parametrize(
+    ("out", "damage"),
+    [
+        *(pytest.param("images", damage, id=f"folder-{name}") for name, damage in DAMAGE.items()),
+        *(pytest.param("a.npz", damage, id=f"array-{name}") for name, damage in BATCH_DAMAGE.items()),
+    ],
+)
+def test_what_is_damaged_while_others_are_drawn_is_named_and_the_same_command_draws_it(
     damage: Callable[[Path], object], out: str, tmp_path: Path
 ):
-    """In the third of three batches; before, an array held other seeds' images and the command ended well."""
-    found, file = fake(tmp_path / out), tmp_path / place_of(out) / "000001.png"
-    with pytest.raises(DamagedFile, match=r"1 of 7 images .* 000001\.png .*the same command draws"):
+    """The image of seed 3, or the batch that it begins, in the third of three batches."""
+    name, lost = ("000003.png", [3]) if out == "images" else ("000003.npz", [3, 4, 5])
+    found, file = fake(tmp_path / out), tmp_path / place_of(out) / name
+    with pytest.raises(DamagedFile, match=rf"{len(lost)} of 7 images .* of seed 3 for one: the same command draws"):
         found.draw(batch_size=BATCH, advance=at_step(5, lambda: damage(file)))
     again = fake(tmp_path / out)
-    assert again.missing() == [1]
+    assert again.missing() == lost
     again.draw(batch_size=BATCH)
-    assert drawn_by(again) == [1]
+    assert drawn_by(again) == lost
     fake(tmp_path / "once" / out).draw(batch_size=BATCH)
     np.testing.assert_array_equal(pixels(tmp_path / out), pixels(tmp_path / "once" / out))
+    assert not (tmp_path / "a.npz.parts").exists()
 
 
 @BOTH
@@ -127,14 +148,15 @@ def test_a_folder_removed_while_it_is_drawn_is_no_success_and_the_same_command_g
     if step <= 2:
         fake(tmp_path / out).draw(batch_size=BATCH, advance=advance)
     else:
-        with pytest.raises(DamagedFile, match=r"[36] of 7 images .* 000000\.png"):
+        with pytest.raises(DamagedFile, match=r"[36] of 7 images .* of seed 0 for one"):
             fake(tmp_path / out).draw(batch_size=BATCH, advance=advance)
         fake(tmp_path / out).draw(batch_size=BATCH)
     assert contents(tmp_path / out) == finished_without_a_stop(tmp_path / "once" / out)
 
 
-@BOTH
-@pytest.mark.parametrize("name", [PROTOCOL_FILE, HASHES_FILE])
+@pytest.mark.parametrize(
+    ("out", "name"), [("images", PROTOCOL_FILE), ("images", HASHES_FILE), ("a.npz", PROTOCOL_FILE)]
+)
 def test_what_says_how_is_written_again_where_it_was_removed(name: str, out: str, tmp_path: Path):
     file = tmp_path / place_of(out) / name
     fake(tmp_path / out).draw(batch_size=BATCH, advance=at_step(5, file.unlink))
@@ -363,28 +385,26 @@ def as_older_versions_left_it(folder: Path) -> None:
     (folder / HASHES_FILE).unlink()
 
 
-@BOTH
 @pytest.mark.parametrize(
     "damage", [lambda file: None, *(DAMAGE[name] for name in ("gone", "empty", "of another size"))]
 )
 def test_images_that_an_older_version_drew_are_read_gone_on_with_and_hashed(
-    damage: Callable[[Path], object], out: str, tmp_path: Path
+    damage: Callable[[Path], object], tmp_path: Path
 ):
-    stopped(fake(tmp_path / out), after=5)
-    folder = tmp_path / place_of(out)
+    folder = tmp_path / "images"
+    stopped(fake(folder), after=5)
     as_older_versions_left_it(folder)
     damage(folder / "000002.png")
     lost = [2] if damage in DAMAGE.values() else []
     if not lost:
         assert [len(batch) for batch in open_image_folder(folder).batches(batch_size=4)] == [4, 2]
-    again = fake(tmp_path / out)
+    again = fake(folder)
     assert again.missing() == [*lost, 6]
     again.draw(batch_size=1)
     assert drawn_by(again) == [*lost, 6]
-    fake(tmp_path / "once" / out).draw(batch_size=BATCH)
-    np.testing.assert_array_equal(pixels(tmp_path / out), pixels(tmp_path / "once" / out))
-    if out == "images":
-        assert (hashes_in(folder) or {}).keys() == set(SEEDS)
+    fake(tmp_path / "once").draw(batch_size=BATCH)
+    np.testing.assert_array_equal(pixels(folder), pixels(tmp_path / "once"))
+    assert (hashes_in(folder) or {}).keys() == set(SEEDS)
 
 
 def test_files_of_others_among_the_parts_stay(tmp_path: Path):
@@ -484,8 +504,8 @@ def test_parts_that_are_a_link_are_refused_before_anything_is_drawn(tmp_path: Pa
 
 
 @BOTH
-@pytest.mark.parametrize("name", ["000001.png", ".batch.npz", ".packed.npz", PROTOCOL_FILE, HASHES_FILE, ".lock",
-                                  ".unfinished-000001.png"])  # fmt: skip
+@pytest.mark.parametrize("name", ["000001.png", "000000.npz", "000003.npz", ".batch.npz", ".packed.npz", PROTOCOL_FILE,
+                                  HASHES_FILE, ".lock", ".unfinished-000001.png"])  # fmt: skip
 def test_a_link_laid_in_the_place_of_a_file_leads_nothing_outside(name: str, out: str, tmp_path: Path):
     """It ends in the images, or in a sentence."""
     folder, outside = tmp_path / place_of(out), tmp_path / "outside"
@@ -509,21 +529,23 @@ def test_a_folder_of_images_may_be_a_link(tmp_path: Path):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
-@pytest.mark.parametrize("name", ["000001.png", ".batch.npz", PROTOCOL_FILE, HASHES_FILE])
-def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(name: str, tmp_path: Path):
-    stopped(fake(tmp_path / "images"), after=3)
-    (tmp_path / "images" / name).unlink(missing_ok=True)
-    os.mkfifo(tmp_path / "images" / name)
-    error = sentence_of(lambda: fake(tmp_path / "images").draw(batch_size=BATCH))
-    assert name in error if error else fake(tmp_path / "images").missing() == []
+@BOTH
+@pytest.mark.parametrize("name", ["000001.png", "000000.npz", ".batch.npz", PROTOCOL_FILE, HASHES_FILE])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(name: str, out: str, tmp_path: Path):
+    stopped(fake(tmp_path / out), after=3)
+    file = tmp_path / place_of(out) / name
+    file.unlink(missing_ok=True)
+    os.mkfifo(file)
+    error = sentence_of(lambda: fake(tmp_path / out).draw(batch_size=BATCH))
+    assert name in error if error else fake(tmp_path / out).missing() == []
 
 
 @BOTH
 def test_a_disk_without_room_is_refused_before_anything_is_drawn(
     out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Seven images of 6 bytes: a fourth of that as PNGs, and all of it in an array."""
-    needed = 7 * 6 // 4 + (7 * 6 if out == "a.npz" else 0)
+    """Seven images of 6 bytes: a fourth of that as PNGs, and twice all of it in an array and its batches."""
+    needed = 2 * 7 * 6 if out == "a.npz" else 7 * 6 // 4
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed - 1))
     found = fake(tmp_path / out)

@@ -55,8 +55,10 @@ def refusals(path: str | Path, done: str) -> Iterator[None]:
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
+def whole_file(path: str | Path, *, synced: bool = True) -> Iterator[Path]:
     """Write to the path handed out; it becomes `path` when the block ends well, and is removed when it does not.
+
+    synced  it is also whole after a power cut, which may take milliseconds
 
     Missing folders above `path` are made. The temporary name is new and short, keeps the suffix, and follows no link.
     """
@@ -66,7 +68,8 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = _new_file(path)
         yield temporary
-        sync(temporary)
+        if synced:
+            sync(temporary)
         os.replace(temporary, path)
     except OSError as error:
         raise cannot(path, "written", error) from None

@@ -1,13 +1,14 @@
-"""Drawing many images onto the disk so that it can stop and go on: a folder of PNGs, perhaps packed into one array.
+"""Drawing many images onto the disk so that it can stop and go on: a folder of PNGs, or batches packed into one array.
 
     DIR/              see image_folder.py
     FILE.npz          see array_file.py
-    FILE.npz.parts/   the folder it is packed from, until all images are there
+    FILE.npz.parts/   the batches it is packed from, until all images are there, see batches.py; and sampling.json
 
-A batch is put down whole before its PNGs are written, so what a drawing that was killed has left to draw are whole
+A batch is put down whole (and only then written as PNGs), so what a drawing that was killed has left to draw are whole
 batches. The same command therefore cuts the same ones and ends in the same pixels as if it had never been stopped: a
 network's sums depend on the batch in their last bits. Nothing is done before the images lie there as they were drawn:
-every PNG has the hash that was written down with it, and an array is read back before it takes its name.
+every PNG has the hash that was written down with it, every batch its checksums, and an array is read back before it
+takes its name.
 """
 
 from __future__ import annotations
@@ -26,16 +27,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm.base.files import check_output, check_room, only_process, refusals, remove_unfinished, whole_file
-from ddpm.base.image_io import file_name, save_folder
-from ddpm.base.npz import read_own_arrays
+from ddpm.base.image_io import save_folder
 from ddpm.base.progress import Advance, unheard
 from ddpm.errors import DamagedFile, DdpmError, InputError
 from ddpm.generation.array_file import NAMES, fault_in, protocol_in, write_array
+from ddpm.generation.batches import batch_name, batches_in, images_at, places_in, read_batch, write_batch
 from ddpm.generation.draw import draw_batches, labels_for, protocol
 from ddpm.generation.image_folder import (
     HASHES_FILE,
     PROTOCOL_FILE,
-    ImageFolder,
     add_hashes,
     check_protocol,
     claim_of,
@@ -50,7 +50,7 @@ from ddpm.model.checkpoint import is_run
 from ddpm.model.model import Model
 from ddpm.samplers.plan import Plan
 
-BATCH_FILE = ".batch.npz"  # drawn, and not all of its PNGs are written yet
+BATCH_FILE = ".batch.npz"  # of a folder: drawn, and not all of its PNGs are written yet
 PACKED_FILE = ".packed.npz"  # about to take the place of FILE.npz
 ARRAY = ".npz"
 PNG_FACTOR = 4  # an image's PNG is taken to have a fourth of the bytes of its pixels, or more
@@ -94,8 +94,8 @@ class Drawing:
             return []
         missing = self._not_there()
         pixels = math.prod(self.model.geometry.shape)
-        packed = len(self.seeds) * pixels if self._packed else 0
-        check_room(self.out, len(missing) * pixels // PNG_FACTOR + packed)
+        images = len(missing) + len(self.seeds) if self._packed else len(missing) / PNG_FACTOR
+        check_room(self.out, int(images * pixels))
         return missing
 
     def draw(self, *, batch_size: int = 64, advance: Advance = unheard) -> None:
@@ -107,11 +107,12 @@ class Drawing:
             with only_process(self.folder):
                 missing = self.missing()
                 remove_unfinished(self.folder)
+                self._claim()
                 self._write_pngs()
                 options: dict[str, Any] = {"batch_size": batch_size, "advance": advance}
                 for seeds, images in draw_batches(self.model, missing, self.plan, **options) if missing else ():
-                    with whole_file(self._batch) as temporary:
-                        np.savez(temporary, seeds=np.asarray(seeds, np.int64), images=images.numpy())
+                    self._claim()
+                    write_batch(self.folder / self._batch(seeds), seeds, images.numpy())
                     self._write_pngs()
                 if missing:
                     self._check_whole()
@@ -124,9 +125,9 @@ class Drawing:
     def _packed(self) -> bool:
         return self.out.suffix == ARRAY
 
-    @property
-    def _batch(self) -> Path:
-        return self.folder / BATCH_FILE
+    def _batch(self, seeds: Sequence[int]) -> str:
+        """What the file of a batch is called: for PNGs there is one at a time."""
+        return batch_name(seeds) if self._packed else BATCH_FILE
 
     @cached_property
     def asked(self) -> Collection[int]:
@@ -172,35 +173,34 @@ class Drawing:
     def _not_there(self) -> list[int]:
         """The seeds, each once, whose images are not in the folder as they were drawn."""
         batch = self._batch_seeds()
-        if batch or seeds_in(self.folder):
+        if batch or self._holds_images():
             check_protocol(self.folder, self.protocol)
-        there = batch | sound_seeds(self.folder, self.asked, self.model.geometry.shape)
-        return [seed for seed in self.asked if seed not in there]
+        shape = self.model.geometry.shape
+        sound = places_in(self.folder, shape) if self._packed else sound_seeds(self.folder, self.asked, shape)
+        return [seed for seed in self.asked if seed not in sound and seed not in batch]
+
+    def _holds_images(self) -> bool:
+        """Whether the folder holds batches or PNGs; older versions packed arrays from those."""
+        return bool(seeds_in(self.folder) or (self._packed and batches_in(self.folder)))
 
     def _batch_seeds(self) -> set[int]:
-        """The seeds of the batch that was put down last, if it still lies there."""
+        """The seeds of the batch whose PNGs are not all written yet, if there is one."""
+        path = self.folder / BATCH_FILE
         try:
-            return set(self._read_batch()[0]) if self._batch.is_file() else set()
+            return set(read_batch(path, self.model.geometry.shape)[0]) if path.is_file() else set()
         except DdpmError:
-            if self._batch.is_file():
+            if path.is_file():
                 raise
             return set()  # another process has just written its PNGs
 
-    def _read_batch(self) -> tuple[list[int], NDArray[np.uint8]]:
-        seeds, images = read_own_arrays(self._batch, "seeds", "images")
-        shape = (seeds.size, *self.model.geometry.shape)
-        if seeds.dtype != np.int64 or seeds.ndim != 1 or images.dtype != np.uint8 or images.shape != shape:
-            raise DamagedFile(f"'{self._batch}' holds no batch of images: remove it, and the same command goes on.")
-        return seeds.tolist(), images
-
     def _claim(self) -> None:
-        """Say in the folder how its images are drawn, and begin their hashes; again, if somebody removed them."""
+        """Say in the folder how its images are drawn, and begin the hashes of PNGs; again, if somebody removed them."""
         names = () if labels_for(self.model, [0]) is None else self.model.class_names
         claim = claim_of(self.folder)
         ours = claim is None or claim[0] == self.protocol
-        if not ours and seeds_in(self.folder):
+        if not ours and self._holds_images():
             check_protocol(self.folder, self.protocol)
-        if not ours or not (self.folder / HASHES_FILE).is_file():  # of an emptied folder, or of an older version
+        if not self._packed and (not ours or not (self.folder / HASHES_FILE).is_file()):  # emptied, or an older version
             there = sorted(sound_seeds(self.folder, seeds_in(self.folder), self.model.geometry.shape))
             write_hashes(self.folder, {seed: sha256_of(self.folder, seed) for seed in there}, self._classes(there))
         if claim != (self.protocol, list(names)):
@@ -212,14 +212,14 @@ class Drawing:
         return [] if labels is None else [self.model.class_names[label] for label in labels.tolist()]
 
     def _write_pngs(self) -> None:
-        """Write the PNGs of the batch that was put down last, if it still lies there."""
-        self._claim()
-        if self._batch.is_file():
-            seeds, images = self._read_batch()
+        """Write the PNGs of the batch that was put down for it, if there is one."""
+        batch = self.folder / BATCH_FILE
+        if batch.is_file():
+            seeds, images = read_batch(batch, self.model.geometry.shape)
             hashes = save_folder(images, self.folder, names=seeds)
             add_hashes(self.folder, dict(zip(seeds, hashes, strict=True)), self._classes(seeds))
-            with refusals(self._batch, "removed"):
-                self._batch.unlink(missing_ok=True)
+            with refusals(batch, "removed"):
+                batch.unlink(missing_ok=True)
 
     def _check_whole(self) -> None:
         """Raise DamagedFile if images that were drawn are not in the folder."""
@@ -228,12 +228,13 @@ class Drawing:
         if lost:
             raise DamagedFile(
                 f"{len(lost):,} of {len(self.asked):,} images in '{self.folder}' were removed or changed while others "
-                f"were drawn, {file_name(lost[0])} for one: the same command draws them again."
+                f"were drawn, that of seed {lost[0]} for one: the same command draws them again."
             )
 
     def _pack(self, batch_size: int) -> None:
         """Put the images into one file, holding a batch at a time, and read it back before it takes its name."""
-        images = ImageFolder(self.folder, self.seeds, self.protocol).batches(batch_size=batch_size)
+        shape = self.model.geometry.shape
+        images = images_at(places_in(self.folder, shape), self.seeds, shape, batch_size)
         packed = self.folder / PACKED_FILE
         with whole_file(packed) as temporary:
             write_array(temporary, images, self._shape, self._others)
@@ -251,11 +252,10 @@ class Drawing:
         if not self.folder.is_dir() or self.folder.is_symlink():
             return
         with suppress(DdpmError, OSError), only_process(self.folder):
-            there = self._batch_seeds() | seeds_in(self.folder)
-            found = protocol_of(self.folder)
-            if (found == self.protocol and there <= set(self.seeds)) or (found is None and not there):
+            found, there = protocol_of(self.folder), places_in(self.folder, self.model.geometry.shape).keys()
+            if (found == self.protocol and there <= set(self.seeds)) or (found is None and not self._holds_images()):
                 remove_unfinished(self.folder)
-                images = map(file_name, seeds_in(self.folder))
-                for name in (*images, BATCH_FILE, PACKED_FILE, HASHES_FILE, PROTOCOL_FILE, ".lock"):
-                    (self.folder / name).unlink(missing_ok=True)
+                names = (PACKED_FILE, PROTOCOL_FILE, ".lock")
+                for path in (*batches_in(self.folder), *(self.folder / name for name in names)):
+                    path.unlink(missing_ok=True)
                 self.folder.rmdir()

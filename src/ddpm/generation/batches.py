@@ -1,0 +1,79 @@
+"""Batches of images that were drawn, each a file that is whole or not there, until they are packed or become PNGs.
+
+FOLDER/000064.npz   seeds int64 (B,), the first of them 64; images uint8 (B, C, H, W); with checksums, as zips have them
+
+The operating system writes them to the disk when it likes: what a power cut leaves of one is no sound batch, and drawn
+again.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ddpm.base.files import refusals, whole_file
+from ddpm.base.npz import read_own_arrays
+from ddpm.errors import DamagedFile
+
+BATCH_NAME = re.compile(r"-?[0-9]{6,20}\.npz")
+KEPT = 2  # batches that packing holds in memory
+
+Shape = tuple[int, ...]  # of an image: C, H, W
+Places = Mapping[int, tuple[Path, int]]
+"""{seed: file of its batch, row there}."""
+
+
+def batch_name(seeds: Sequence[int]) -> str:
+    """What the file of a batch is called."""
+    return f"{seeds[0]:06d}.npz"
+
+
+def write_batch(path: Path, seeds: Sequence[int], images: NDArray[np.uint8]) -> None:
+    """Put down a batch, images (B, C, H, W)."""
+    with whole_file(path, synced=False) as temporary:
+        np.savez(temporary, seeds=np.asarray(seeds, np.int64), images=images)
+
+
+def read_batch(path: Path, shape: Shape) -> tuple[list[int], NDArray[np.uint8]]:
+    """Seeds and images (B, C, H, W) of a batch. DamagedFile: it is not what was written, or of another shape."""
+    seeds, images = read_own_arrays(path, "seeds", "images")
+    if seeds.dtype != np.int64 or seeds.ndim != 1 or images.dtype != np.uint8 or images.shape != (seeds.size, *shape):
+        raise DamagedFile(f"'{path}' holds no batch of images: remove it, and the same command goes on.")
+    return seeds.tolist(), images
+
+
+def batches_in(folder: Path) -> list[Path]:
+    """The files in a folder that are named like batches."""
+    with refusals(folder, "read"):
+        names = os.listdir(folder) if folder.is_dir() else []
+    return [folder / name for name in sorted(names) if BATCH_NAME.fullmatch(name)]
+
+
+def places_in(folder: Path, shape: Shape) -> Places:
+    """Where the images in a folder lie; batches that are not whole count for nothing."""
+    places: dict[int, tuple[Path, int]] = {}
+    for path in batches_in(folder):
+        with suppress(DamagedFile):
+            if path.is_file():
+                places |= {seed: (path, row) for row, seed in enumerate(read_batch(path, shape)[0])}
+    return places
+
+
+def images_at(places: Places, seeds: Sequence[int], shape: Shape, batch_size: int) -> Iterator[Tensor]:
+    """Images of seeds in this order: uint8 (B, C, H, W). DamagedFile: one has no place, and as in read_batch."""
+    read = functools.lru_cache(KEPT)(lambda path: read_batch(path, shape)[1])
+    for start in range(0, len(seeds), batch_size):
+        here = seeds[start : start + batch_size]
+        gone = next((seed for seed in here if seed not in places), None)
+        if gone is not None:
+            raise DamagedFile(f"the image of seed {gone} is not there any more: the same command draws it again.")
+        yield torch.from_numpy(np.stack([read(path)[row] for path, row in map(places.__getitem__, here)]))
