@@ -15,11 +15,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpm.diffusion.denoiser import Denoiser
+from ddpm.diffusion.denoiser import Denoiser, Guided
 from ddpm.diffusion.process import PREDICTIONS, Process
 from ddpm.diffusion.schedule import make_schedule
 from ddpm.errors import InputError
-from ddpm.likelihood.ode import EXACT_DIMENSIONS, draw_probes, log_density, ode_term, standard_normal_log_density
+from ddpm.likelihood.ode import (
+    EXACT_DIMENSIONS,
+    VALUES_AT_ONCE,
+    draw_probes,
+    log_density,
+    ode_term,
+    standard_normal_log_density,
+)
+from ddpm.networks.linear import LinearDenoiser
 from ddpm.networks.unet import UNet
 
 T = 1000
@@ -260,6 +268,82 @@ def test_no_gradients_are_kept_where_weights_or_images_ask_for_them():
     assert not term.flow.requires_grad
     assert not term.decoder.requires_grad
     assert weight.grad is None
+
+
+# ---- many directions in a backward pass ------------------------------------------------------------------------------
+
+
+def plain_density(denoiser: Denoiser, x: Tensor, labels: Tensor | None, vectors: Tensor) -> Tensor:
+    """One step of the method from level 1, with a backward pass for each of the vectors (N, B, C, H, W)."""
+    start, end = (-0.5 * float(SCHEDULE.log_snr[level]) for level in (1, T))
+    step, states, slopes = end - start, [x / math.sqrt(LEVEL_1)], []
+    for share in (0.0, 0.5, 0.5, 1.0):
+        log_sigma = start + share * step
+        at = (states[0] + share * step * slopes[-1][0] if slopes else states[0]).requires_grad_()
+        level = SCHEDULE.level_at(-2 * log_sigma)
+        rate = math.exp(log_sigma) * denoiser.eps_at(at / math.hypot(1, math.exp(log_sigma)), level, labels)
+        products = [v * torch.autograd.grad(rate, at, v, retain_graph=True)[0] for v in vectors]
+        slopes.append((rate.detach(), sum(products).flatten(1).sum(1)))
+    moved, gain = (step / 6 * (a + 2 * (b + c) + d) for a, b, c, d in zip(*slopes, strict=True))
+    end_state = (states[0] + moved).detach() * math.sqrt(LEVEL_T)
+    scale = 0.5 * x[0].numel() * math.log(LEVEL_T / LEVEL_1)
+    return standard_normal_log_density(end_state) + gain + scale
+
+
+def wide_awake(network: UNet) -> UNet:
+    """The same in float64, its weights far from those that make a new network put out nothing."""
+    random = torch.Generator().manual_seed(0)
+    for weight in network.double().eval().requires_grad_(False).parameters():
+        weight += 0.1 * torch.randn(weight.shape, generator=random, dtype=torch.float64)
+    return network
+
+
+def attentive(channels: int) -> UNet:
+    return wide_awake(
+        UNet(1, channels, channels=8, multipliers=(1, 2), blocks=1, attention_levels=(1,), groups=4, classes=3)
+    )
+
+
+NETWORKS = {
+    "labels and a learned variance": lambda: attentive(2),
+    "guided": lambda: Guided(attentive(1), 2.0, no_label=2),
+    "linear, corrected": lambda: LinearDenoiser((1, 4, 6), LOG_SNR, attentive(1)).double().requires_grad_(False),
+}
+SIXES = torch.from_numpy(np.random.default_rng(3).uniform(-1, 1, (3, 1, 4, 6)))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("most", [7 * 72, 1 << 13])
+def test_copies_of_a_batch_give_what_a_backward_pass_for_each_direction_gives(
+    network: str, most: int, monkeypatch: pytest.MonkeyPatch
+):
+    """24 directions in 4 passes of 6, or all in one; five probes in one."""
+    monkeypatch.setitem(VALUES_AT_ONCE, "cpu", most)
+    denoiser, labels = Denoiser(NETWORKS[network](), PROCESS, dtype=torch.float64), torch.tensor([0, 1, 1])
+    exact = log_density(denoiser, SIXES, steps=1, labels=labels)
+    every = torch.eye(24).double().reshape(24, 1, 1, 4, 6).expand(24, *SIXES.shape)
+    expected = plain_density(denoiser, SIXES, labels, every)
+    assert ((exact - expected) / expected).abs().max() < 1e-10
+    probes = draw_probes(5, 0, range(3), (1, 4, 6))
+    estimated = log_density(denoiser, SIXES, steps=1, labels=labels, probes=probes)
+    expected = plain_density(denoiser, SIXES, labels, probes / math.sqrt(5))
+    assert ((estimated - expected) / expected).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize(("most", "copies"), [(1, 1), (10 * 72, 8), (1 << 13, 24)])
+def test_a_network_call_holds_as_many_copies_as_the_passes_need(
+    most: int, copies: int, monkeypatch: pytest.MonkeyPatch
+):
+    """24 directions of 3 images of 24 pixels: at most 10 copies make 3 passes, and these 8 copies."""
+    monkeypatch.setitem(VALUES_AT_ONCE, "cpu", most)
+    sizes = []
+
+    def network(x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        sizes.append(len(x))
+        return x
+
+    log_density(Denoiser(network, PROCESS, dtype=torch.float64), SIXES, steps=1)
+    assert sizes == [3 * copies] * 4
 
 
 # ---- Hutchinson's estimator -----------------------------------------------------------------------------------------

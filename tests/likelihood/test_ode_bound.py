@@ -12,7 +12,7 @@ from ddpm.base.units import BIN, bits, images_to_x
 from ddpm.diffusion.schedule import make_schedule
 from ddpm.errors import InputError
 from ddpm.likelihood.estimate import estimate_bound
-from ddpm.likelihood.ode import EXACT_DIMENSIONS, ode_term
+from ddpm.likelihood.ode import EXACT_DIMENSIONS, VALUES_AT_ONCE, ode_term
 from ddpm.likelihood.ode_bound import calls_per_image, images_within, ode_bound
 from scorings import SPREAD, Network, pixels, scoring_of
 
@@ -34,7 +34,10 @@ def test_a_budget_for_less_than_two_images_is_refused_with_one_that_fits():
 
 @pytest.mark.parametrize(("shape", "trace"), [((1, 2, 4), "exact"), ((1, 17, 16), "Hutchinson")])
 @pytest.mark.parametrize("seed", [0, 3, -1])
-def test_the_calls_are_those_made_and_large_images_take_probes(shape: tuple[int, int, int], trace: str, seed: int):
+def test_the_calls_are_those_made_and_large_images_take_probes(
+    shape: tuple[int, int, int], trace: str, seed: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(VALUES_AT_ONCE, "cpu", 1)  # no copies of an image in a call
     network, told = Network(PAPER), []
     scoring = scoring_of(
         PAPER, pixels(9, shape), denoiser={"network": network}, advance=told.append, batch_size=2, seed=seed

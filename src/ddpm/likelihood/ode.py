@@ -26,7 +26,8 @@ from ddpm.diffusion.bound import term_nats
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.errors import InputError
 
-EXACT_DIMENSIONS = 256  # an image with more needs probes: the exact trace takes one backward pass for each
+EXACT_DIMENSIONS = 256  # an image with more needs probes: the exact trace takes one direction for each
+VALUES_AT_ONCE = {"cpu": 1 << 13, "cuda": 1 << 16}  # of a batch and its copies in a network call; it bounds memory
 
 
 class OdeTerm(NamedTuple):
@@ -83,7 +84,8 @@ def log_density(
     level     1..T
     labels    (B,) integers, or None
     probes    (P, B, C, H, W) of -1 and 1, for an unbiased estimate of the divergence, the same all along the path; None
-              takes it exactly, by one vector-Jacobian product for each of at most EXACT_DIMENSIONS dimensions
+              takes it exactly, by one vector-Jacobian product for each of at most EXACT_DIMENSIONS dimensions;
+              a small batch stands in a network call several times, so that a backward pass makes several products
     terminal  log-density of images (B, C, H, W) at level T -> (B,) nats
     returns   (B,) nats; works under any grad mode of the caller's
 
@@ -134,15 +136,27 @@ def ode_term(
 
 
 def _directions(x: Tensor, probes: Tensor | None) -> tuple[Tensor, float]:
-    """Vectors v (K, B or 1, C, H, W) and the factor that makes the sum of v J v the trace of J, or its estimate."""
+    """Vectors v and the factor that makes the sum of v J v the trace of J, or its estimate.
+
+    returns  (P, K, B or 1, C, H, W) for P backward passes of K copies of the batch each, filled up with zeros
+    """
     if probes is not None:
         if probes.ndim != x.ndim + 1 or probes.shape[1:] != x.shape or not len(probes):
             raise InputError(f"probes must have the shape {('P', *x.shape)}, not {tuple(probes.shape)}.")
-        return probes.to(x), 1 / len(probes)
+        return _in_passes(probes.to(x), x), 1 / len(probes)
     dimensions = x[0].numel()
     if dimensions > EXACT_DIMENSIONS:
         raise InputError(f"the exact trace takes at most {EXACT_DIMENSIONS} dimensions, not {dimensions}: give probes.")
-    return torch.eye(dimensions).to(x).reshape(dimensions, 1, *x.shape[1:]), 1.0
+    return _in_passes(torch.eye(dimensions).to(x).reshape(dimensions, 1, *x.shape[1:]), x), 1.0
+
+
+def _in_passes(vectors: Tensor, x: Tensor) -> Tensor:
+    """Deal vectors (N, ...) out to as few backward passes as VALUES_AT_ONCE allows: (P, K, ...)."""
+    most = VALUES_AT_ONCE.get(x.device.type, VALUES_AT_ONCE["cpu"]) // x.numel()
+    passes = math.ceil(len(vectors) / max(1, most))
+    copies = math.ceil(len(vectors) / passes)
+    filling = vectors.new_zeros(passes * copies - len(vectors), *vectors.shape[1:])
+    return torch.cat([vectors, filling]).reshape(passes, copies, *vectors.shape[1:])
 
 
 def _rate(
@@ -151,15 +165,19 @@ def _rate(
     sigma = math.exp(log_sigma)
     signal = 1 / math.hypot(1, sigma)
     level = denoiser.process.schedule.level_at(-2 * log_sigma)
+    copies, images = directions.shape[1], len(y)
     with torch.enable_grad():
-        at = y.detach().requires_grad_()
-        rate = sigma * denoiser.eps_at(signal * at, level, labels)
-        divergence = y.new_zeros(len(y))
+        # Autograd's own backward pass over copies of the batch, and not torch.func.vmap over directions: vmap takes
+        # group norms apart, loops over fused attention, and knows no custom or compiled function.
+        at = y.detach().repeat(copies, *[1] * (y.ndim - 1)).requires_grad_()
+        rate = sigma * denoiser.eps_at(signal * at, level, None if labels is None else labels.repeat(copies))
+        divergence = y.new_zeros(images)
         if rate.requires_grad:  # a network that ignores the image has no divergence
-            for v in directions:
-                gradient = torch.autograd.grad(rate, at, v.expand_as(rate), retain_graph=True)[0]
-                divergence += share * (v * gradient).flatten(1).sum(1)
-    return _Rate(rate.detach(), divergence)
+            for vectors in directions:
+                v = vectors.expand(copies, *y.shape).reshape(at.shape)
+                gradient = torch.autograd.grad(rate, at, v, retain_graph=True)[0]
+                divergence += share * (v * gradient).reshape(copies, images, -1).sum((0, 2))
+    return _Rate(rate[:images].detach(), divergence)
 
 
 def _integrate(rate: Callable[[Tensor, float], _Rate], y: Tensor, times: Sequence[float]) -> tuple[Tensor, Tensor]:
