@@ -31,6 +31,7 @@ from ddpm.samplers.plan import Sampling
 from ddpm.training.learner import Learner
 from ddpm.training.run_folder import RunFolder, ValidationFields
 from ddpm.training.signals import Stop, stop_on_signal
+from ddpm.training.sparing import Sparing
 from ddpm.training.training_state import check_state
 from ddpm.training.watch import IN_A_ROW, KEPT, bad_in_a_row, fault_keys, good_until, learned_nothing, new_alarms, told
 
@@ -154,16 +155,12 @@ class _Run:
         """Step until the recipe's images were seen, a signal came, or the run is lost."""
         recipe, training = self.learner.recipe, self.learner.recipe.training
         self._lap, self._note = (self.seen, time.monotonic()), ""
+        sparing = Sparing()
         again = (
-            (training.sample_images, lambda: stop.unless_stopped(self._draw)),
+            (training.sample_images, lambda: sparing(lambda: stop.unless_stopped(self._show))),
             (training.validate_images, lambda: stop.unless_stopped(self._validate)),
         )
-        due = (
-            (training.log_images, self._log),
-            (training.sample_images, self._plot),
-            *again,
-            (training.checkpoint_images, self._save),
-        )
+        due = ((training.log_images, self._log), *again, (training.checkpoint_images, self._save))
         stream = batches(
             self.images, seed=recipe.seed, position=self.seen, batch_size=recipe.batch_size, flip=training.flip
         )
@@ -253,6 +250,10 @@ class _Run:
         for alarm in alarms:
             self.progress.say(f"Warning: {alarm}")
         self.folder.metrics.append(line)
+
+    def _show(self) -> None:
+        self._plot()
+        self._draw()
 
     def _draw(self) -> None:
         """A grid of 16 images from the EMA weights, always of the same seeds."""
