@@ -23,7 +23,7 @@ BLOCK_SECONDS = 0.1  # how long a work is timed at a time, so that waiting for t
 FEWEST_ROUNDS = 3
 GEMM = 8192  # side of the matrices whose product is the peak
 
-SMALL_NETWORK = {"channels": 8, "groups": 4, "multipliers": [1, 2], "blocks": 1, "attention_levels": [1]}
+SMALL_NETWORK = {"channels": 8, "groups": 4, "multipliers": [1], "blocks": 1, "attention_levels": []}
 
 Figures = dict[str, Any]
 
