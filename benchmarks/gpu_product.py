@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from on_device import Bench, Figures, forward, table, whole_step
+from on_device import MODEL, Bench, Figures, forward, table, whole_step
 
 import ddpm
 from ddpm.base.precision import PRECISIONS, computed_in
@@ -24,7 +24,6 @@ from ddpm.model.model import Model
 from ddpm.training.learner import Learner
 from ddpm.training.run_folder import RunFolder
 
-MODEL = Path(__file__).resolve().parents[1] / "models" / "fashion-mnist"
 CALLS = 10  # network calls of an image
 LOOP_STEPS = 200  # of a run of the loop
 LINES = 8  # log lines that they are cut into; the first one holds what happens once
