@@ -89,4 +89,5 @@ def printed(figures: Figures) -> str:
         *(figures[key] for key in ("seconds", "seconds_plain", "seconds_of_the_cpu", "times_as_fast_as_plain")),
     ]
     header = ["seconds", "here", "here, a backward pass a direction", "on the CPU", "times as fast"]
-    return f"{table(header, [row])}\n\nDensities differ from the plain ones by {apart['plain']:.1e}, from the CPU's by {apart['cpu']:.1e}."
+    told = f"Densities differ from the plain ones by {apart['plain']:.1e}, from the CPU's by {apart['cpu']:.1e}."
+    return f"{table(header, [row])}\n\n{told}"
