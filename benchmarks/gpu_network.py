@@ -12,6 +12,7 @@ from twins import Twin
 from ddpm.base.precision import PRECISIONS, computing
 from ddpm.errors import InputError
 from ddpm.model.model import build_network
+from ddpm.networks.compiled import compile_network
 from ddpm.training.learner import Learner
 
 OURS, WHOLE, THEIRS, BEST = "our network", "our whole step", "diffusers", "diffusers, channels-last, fused Adam"
@@ -45,8 +46,6 @@ def eager(bench: Bench) -> Figures:
 
 def compiled(bench: Bench) -> Figures:
     """The same by torch.compile in bfloat16, and how long each compilation takes."""
-    from ddpm.networks.compiled import compile_network
-
     peak, batch = bench.gemm_peak(), bench.batches(512)[0]
     cost, rows, said = arithmetic(bench.recipe()), [], []
     for what in (TRAINING, FORWARD):

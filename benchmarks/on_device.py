@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,12 +19,13 @@ from ddpm.model.recipe import Recipe, changed, load_recipe, resolve
 from ddpm.training.learner import Learner
 from ddpm.training.step_memory import blank_batch
 
+MODEL = Path(__file__).resolve().parents[1] / "models" / "fashion-mnist"
 WARM_UP = 3  # calls of each work that do not count: libraries choose their kernels, allocators grow
 BLOCK_SECONDS = 0.1  # how long a work is timed at a time, so that waiting for the device counts little
 FEWEST_ROUNDS = 3
 GEMM = 8192  # side of the matrices whose product is the peak
 
-SMALL_NETWORK = {"channels": 8, "groups": 4, "multipliers": [1, 2], "blocks": 1, "attention_levels": [1]}
+SMALL_NETWORK = {"channels": 8, "groups": 4, "multipliers": [1], "blocks": 1, "attention_levels": []}
 
 Figures = dict[str, Any]
 

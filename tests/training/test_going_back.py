@@ -16,6 +16,7 @@ import ddpm
 from ddpm.base.progress import Progress
 from ddpm.errors import InputError
 from ddpm.model.recipe import Recipe, make_recipe
+from ddpm.training import sparing
 from ddpm.training.learner import Learner
 from ddpm.training.loop import train
 from ddpm.training.run_folder import RunFolder
@@ -273,6 +274,7 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_drawn_nor_validated(
         return values
 
     plant(monkeypatch, poison, lambda learner: learner.images_seen == 40)
+    monkeypatch.setattr(sparing, "SHARE", math.inf)
     often = {"checkpoint_images": 16, "sample_images": 16, "validate_images": 16, "validation_calls": 256}
     held_out = image_set(pixels(5, (1, 4, 4), 3), name="held out")
     found = recipe(train_images=64, training={"log_images": 1000, **often})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ if not hasattr(signal, "SIGUSR1"):
 from crashing import contents, saved
 
 from ddpm.model.recipe import make_recipe
-from ddpm.training import loop
+from ddpm.training import loop, sparing
 from ddpm.training.loop import train
 from ddpm.training.run_folder import RunFolder
 from ddpm.training.signals import ASKING, stop_on_signal
@@ -101,6 +102,7 @@ def test_validation_and_sampling_are_broken_off_and_made_up_for_later(
     phase: str, at: int, number: int, whole: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """At an interval, and at the end of the run; nothing of the phase is left, and nothing is missing afterwards."""
+    monkeypatch.setattr(sparing, "SHARE", math.inf)
     real, sent = getattr(loop, phase), []
 
     def signalled(model_or_scoring, *rest):

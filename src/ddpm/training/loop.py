@@ -32,6 +32,7 @@ from ddpm.training.compiling import compile_learner, worth_compiling
 from ddpm.training.learner import Learner
 from ddpm.training.run_folder import RunFolder, ValidationFields
 from ddpm.training.signals import Stop, stop_on_signal
+from ddpm.training.sparing import Sparing
 from ddpm.training.training_state import check_state
 from ddpm.training.watch import IN_A_ROW, KEPT, bad_in_a_row, fault_keys, good_until, learned_nothing, new_alarms, told
 
@@ -157,16 +158,12 @@ class _Run:
         if worth_compiling(recipe, self.learner.device, self.seen):
             self.progress.say(compile_learner(self.learner))
         self._lap, self._note = (self.seen, time.monotonic()), ""
+        sparing = Sparing()
         again = (
-            (training.sample_images, lambda: stop.unless_stopped(self._draw)),
+            (training.sample_images, lambda: sparing(lambda: stop.unless_stopped(self._show))),
             (training.validate_images, lambda: stop.unless_stopped(self._validate)),
         )
-        due = (
-            (training.log_images, self._log),
-            (training.sample_images, self._plot),
-            *again,
-            (training.checkpoint_images, self._save),
-        )
+        due = ((training.log_images, self._log), *again, (training.checkpoint_images, self._save))
         stream = batches(
             self.images, seed=recipe.seed, position=self.seen, batch_size=recipe.batch_size, flip=training.flip
         )
@@ -256,6 +253,10 @@ class _Run:
         for alarm in alarms:
             self.progress.say(f"Warning: {alarm}")
         self.folder.metrics.append(line)
+
+    def _show(self) -> None:
+        self._plot()
+        self._draw()
 
     def _draw(self) -> None:
         """A grid of 16 images from the EMA weights, always of the same seeds."""
