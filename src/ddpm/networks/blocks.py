@@ -88,18 +88,22 @@ def normalised(x: Tensor, norm: nn.GroupNorm, *, activate: bool = True) -> Tenso
 
 
 def by_channels(x: Tensor, norm: nn.GroupNorm) -> Tensor:
-    """Group normalisation of x (B, C, H, W) by sums over each channel, in float32 or better.
+    """Group normalisation of x (B, C, H, W), in float32 or better, by operations that leave the order of its memory.
 
-    Where channels lie last in memory, a group is scattered and a channel is a column: PyTorch's own kernels copy x into
-    another order and back, these sums do not.
+    Where channels lie last, PyTorch's own kernels copy x into another order and back.
     """
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    groups = (len(x), norm.num_groups, -1)
-    variance, mean = (value.reshape(groups) for value in torch.var_mean(wide, (2, 3), correction=0))
-    between, centre = torch.var_mean(mean, 2, correction=0, keepdim=True)  # law of total variance
-    scale = torch.rsqrt(variance.mean(2, keepdim=True) + between + norm.eps) * norm.weight.reshape(groups[1:])
-    shift = norm.bias - (centre * scale).flatten(1)
-    return wide * scale.flatten(1)[:, :, None, None] + shift[:, :, None, None]
+    weight, bias = (value.reshape(norm.num_groups, -1) for value in (norm.weight, norm.bias))
+    if torch.compiler.is_compiling():  # a channel is a column, whose sums make one fast kernel: law of total variance
+        variance, mean = (value.unflatten(1, weight.shape) for value in torch.var_mean(wide, (2, 3), correction=0))
+        between, mean = torch.var_mean(mean, 2, correction=0, keepdim=True)
+        variance = variance.mean(2, keepdim=True) + between
+    else:  # operation by operation, fewer are faster
+        variance, mean = torch.var_mean(wide.unflatten(1, weight.shape).flatten(3), (2, 3), correction=0, keepdim=True)
+        variance, mean = variance.flatten(2), mean.flatten(2)
+    scale = torch.rsqrt(variance + norm.eps) * weight
+    shift = torch.addcmul(bias, mean, scale, value=-1)
+    return torch.addcmul(shift.flatten(1)[:, :, None, None], wide, scale.flatten(1)[:, :, None, None])
 
 
 def dropped(x: Tensor, keys: Tensor, rate: float) -> Tensor:
