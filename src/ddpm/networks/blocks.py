@@ -95,12 +95,12 @@ def by_channels(x: Tensor, norm: nn.GroupNorm) -> Tensor:
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     weight, bias = (value.reshape(norm.num_groups, -1) for value in (norm.weight, norm.bias))
     if torch.compiler.is_compiling():  # a channel is a column, whose sums make one fast kernel: law of total variance
-        variance, mean = (value.unflatten(1, weight.shape) for value in torch.var_mean(wide, (2, 3), correction=0))
+        variance, mean = (value.reshape(-1, *weight.shape) for value in torch.var_mean(wide, (2, 3), correction=0))
         between, mean = torch.var_mean(mean, 2, correction=0, keepdim=True)
         variance = variance.mean(2, keepdim=True) + between
     else:  # operation by operation, fewer are faster
-        variance, mean = torch.var_mean(wide.unflatten(1, weight.shape).flatten(3), (2, 3), correction=0, keepdim=True)
-        variance, mean = variance.flatten(2), mean.flatten(2)
+        groups = wide.view(len(wide), *weight.shape, -1)
+        variance, mean = (value.flatten(2) for value in torch.var_mean(groups, (2, 3), correction=0, keepdim=True))
     scale = torch.rsqrt(variance + norm.eps) * weight
     shift = torch.addcmul(bias, mean, scale, value=-1)
     return torch.addcmul(shift.flatten(1)[:, :, None, None], wide, scale.flatten(1)[:, :, None, None])
