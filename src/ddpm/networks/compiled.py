@@ -38,6 +38,7 @@ def compile_network(network: nn.Module, trial: Callable[[], object]) -> str:
     returns  a sentence: how long it took, or why the network stays as it is
     """
     torch.compiler.reset()
+    _compiled.cache_clear()
     _COMPILED.clear()
     _COMPILED.update(network.modules())
     start = time.monotonic()

@@ -1,0 +1,108 @@
+"""A compiled network computes what it computed before, and nothing of it is written down or copied."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.networks.test_blocks import normal, tiny
+from torch import Tensor
+
+from ddpm.base.noise import stream_keys
+from ddpm.networks.compiled import compile_network
+from ddpm.networks.linear import LinearDenoiser
+
+TIMES, LABELS = torch.tensor([0, 5, 999]), torch.tensor([0, 1, 0])
+DROPS = stream_keys("dropout", 0, torch.arange(3))
+
+
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A compiler that compiles nothing, and notes each call of what it made."""
+    calls: list[Any] = []
+
+    def compiled(body: Callable[..., Tensor], **options: object) -> Callable[..., Tensor]:
+        assert options == {"dynamic": False, "fullgraph": True}
+
+        def call(network: torch.nn.Module, *given: Tensor | None) -> Tensor:
+            calls.append(network)
+            return body(network, *given)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    return calls
+
+
+def test_only_the_network_itself_is_compiled_not_its_copies(compiler: list[Any]):
+    network, x = tiny(), normal(3, 2, 8, 8)
+    before, names = network(x, TIMES), list(network.state_dict())
+    assert compile_network(network, lambda: network(x, TIMES)) == "The network is compiled, which took 0 s."
+    assert torch.equal(network(x, TIMES), before)
+    assert compiler == [network, network]
+    for other in (copy.deepcopy(network), pickle.loads(pickle.dumps(network)), tiny()):
+        assert torch.equal(other(x, TIMES), before)
+    assert compiler == [network, network]
+    assert list(network.state_dict()) == names
+
+
+def test_the_network_within_a_linear_denoiser_is_compiled(compiler: list[Any]):
+    network = LinearDenoiser((2, 8, 8), np.linspace(9, -9, 1000), tiny()).double()
+    compile_network(network, lambda: network(normal(3, 2, 8, 8), TIMES))
+    assert compiler == [network.correction]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"), [(RuntimeError("no compiler.\nTry another."), "no compiler"), (KeyError(), "KeyError")]
+)
+def test_a_network_that_cannot_be_compiled_stays_as_it_is(error: Exception, reason: str, monkeypatch):
+    def fails(*given: object) -> Tensor:
+        raise error
+
+    monkeypatch.setattr(torch, "compile", lambda body, **options: fails)
+    network, x = tiny(), normal(3, 2, 8, 8)
+    before = network(x, TIMES)
+    said = compile_network(network, lambda: network(x, TIMES))
+    assert said == f"The network could not be compiled and runs in eager mode: {reason}."
+    assert torch.equal(network(x, TIMES), before)
+
+
+def test_a_trial_that_memory_does_not_hold_is_no_compilers_fault():
+    def full() -> None:
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(torch.OutOfMemoryError):
+        compile_network(tiny(), full)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
+def test_compiled_equals_eager(checkpointing: bool, dtype: torch.dtype, tolerance: float):
+    """Output and gradients of a training step with dropout and classes, and a call without gradients."""
+    network = tiny(dropout=0.2, classes=3, checkpointing=checkpointing).float().train()
+    x = normal(3, 2, 8, 8).float()
+
+    def step() -> dict[str, Tensor]:
+        network.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, dtype == torch.bfloat16):
+            out = network(x, TIMES, LABELS, drops=DROPS)
+        out.square().mean().backward()
+        gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
+        return {name: found for name, found in gradients.items() if not name.endswith("key.bias")} | {"out": out}
+
+    def call() -> Tensor:
+        with torch.no_grad():
+            return network(x, TIMES, LABELS)
+
+    eager, plain = step(), call()
+    assert compile_network(network, step).startswith("The network is compiled, which took ")
+    for name, found in step().items():
+        assert (found - eager[name]).norm() <= tolerance * eager[name].norm(), name
+    if dtype == torch.float32:
+        assert (call() - plain).abs().max() < tolerance * plain.abs().max()
