@@ -11,6 +11,7 @@ from pathlib import Path
 import independent
 import numpy as np
 import pytest
+import torch
 from codecs_of_tests import Pixels
 
 import ddpm
@@ -25,6 +26,7 @@ from ddpm.model.model import Model
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "format.md"
 FOLDER = Path(ddpm.__file__).parent / "linear"
 D = 3072
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +204,7 @@ def third_bits() -> list[int]:
 
 
 def both_noises() -> tuple[list[int], list[int]]:
-    ours = trellis.noise(np.array([third_bits()], np.uint8), 0, D)[0] * 4096
+    ours = trellis.noise(torch.tensor([third_bits()]), 0, D)[0] * 4096
     return independent.noise(third_bits(), 0, D), [int(value) for value in ours]
 
 
@@ -228,12 +230,12 @@ def gaussians(*key: int) -> tuple[str, str]:
 def codeword(number: int) -> tuple[str, str]:
     count = len(VALUES[f"codeword {number}"].split())
     one = [independent.gauss(independent.make_key(4), 512 * number + j) for j in range(count)]
-    return spaced(one), spaced(trellis.codebook()[number, :count] * 4096)
+    return spaced(one), spaced(trellis.codebook(CPU)[number, :count] * 4096)
 
 
 def windows(bits: str) -> tuple[str, str]:
     values = [int(bit) for bit in bits]
-    return spaced(independent.codewords(values)), spaced(trellis.windows(np.array([values], np.uint8))[0])
+    return spaced(independent.codewords(values)), spaced(trellis.windows(torch.tensor([values]))[0])
 
 
 def looked_up(name: str, *places: int) -> tuple[str, str]:
@@ -301,7 +303,7 @@ def tables_hash() -> tuple[str, str]:
 
 def codebook_hash() -> tuple[str, str]:
     """Of all of ours; the second decoder makes single entries."""
-    key, ours = independent.make_key(4), (trellis.codebook() * 4096).astype(int)
+    key, ours = independent.make_key(4), (trellis.codebook(CPU) * 4096).numpy().astype(int)
     some = [(s * 37 % 4096, s * 11 % 512) for s in range(2000)]
     assert [independent.gauss(key, 512 * s + j) for s, j in some] == [ours[s, j] for s, j in some]
     return hashed(ours, "<i2"), hashed(ours, "<i2")
