@@ -26,7 +26,6 @@ from ddpm.model.model import Model
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "format.md"
 FOLDER = Path(ddpm.__file__).parent / "linear"
 D = 3072
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +229,7 @@ def gaussians(*key: int) -> tuple[str, str]:
 def codeword(number: int) -> tuple[str, str]:
     count = len(VALUES[f"codeword {number}"].split())
     one = [independent.gauss(independent.make_key(4), 512 * number + j) for j in range(count)]
-    return spaced(one), spaced(trellis.codebook(CPU)[number, :count] * 4096)
+    return spaced(one), spaced(trellis.codebook()[number, :count] * 4096)
 
 
 def windows(bits: str) -> tuple[str, str]:
@@ -303,7 +302,7 @@ def tables_hash() -> tuple[str, str]:
 
 def codebook_hash() -> tuple[str, str]:
     """Of all of ours; the second decoder makes single entries."""
-    key, ours = independent.make_key(4), (trellis.codebook(CPU) * 4096).numpy().astype(int)
+    key, ours = independent.make_key(4), (trellis.codebook() * 4096).astype(int)
     some = [(s * 37 % 4096, s * 11 % 512) for s in range(2000)]
     assert [independent.gauss(key, 512 * s + j) for s, j in some] == [ours[s, j] for s, j in some]
     return hashed(ours, "<i2"), hashed(ours, "<i2")

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.devices import OnCpu
 
 from ddpm.codec import trellis
 from ddpm.codec.randomness import UNIT
@@ -139,7 +140,7 @@ def test_few_states_tried_as_ends_are_mostly_the_best_of_all_strings(bits: int, 
 
 @pytest.mark.parametrize("most", [1, 2**30])
 def test_images_of_a_batch_get_the_bits_they_get_alone(most: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(trellis.MOST_SCORES, "cpu", most)
+    monkeypatch.setattr(trellis, "CPU_SCORES", most)
     draw = np.random.default_rng(3)
     for bits in (9, 12, 13, 20):
         wanted = draw.standard_normal((4, 150))
@@ -150,6 +151,16 @@ def test_images_of_a_batch_get_the_bits_they_get_alone(most: int, monkeypatch: p
             assert (simulate(wanted[k : k + 1], 0.9, bits, 2)[0] == together[k]).all()
 
 
+@pytest.mark.parametrize("bits", [9, 40])
+def test_search_and_noise_stay_on_their_device(bits: int):
+    wanted = torch.zeros(3, 200, dtype=torch.float64, device="meta")
+    trellis.noise(trellis.simulate(wanted, 0.9, bits, 2), 2, 200)  # tables come there
+    with OnCpu() as watched:
+        found = trellis.noise(trellis.simulate(wanted, 0.9, bits, 2), 2, 200)
+    assert watched.seen == []
+    assert (found.shape, found.dtype, found.device.type) == ((3, 200), torch.float64, "meta")
+
+
 # ---- the plain search -----------------------------------------------------------------------------------------------
 
 
@@ -157,7 +168,7 @@ def plain_scores(wanted: np.ndarray, share: float, bits: int, step: int) -> np.n
     """What each codeword is worth in each segment of one image, (n, 4096)."""
     size = len(wanted)
     order, signs = (np.array(table) for table in (independent.order(step, size), independent.signs(step, size)))
-    words, shuffled = trellis.codebook(torch.device("cpu")).numpy(), wanted[order] * signs
+    words, shuffled = trellis.codebook(), wanted[order] * signs
     cuts = [i * size // bits for i in range(bits + 1)]
     parts = [(shuffled[start:end], words[:, : end - start]) for start, end in itertools.pairwise(cuts)]
     return np.array([word @ part - 0.5 * (1 - share) * (word**2).sum(1) for part, word in parts])

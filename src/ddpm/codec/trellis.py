@@ -18,14 +18,13 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ddpm.base.tensors import Integers
+from ddpm.base.tensors import Floats, Integers, on_device
 from ddpm.codec.randomness import CODEBOOK, UNIT, normals, scrambling
 
 LAST = 12
@@ -36,17 +35,18 @@ LONGEST = 512
 """Dimensions of a codeword at most."""
 WRAPS, SHORT, SHORT_WRAPS = 16, 32, 64
 """Ends of the circle that the encoder tries, the most promising first; more where bits are fewer than SHORT."""
-MOST_SCORES = {"cpu": 2**22, "cuda": 2**26}
+CPU_SCORES, GPU_SCORES = 2**22, 2**26
 """Tiles are searched together as long as they have no more scores: what caches hold, what a GPU has memory for."""
 
 Bits = NDArray[np.uint8]
 
 
 @functools.cache
-def codebook(device: torch.device) -> Tensor:
-    """(STATES, LONGEST) float64: word s * LONGEST + j of the key (CODEBOOK,), multiples of 2^-12."""
-    table = torch.from_numpy(normals(CODEBOOK, count=STATES * LONGEST)).to(device, torch.float64)
-    return (table * UNIT).reshape(STATES, LONGEST)
+def codebook() -> Floats:
+    """(STATES, LONGEST): word s * LONGEST + j of the key (CODEBOOK,), multiples of 2^-12."""
+    found = normals(CODEBOOK, count=STATES * LONGEST).reshape(STATES, LONGEST).astype(np.float64) * UNIT
+    found.setflags(write=False)
+    return found
 
 
 @functools.lru_cache(maxsize=64)
@@ -59,27 +59,12 @@ def segments(dimensions: int, bits: int) -> Integers:
     return found
 
 
-class _Layout(NamedTuple):
-    """Where the dimensions of a step stand, on a device.
-
-    order   (D,) of the dimensions
-    signs   (D,) float64, in that order
-    places  (D,) of n V, in that order
-    power   (n, 2) float64: whether a segment has the first V - 1 dimensions (1) and the last (0 or 1)
-    """
-
-    order: Tensor
-    signs: Tensor
-    places: Tensor
-    power: Tensor
-
-
-@functools.lru_cache(maxsize=256)
-def _layout(step: int, dimensions: int, bits: int, device: torch.device) -> _Layout:
+@functools.lru_cache(maxsize=64)
+def _places(dimensions: int, bits: int) -> tuple[Integers, Floats]:
+    """Of segments of V dimensions each, (n V,), those that there are, (D,), and for each segment whether it has the
+    first V - 1 dimensions, 1, and the last, 0 or 1: (n, 2)."""
     place = segments(dimensions, bits)
-    power = np.stack([np.ones(bits), place[:, -1] >= 0], axis=1)
-    order, signs = scrambling(step, dimensions)
-    return _Layout(*(torch.tensor(one, device=device) for one in (order, signs, np.flatnonzero(place >= 0), power)))
+    return np.flatnonzero(place >= 0), np.stack([np.ones(bits), place[:, -1] >= 0], axis=1)
 
 
 def fewest_bits(dimensions: int) -> int:
@@ -94,11 +79,24 @@ def noise(bits: Tensor, step: int, dimensions: int) -> Tensor:
     step      which shuffling of the dimensions
     returns   (B, D) float64, exact multiples of 2^-12, on the device of the bits
     """
-    layout, longest = _layout(step, dimensions, bits.shape[1], bits.device), -(-dimensions // bits.shape[1])
-    words = codebook(bits.device)[:, :longest][windows(bits)]
-    out = torch.empty(len(bits), dimensions, dtype=torch.float64, device=bits.device)
-    out[:, layout.order] = words.flatten(1)[:, layout.places] * layout.signs
+    device, count = bits.device, bits.shape[1]
+    order, signs = _shuffling(step, dimensions, device)
+    there = on_device(_places(dimensions, count)[0], device, torch.int64)
+    words = _words(-(-dimensions // count), device)[windows(bits)]
+    out = torch.empty(len(bits), dimensions, dtype=torch.float64, device=device)
+    out[:, order] = words.flatten(1)[:, there] * signs
     return out
+
+
+def _words(longest: int, device: torch.device) -> Tensor:
+    """The first V of each codeword, (STATES, V) float64."""
+    return on_device(codebook(), device, torch.float64)[:, :longest]
+
+
+def _shuffling(step: int, dimensions: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The order of one step's dimensions (D,), and their signs in it (D,) float64."""
+    order, signs = scrambling(step, dimensions)
+    return on_device(order, device, torch.int64), on_device(signs, device, torch.float64)
 
 
 def windows(bits: Tensor) -> Tensor:
@@ -118,7 +116,8 @@ def simulate(wanted: Tensor, share: float, bits: int, step: int) -> Tensor:
     bits    n, at least fewest_bits(D)
     returns (B, n) uint8 of 0 and 1, on the device of wanted
     """
-    parts = torch.split(wanted, max(1, MOST_SCORES[wanted.device.type] // (bits * STATES)))
+    most = CPU_SCORES if wanted.device.type == "cpu" else GPU_SCORES
+    parts = torch.split(wanted, max(1, most // (bits * STATES)))
     search = _exhaustive if bits <= LAST else _circle
     return torch.cat([search(_scores(part, share, bits, step)) for part in parts])
 
@@ -126,7 +125,7 @@ def simulate(wanted: Tensor, share: float, bits: int, step: int) -> Tensor:
 @functools.lru_cache(maxsize=8)
 def _products(longest: int, device: torch.device) -> Tensor:
     """What a codeword's V values and squares are multiplied by to give its score, (STATES, V + 2) float64."""
-    words = codebook(device)[:, :longest]
+    words = _words(longest, device)
     squares = words**2
     return torch.cat([words, squares[:, :-1].sum(1, keepdim=True), squares[:, -1:]], 1)
 
@@ -136,13 +135,15 @@ def _scores(wanted: Tensor, share: float, bits: int, step: int) -> Tensor:
 
     A segment has V or V - 1 dimensions, so that the squares are two more factors of one matrix product.
     """
-    dimensions = wanted.shape[1]
-    layout, longest = _layout(step, dimensions, bits, wanted.device), -(-dimensions // bits)
-    parts = wanted.new_zeros(len(wanted), bits * longest)
-    parts[:, layout.places] = wanted[:, layout.order] * layout.signs
-    power = (-0.5 * (1 - share) * layout.power).expand(len(wanted), -1, -1)
-    factors = torch.cat([parts.reshape(-1, bits, longest), power], 2).transpose(0, 1).flatten(0, 1)
-    return (factors @ _products(longest, wanted.device).T).reshape(bits, -1, STATES)
+    (images, dimensions), device = wanted.shape, wanted.device
+    order, signs = _shuffling(step, dimensions, device)
+    there, squares = _places(dimensions, bits)
+    longest = -(-dimensions // bits)
+    parts = wanted.new_zeros(images, bits * longest)
+    parts[:, on_device(there, device, torch.int64)] = wanted[:, order] * signs
+    power = -0.5 * (1 - share) * on_device(squares, device, torch.float64).expand(images, -1, -1)
+    factors = torch.cat([parts.reshape(images, bits, longest), power], 2).transpose(0, 1).flatten(0, 1)
+    return (factors @ _products(longest, device).T).reshape(bits, images, STATES)
 
 
 def _exhaustive(score: Tensor) -> Tensor:
