@@ -12,7 +12,10 @@ import pytest
 import torch
 from codecs_of_tests import GOLDEN, decoded, opened, pixels_hash, shared
 from decode_golden import decode_all, entries
+from tests.devices import OnCpu
 
+from ddpm.codec import decode as decoding
+from ddpm.codec import progressive
 from ddpm.codec.decode import LOSSLESS, LOSSY
 from ddpm.codec.encode import MARGIN, encode
 
@@ -78,8 +81,9 @@ def test_every_way_to_compute_decodes_golden_files_to_their_pixels(
         assert np.abs(found["guesses"] - base).max() * 127.5 * 16 < MARGIN / 100
 
 
-@pytest.mark.parametrize("batch_size", [1, 64])
-def test_a_file_among_many_decodes_to_its_pixels(batch_size: int):
+@pytest.mark.parametrize(("batch_size", "together"), [(1, 1), (64, 2**15)])
+def test_a_file_among_many_decodes_to_its_pixels(batch_size: int, together: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(decoding, "MOST_TOGETHER", together)
     data, entry = (GOLDEN / "grey-tiles.dpc").read_bytes(), entries()["grey-tiles.dpc"]
     for found in decoded(shared("fashion-mnist"), [data] * 17, batch_size=batch_size):  # 68 tiles
         assert found.status == LOSSLESS
@@ -111,3 +115,25 @@ def test_model_that_is_off_by_a_millionth_still_gives_the_same_coarse_image():
         network.variance.mul_(1 + 1e-6)  # type: ignore[operator, union-attr]
     after = decoded(codec, [data], most_bytes=len(data) // 8)[0].image
     assert np.abs(before.astype(int) - after).max() <= 1
+
+
+def test_no_step_brings_anything_to_the_cpu_or_from_it(monkeypatch: pytest.MonkeyPatch):
+    """On "meta", where nothing can be read, an encoder comes down to where the bits of all steps are fetched.
+
+    The search is slow there, and has such a test of its own.
+    """
+    found = {bits: torch.zeros(3, bits, dtype=torch.uint8, device="meta") for bits in range(100)}
+    monkeypatch.setattr(progressive, "simulate", lambda wanted, share, bits, step: found[bits])
+    codec = opened("fashion-mnist")
+    network = codec.chain.denoiser.network
+    assert isinstance(network, torch.nn.Module)
+    assert codec.at_once == 16
+    network.to("meta")
+    assert codec.at_once == 2**17 // 28**2
+    images, start = (torch.zeros(3, 1, 28, 28, dtype=torch.float64, device="meta") for _ in range(2))
+    steps = []
+    for advance in (lambda tiles: None, steps.append):  # tables come to the device once
+        with OnCpu() as watched, pytest.raises(NotImplementedError, match="Cannot copy out of meta"):
+            codec.chain.encode(images, start, steps=2, advance=advance)
+    assert watched.seen == []
+    assert steps == [3, 3]

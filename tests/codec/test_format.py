@@ -11,6 +11,7 @@ from pathlib import Path
 import independent
 import numpy as np
 import pytest
+import torch
 from codecs_of_tests import Pixels
 
 import ddpm
@@ -202,7 +203,7 @@ def third_bits() -> list[int]:
 
 
 def both_noises() -> tuple[list[int], list[int]]:
-    ours = trellis.noise(np.array([third_bits()], np.uint8), 0, D)[0] * 4096
+    ours = trellis.noise(torch.tensor([third_bits()]), 0, D)[0] * 4096
     return independent.noise(third_bits(), 0, D), [int(value) for value in ours]
 
 
@@ -233,7 +234,7 @@ def codeword(number: int) -> tuple[str, str]:
 
 def windows(bits: str) -> tuple[str, str]:
     values = [int(bit) for bit in bits]
-    return spaced(independent.codewords(values)), spaced(trellis.windows(np.array([values], np.uint8))[0])
+    return spaced(independent.codewords(values)), spaced(trellis.windows(torch.tensor([values]))[0])
 
 
 def looked_up(name: str, *places: int) -> tuple[str, str]:

@@ -8,15 +8,29 @@ import itertools
 import independent
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.devices import OnCpu
 
 from ddpm.codec import trellis
 from ddpm.codec.randomness import UNIT
-from ddpm.codec.trellis import LONGEST, fewest_bits, noise, segments, simulate, windows
+from ddpm.codec.trellis import LONGEST, fewest_bits, segments
 
 ALL = 2**12
 """Codewords."""
+
+
+def simulate(wanted: np.ndarray, share: float, bits: int, step: int) -> np.ndarray:
+    return trellis.simulate(torch.from_numpy(wanted), share, bits, step).numpy()
+
+
+def noise(bits: np.ndarray, step: int, dimensions: int) -> np.ndarray:
+    return trellis.noise(torch.from_numpy(bits), step, dimensions).numpy()
+
+
+def windows(bits: np.ndarray) -> np.ndarray:
+    return trellis.windows(torch.from_numpy(bits)).numpy()
 
 
 @functools.cache
@@ -124,7 +138,9 @@ def test_few_states_tried_as_ends_are_mostly_the_best_of_all_strings(bits: int, 
     assert sum(share > 1 - 1e-5 for share in shares) >= 4
 
 
-def test_images_of_a_batch_get_the_bits_they_get_alone():
+@pytest.mark.parametrize("most", [1, 2**30])
+def test_images_of_a_batch_get_the_bits_they_get_alone(most: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(trellis, "CPU_SCORES", most)
     draw = np.random.default_rng(3)
     for bits in (9, 12, 13, 20):
         wanted = draw.standard_normal((4, 150))
@@ -133,6 +149,71 @@ def test_images_of_a_batch_get_the_bits_they_get_alone():
         assert together.max() <= 1
         for k in range(4):
             assert (simulate(wanted[k : k + 1], 0.9, bits, 2)[0] == together[k]).all()
+
+
+@pytest.mark.parametrize("bits", [9, 40])
+def test_search_and_noise_stay_on_their_device(bits: int):
+    wanted = torch.zeros(3, 200, dtype=torch.float64, device="meta")
+    trellis.noise(trellis.simulate(wanted, 0.9, bits, 2), 2, 200)  # tables come there
+    with OnCpu() as watched:
+        found = trellis.noise(trellis.simulate(wanted, 0.9, bits, 2), 2, 200)
+    assert watched.seen == []
+    assert (found.shape, found.dtype, found.device.type) == ((3, 200), torch.float64, "meta")
+
+
+# ---- the plain search -----------------------------------------------------------------------------------------------
+
+
+def plain_scores(wanted: np.ndarray, share: float, bits: int, step: int) -> np.ndarray:
+    """What each codeword is worth in each segment of one image, (n, 4096)."""
+    size = len(wanted)
+    order, signs = (np.array(table) for table in (independent.order(step, size), independent.signs(step, size)))
+    words, shuffled = trellis.codebook(), wanted[order] * signs
+    cuts = [i * size // bits for i in range(bits + 1)]
+    parts = [(shuffled[start:end], words[:, : end - start]) for start, end in itertools.pairwise(cuts)]
+    return np.array([word @ part - 0.5 * (1 - share) * (word**2).sum(1) for part, word in parts])
+
+
+def best_circle(score: np.ndarray, tries: int) -> tuple[float, list[int]]:
+    """Viterbi's algorithm with every state where it stands: free rounds forth and back, then a round from each of the
+    most promising states; the best circle found, and its bits."""
+    forth, back = np.zeros(ALL), np.zeros(ALL)
+    for _ in range(2):
+        forth = once_around(forth, score)[0]
+        for gain in score[::-1]:
+            back = np.tile((back + gain).reshape(-1, 2).max(axis=1), 2)
+    found = []
+    for end in np.argsort(-(forth + back), kind="stable")[:tries]:
+        reached, choices = once_around(np.where(np.arange(ALL) == end, 0.0, -np.inf), score)
+        bits, state = [], int(end)
+        for choice in choices[::-1]:
+            bits.append(state & 1)
+            state = state >> 1 | int(choice[state >> 1]) << 11
+        assert state == end
+        found.append((float(reached[end]), bits[::-1]))
+    return max(found)
+
+
+def once_around(metric: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The best path into each state, and which of two states it came from; state s is reached from s >> 1."""
+    choices = []
+    for gain in score:
+        low, high = np.split(metric, 2)
+        choices.append(high > low)
+        metric = np.repeat(np.maximum(low, high), 2) + gain
+    return metric, choices
+
+
+@pytest.mark.parametrize(("bits", "dimensions", "images"), [(13, 13, 1), (23, 500, 2), (36, 784, 5), (55, 3072, 2)])
+def test_search_is_the_plain_one(bits: int, dimensions: int, images: int):
+    """Whatever the numbers are modulo that of a block, in any batch, with segments of two lengths."""
+    wanted = np.random.default_rng(bits).standard_normal((images, dimensions)) * (1.2 * bits / dimensions) ** 0.5
+    drawn = simulate(wanted, 0.95, bits, 4)
+    for image, found in zip(wanted, drawn, strict=True):
+        score = plain_scores(image, 0.95, bits, 4)
+        best, best_bits = best_circle(score, 16 if bits >= 32 else 64)
+        assert score[np.arange(bits), windows(found[None])[0]].sum() == pytest.approx(best, abs=1e-4)
+        assert found.tolist() == best_bits
 
 
 # ---- bits and noise -------------------------------------------------------------------------------------------------

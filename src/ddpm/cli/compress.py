@@ -25,7 +25,7 @@ def compress(
     ] = True,
     force: options.Force = False,
     weights: options.Weights = "ema",
-    batch_size: options.Tiles = 16,
+    batch_size: options.Tiles = None,
     device: options.CodecDevice = "cpu",
     as_json: options.AsJson = False,
 ) -> None:

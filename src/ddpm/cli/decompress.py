@@ -22,7 +22,7 @@ def decompress(
     ] = "mean",
     force: options.Force = False,
     weights: options.Weights = "ema",
-    batch_size: options.Tiles = 16,
+    batch_size: options.Tiles = None,
     device: options.CodecDevice = "cpu",
     as_json: options.AsJson = False,
 ) -> None:

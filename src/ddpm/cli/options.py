@@ -37,7 +37,14 @@ Alpha = Annotated[
     ),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images in a network call; it changes no result.")]
-Tiles = Annotated[int, typer.Option("--batch-size", min=1, help="Tiles in a network call; it changes no result.")]
+Tiles = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        min=1,
+        help="Tiles in a network call; it changes no result [default: 16, on a GPU by their pixels].",
+    ),
+]
 
 Seeds = Annotated[str, typer.Option(help="Seeds, one image each: 7, 0-63 or 1,5,10-19.")]
 Sampler = Annotated[

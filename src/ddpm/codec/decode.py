@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from ddpm.codec.codec_data import Codec
 from ddpm.codec.container import MOST_PIXELS, Cursor, Packet, checksum, read_header, read_packet
 from ddpm.codec.encode import whole_guess
 from ddpm.codec.mixture import SIXTEENTHS
-from ddpm.codec.progressive import AT_ONCE
+from ddpm.codec.progressive import View
 from ddpm.codec.tiles import bits_of, joined, steps_each, tiles_in, units_done
 from ddpm.codec.trellis import Bits
 from ddpm.errors import DamagedFile, InputError, WrongModel
@@ -30,6 +31,8 @@ from ddpm.samplers.ddim import ddim
 RECONSTRUCTIONS = ("mean", "flow")
 GREY_LEVEL = 128
 """Of tiles that no step has reached."""
+MOST_TOGETHER = 2**15
+"""Pixels of images whose lossless layers are decoded together."""
 LOSSLESS, LOSSY, PARTIAL, DAMAGED = "lossless", "lossy", "partial", "damaged"
 
 
@@ -68,6 +71,11 @@ class OpenFile:
     def steps(self) -> int:
         """Steps of tiles that decoding takes."""
         return int(self.done.sum())
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of a lossless file is there, as far as its bytes tell."""
+        return self.packet.header.lossless and self.packet.data is not None and not self.packet.damaged
 
 
 def open_file(codec: Codec, data: bytes, most_bytes: int | None = None) -> OpenFile:
@@ -116,29 +124,35 @@ def decode(
     files: Sequence[OpenFile],
     *,
     reconstruct: str = "mean",
-    batch_size: int = AT_ONCE,
+    batch_size: int | None = None,
     advance: Advance = unheard,
 ) -> list[Decoded]:
-    """Decompress files.
+    """Decompress files, the tiles of all of them together.
 
     reconstruct  lossy images as the "mean" of what they may be (best in squared error), or along the "flow" of the
                  probability ODE from the last state (sharper, as samples are)
+    batch_size   tiles in a network call, None: codec.at_once
     advance      told how many tiles went on by a step
 
     Errors: InputError for an unknown way to reconstruct; a file that is cut or damaged behind its header is no error,
     see Decoded.
     """
     check_reconstruct(reconstruct)
+    batch_size = batch_size or codec.at_once
     states = _walk_all(codec, files, batch_size, advance)
-    return [_finish(codec, file, rows, reconstruct, batch_size) for file, rows in zip(files, states, strict=True)]
+    clean = partial(_clean, codec, files, states, batch_size)
+    exact = _exact(codec, files, clean([k for k, file in enumerate(files) if file.whole]))
+    rest = [k for k, file in enumerate(files) if not file.packet.header.stored and k not in exact]
+    images = clean(rest, view=partial(_flow, codec) if reconstruct == "flow" else None)
+    return [_finish(codec, file, exact.get(k), images.get(k)) for k, file in enumerate(files)]
 
 
 def _walk_all(codec: Codec, files: Sequence[OpenFile], batch_size: int, advance: Advance) -> list[Tensor]:
     """The last states of the tiles of each file that have had a step, (n, C, h, w); these tiles are its first n."""
     seeds = [dict(file.packet.header.seeds) for file in files]
-    shape = codec.geometry.shape
-    found = [torch.empty(int((file.done > 0).sum()), *shape, dtype=torch.float64) for file in files]
-    every = [(k, tile) for k, states in enumerate(found) for tile in range(len(states))]
+    sizes = [int((file.done > 0).sum()) for file in files]
+    every = [(k, tile) for k, size in enumerate(sizes) for tile in range(size)]
+    found = [torch.empty(0, *codec.geometry.shape, dtype=torch.float64, device=codec.chain.device)]
     for begin in range(0, len(every), batch_size):
         part = every[begin : begin + batch_size]
         counts = np.array([files[k].done[tile] for k, tile in part])
@@ -146,10 +160,44 @@ def _walk_all(codec: Codec, files: Sequence[OpenFile], batch_size: int, advance:
             np.stack([_unit(codec, files[k], step, tile) for k, tile in part if files[k].done[tile] > step])
             for step in range(int(counts.max()))
         ]
-        start = codec.chain.start([(seeds[k].get(tile, 0), tile) for k, tile in part], shape)
+        start = codec.chain.start([(seeds[k].get(tile, 0), tile) for k, tile in part], codec.geometry.shape)
         labels = codec.labels([files[k].packet.header.label for k, _ in part])
-        for (k, tile), x in zip(part, codec.chain.decode(bits, start, counts, labels, advance=advance), strict=True):
-            found[k][tile] = x
+        found.append(codec.chain.decode(bits, start, counts, labels, advance=advance))
+    return list(torch.split(torch.cat(found), sizes))
+
+
+def _clean(
+    codec: Codec,
+    files: Sequence[OpenFile],
+    states: Sequence[Tensor],
+    batch_size: int,
+    chosen: Sequence[int],
+    view: View | None = None,
+) -> dict[int, Tensor]:
+    """The clean tiles (n, C, h, w), on the CPU, of some of the files."""
+    if not chosen:
+        return {}
+    sizes = [len(states[k]) for k in chosen]
+    counts = np.concatenate([files[k].done[: len(states[k])] for k in chosen])
+    labels = codec.labels([files[k].packet.header.label for k in chosen for _ in states[k]])
+    x = torch.cat([states[k] for k in chosen])
+    clean = codec.chain.clean(x, counts, labels, batch_size=batch_size, view=view).cpu()
+    return dict(zip(chosen, torch.split(clean, sizes), strict=True))
+
+
+def _exact(codec: Codec, files: Sequence[OpenFile], clean: dict[int, Tensor]) -> dict[int, Pixels]:
+    """The images of lossless files whose checksums are right; those of one shape are decoded together."""
+    alike: dict[tuple[int, tuple[int, int]], list[int]] = {}
+    for k in clean:
+        header = files[k].packet.header
+        alike.setdefault((1 if header.grey else codec.geometry.channels, header.size), []).append(k)
+    found: dict[int, Pixels] = {}
+    for (channels, size), rows in alike.items():
+        most = max(1, MOST_TOGETHER // math.prod(size))
+        for part in (rows[start : start + most] for start in range(0, len(rows), most)):
+            whole = np.concatenate([whole_guess((clean[k] + 1) * (127.5 * SIXTEENTHS), size) for k in part])
+            pixels = codec.causal.decode(whole, [files[k].packet.data or b"" for k in part], channels)
+            found |= {k: one for k, one in zip(part, pixels, strict=True) if checksum(one) == files[k].packet.crc}
     return found
 
 
@@ -158,18 +206,15 @@ def _unit(codec: Codec, file: OpenFile, step: int, tile: int) -> Bits:
     return file.packet.bits[begin : begin + codec.chain.bits[step]]
 
 
-def _finish(codec: Codec, file: OpenFile, states: Tensor, reconstruct: str, batch_size: int) -> Decoded:
-    packet, header = file.packet, file.packet.header
-    if header.stored:
+def _finish(codec: Codec, file: OpenFile, exact: Pixels | None, clean: Tensor | None) -> Decoded:
+    packet = file.packet
+    if packet.header.stored:
         return _open_stored(codec, packet)
-    steps, labels = (int(file.done.min()), len(codec.chain.steps)), codec.labels([header.label] * len(states))
-    clean = partial(codec.chain.clean, states, file.done[: len(states)], labels, batch_size=batch_size)
-    if header.lossless and packet.data is not None and not packet.damaged:
-        whole = whole_guess((clean() + 1) * (127.5 * SIXTEENTHS), header.size)
-        pixels = codec.causal.decode(whole, [packet.data], 1 if header.grey else codec.geometry.channels)[0]
-        if checksum(pixels) == packet.crc:
-            return Decoded(pixels, LOSSLESS, steps)
-    image = _image(codec, file, clean(view=partial(_flow, codec) if reconstruct == "flow" else None))
+    steps = (int(file.done.min()), len(codec.chain.steps))
+    if exact is not None:
+        return Decoded(exact, LOSSLESS, steps)
+    assert clean is not None
+    image = _image(codec, file, clean)
     if packet.damaged or packet.data is not None:
         what = "its progressive layer" if packet.damaged else "its lossless layer"
         return Decoded(image, DAMAGED, steps, problem=f"{what} is damaged, and the image is not exact.")
@@ -194,8 +239,8 @@ def _flow(codec: Codec, x: Tensor, count: int, labels: Tensor | None) -> Tensor:
         levels.append(levels[-1] // 2)
     denoiser = codec.chain.denoiser
     chain = denoiser.process.schedule.subset(levels)
-    *_, last = ddim(denoiser, x.to(codec.chain.device), chain=chain, noise=_no_noise, labels=labels)
-    return last.x.cpu()
+    *_, last = ddim(denoiser, x, chain=chain, noise=_no_noise, labels=labels)
+    return last.x
 
 
 def _no_noise(level: float) -> Tensor:

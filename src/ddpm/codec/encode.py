@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ddpm.base.image_io import to_pil
 from ddpm.base.progress import Advance, unheard
-from ddpm.base.tensors import Floats, Integers, Pixels
+from ddpm.base.tensors import Floats, Integers, Pixels, to_device
 from ddpm.base.units import bits, images_to_x
 from ddpm.codec.codec_data import Codec
 from ddpm.codec.container import (
@@ -28,7 +28,6 @@ from ddpm.codec.container import (
     progressive_layer,
 )
 from ddpm.codec.mixture import SIXTEENTHS
-from ddpm.codec.progressive import AT_ONCE
 from ddpm.codec.randomness import CHOICE, UNIT, normals
 from ddpm.codec.tiles import bits_of, cut, joined, tiles_in, units_done
 from ddpm.codec.trellis import Bits
@@ -98,19 +97,20 @@ def encode(
     images: Sequence[Pixels],
     *,
     most_bytes: Sequence[int | None] | None = None,
-    batch_size: int = AT_ONCE,
+    batch_size: int | None = None,
     advance: Advance = unheard,
 ) -> list[Encoded]:
     """Compress images, uint8 (C, H, W), grey or RGB, of any sizes.
 
     most_bytes  of each file: a lossy one that does not exceed them; None is lossless
+    batch_size  tiles in a network call, None: codec.at_once
     advance     told how many tiles went on by a step; steps that lossy files do without count as done
 
     Errors (InputError): see check_image.
     """
     limits = [None] * len(images) if most_bytes is None else list(most_bytes)
     jobs = [_job(codec, image, limit) for image, limit in zip(images, limits, strict=True)]
-    walked = _walk_all(codec, jobs, batch_size, advance)
+    walked = _walk_all(codec, jobs, batch_size or codec.at_once, advance)
     found, start = [], 0
     for job in jobs:
         found.append(_finish(codec, job, walked[start : start + len(job.tiles)]))
@@ -178,15 +178,15 @@ def choose_label(codec: Codec, tiles: Pixels) -> int:
     if codec.no_class is not None:
         return codec.no_class
     chain, number = codec.chain, len(codec.chain.steps) // 2
-    some = images_to_x(torch.from_numpy(tiles[:LABEL_TILES]), torch.float64)
+    some = images_to_x(to_device(torch.from_numpy(tiles[:LABEL_TILES]), chain.device), torch.float64)
     index = len(chain.levels) - number
     noise = torch.from_numpy(normals(CHOICE, count=some.numel()).astype(np.float64) * UNIT).reshape(some.shape)
-    x = float(chain.schedule.signal[index]) * some + float(chain.schedule.sigma[index]) * noise
-    errors = [
-        float(((chain.x0(x, number, codec.labels([label] * len(x))) - some) ** 2).sum())
-        for label in range(codec.classes)
-    ]
-    return int(np.argmin(errors))
+    x = float(chain.schedule.signal[index]) * some + float(chain.schedule.sigma[index]) * to_device(noise, some.device)
+    labels = codec.labels([label for label in range(codec.classes) for _ in x])
+    assert labels is not None
+    every = (torch.split(one, codec.at_once) for one in (x.repeat(codec.classes, 1, 1, 1), labels))
+    seen = torch.cat([chain.x0(part, number, given) for part, given in zip(*every, strict=True)])
+    return int(((seen.reshape(codec.classes, *some.shape) - some) ** 2).flatten(1).sum(1).argmin())
 
 
 def _walk_all(codec: Codec, jobs: Sequence[_Job], batch_size: int, advance: Advance) -> list[_Walked]:
@@ -208,14 +208,15 @@ def _walk_all(codec: Codec, jobs: Sequence[_Job], batch_size: int, advance: Adva
 def _walk(codec: Codec, part: Sequence[tuple[_Job, int]], seed: int, advance: Advance) -> list[_Walked]:
     """Take some tiles down the chain as far as any of them has to go."""
     chain = codec.chain
-    images = images_to_x(torch.from_numpy(np.stack([job.tiles[number] for job, number in part])), torch.float64)
+    tiles = to_device(torch.from_numpy(np.stack([job.tiles[number] for job, number in part])), chain.device)
+    images = images_to_x(tiles, torch.float64)
     start = chain.start([(seed, number) for _, number in part], codec.geometry.shape)
     labels = codec.labels([job.label for job, _ in part])
     deepest = max(-(-job.units(codec) // len(job.tiles)) for job, _ in part)
     walk = chain.encode(images, start, labels, steps=deepest, advance=advance)
     advance(len(part) * (len(chain.steps) - deepest))
     lossless = any(job.header.lossless for job, _ in part)
-    guess = ((chain.x0(walk.x, deepest, labels) if lossless else images) + 1) * (127.5 * SIXTEENTHS)
+    guess = ((chain.x0(walk.x, deepest, labels) if lossless else images).cpu() + 1) * (127.5 * SIXTEENTHS)
     return [
         _Walked([rows[k] for rows in walk.bits], guess[k], seed, walk.nats[:, k], walk.delivered[:, k])
         for k in range(len(part))

@@ -38,7 +38,7 @@ class Decompression:
     most_bytes   of each file that are read, None: all
     reconstruct  see decode.decode
     force        replace what is there
-    batch_size   tiles in a network call
+    batch_size   tiles in a network call, None: codec.at_once
     takers       of which file each output is
     """
 
@@ -48,7 +48,7 @@ class Decompression:
     most_bytes: int | None
     reconstruct: str
     force: bool
-    batch_size: int
+    batch_size: int | None
     progress: Progress
     rows: dict[int, DecompressedFile] = field(default_factory=dict)
     takers: dict[Path, str] = field(default_factory=dict)
@@ -69,8 +69,9 @@ class Decompression:
                     tiles.setdefault(codec.fingerprint, {})[k] = max(len(file.done), 1)
                     steps += file.steps
         with self.progress.stage("Decompressing", steps) as advance:
-            for waiting in tiles.values():
-                for group in in_groups(list(waiting.values()), GROUP * self.batch_size):
+            for fingerprint, waiting in tiles.items():
+                most = GROUP * (self.batch_size or self.codecs.wanted(fingerprint)[0].at_once)
+                for group in in_groups(list(waiting.values()), most):
                     self._decompress(list(waiting)[group.start : group.stop], advance)
         return DecompressionReport(tuple(self.rows[k] for k in range(len(self.plan))))
 

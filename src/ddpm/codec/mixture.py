@@ -27,7 +27,9 @@ WIDTH, FINE = 12, 2048
 """The logistic function is tabulated from -12 to 12 in steps of 1/2048, in units of 2^-22."""
 FARTHEST = 2**20
 """Of means from 0, in sixteenths of a grey level: everything fits into 64 bits then."""
+EVERY = slice(None)
 WEIGHT_BITS, LOGISTIC_BITS, SLOPE_BITS = 16, 22, 24
+SHIFT = SLOPE_BITS - FINE.bit_length() + 1
 TABLES_SHA256 = "07d8e9260093b3ff5192985d7a7d3696622359aacb163b2a2231e5a671c821b7"
 
 
@@ -62,17 +64,19 @@ class Mixture:
         self.weights = (raw << WEIGHT_BITS) // raw.sum(axis=1, keepdims=True)
         self.means = np.clip(means, -FARTHEST, FARTHEST)
         self.slopes = slopes[np.clip(scales, SMALLEST, LARGEST) - SMALLEST]
+        # Where the edge below a level stands in the table of the logistic function: (level * rise - start) >> SHIFT.
+        self._rise = SIXTEENTHS * self.slopes
+        self._start = (self.means + SIXTEENTHS // 2) * self.slopes - (WIDTH * FINE << SHIFT)
 
-    def cumulative(self, levels: Integers) -> Integers:
+    def cumulative(self, levels: Integers, rows: slice = EVERY) -> Integers:
         """Frequencies, out of 2^24, of all grey levels below some.
 
         levels   (P, n) in 0..256
+        rows     of the P pixels, those that levels are of
         returns  (P, n): 0 at level 0, 2^24 at 256, at least 1 more from each level to the next
         """
-        logistic = tables()[2]
-        edge = levels[:, :, None] * SIXTEENTHS - SIXTEENTHS // 2 - self.means[:, None]
-        place = (edge * self.slopes[:, None]) >> (SLOPE_BITS - FINE.bit_length() + 1)
-        mass = (self.weights[:, None] * logistic[np.clip(place, -WIDTH * FINE, WIDTH * FINE) + WIDTH * FINE]).sum(2)
+        place = (levels[:, :, None] * self._rise[rows, None] - self._start[rows, None]) >> SHIFT
+        mass = (self.weights[rows, None] * tables()[2].take(place, mode="clip")).sum(2)
         whole = 2**TOTAL_BITS - LEVELS
-        inside = levels + (mass * whole >> (WEIGHT_BITS + LOGISTIC_BITS))
-        return np.asarray(np.where(levels == 0, 0, np.where(levels == LEVELS, 2**TOTAL_BITS, inside)))
+        found = levels + (mass * whole >> (WEIGHT_BITS + LOGISTIC_BITS))
+        return np.asarray(np.where(levels % LEVELS == 0, levels * (2**TOTAL_BITS // LEVELS), found))

@@ -33,6 +33,9 @@ BEFORE = [(-up, aside) for up in range(1, REACH + 1) for aside in range(-REACH, 
 ]
 AROUND = [(down, right) for down in range(-2, 3) for right in range(-2, 3)]
 FLAG = 256
+COARSE = 16
+STEPS, BETWEEN = np.arange(0, LEVELS + 1, COARSE)[None], np.arange(COARSE + 1)[None]
+"""Grey levels among which a pixel is looked for first, and from one of them to the next."""
 INPUT_BITS, HIDDEN_BITS, WEIGHT_BITS = 7, 8, 12
 """Inputs count 1/128, hidden units 1/256, weights 1/4096 of what they stand for."""
 LARGEST_HIDDEN = 2**15 - 1
@@ -180,23 +183,30 @@ class CausalModel:
         batch, _, height, across = guess.shape
         canvas, coders = Canvas.of(guess), [Decoder(one) for one in data]
         pixels = np.zeros((batch, coded, height, across), np.uint8)
-        every = np.arange(LEVELS + 1)[None]
         for rows, columns in lines(height, across):
             image = np.repeat(np.arange(batch), len(rows))
             row, column = np.tile(rows, batch), np.tile(columns, batch)
             for channel in range(coded):
-                table = self.mixture(canvas, channel, image, row, column).cumulative(every)
-                found = np.array([_read(coders[b], ends) for b, ends in zip(image, table, strict=True)])
+                found = _read(coders, self.mixture(canvas, channel, image, row, column), len(rows))
                 pixels[image, channel, row, column] = found
                 for other in range(channel, guess.shape[1], coded):
                     canvas.put(other, image, row, column, found)
         return pixels
 
 
-def _read(coder: Decoder, ends: Integers) -> int:
-    level = int(np.searchsorted(ends, coder.target(), side="right")) - 1
-    coder.take(int(ends[level]), int(ends[level + 1] - ends[level]))
-    return level
+def _read(coders: list[Decoder], mixture: Mixture, count: int) -> Integers:
+    """The grey levels of `count` pixels of each image (B count,): first among every sixteenth, then between two."""
+    coarse = mixture.cumulative(STEPS)
+    found = np.empty((len(coders), count), np.int64)
+    for k in range(count):
+        rows, targets = slice(k, None, count), np.array([coder.target() for coder in coders])[:, None]
+        levels = (np.add.reduce(coarse[rows] <= targets, 1, keepdims=True) - 1) * COARSE + BETWEEN
+        ends = mixture.cumulative(levels, rows)
+        inside = np.add.reduce(ends <= targets, 1) - 1
+        found[:, k] = levels[:, 0] + inside
+        for coder, mine, i in zip(coders, ends.tolist(), inside.tolist(), strict=True):
+            coder.take(mine[i], mine[i + 1] - mine[i])
+    return found.ravel()
 
 
 def _write(starts: Integers, sizes: Integers) -> bytes:

@@ -9,6 +9,7 @@ is a state of the chain, every state is an image, and nothing but the bits has t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ddpm.base.progress import Advance, unheard
-from ddpm.base.tensors import Floats, Integers
+from ddpm.base.tensors import Floats, Integers, to_device
 from ddpm.codec.randomness import START, UNIT, normals
 from ddpm.codec.trellis import Bits, noise, simulate
 from ddpm.diffusion.denoiser import Denoiser
@@ -26,7 +27,9 @@ from ddpm.diffusion.schedule import Schedule
 from ddpm.model.model import some_weight
 
 AT_ONCE = 16
-"""Tiles in a network call by default."""
+"""Tiles in a network call by default, on the CPU."""
+View = Callable[[Tensor, int, Tensor | None], Tensor]
+"""Of states after a number of steps, with their labels: clean images."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,10 @@ class Step:
     share: float
     bits: int
 
-    def nats(self, wanted: Floats) -> Floats:
+    def nats(self, wanted: Tensor) -> Tensor:
         """KL(posterior || model) of each image (B,), for the means (B, D) that the encoder wanted."""
-        of_variances = 0.5 * (self.share - 1 - float(np.log(self.share)))  # a dimension
-        return np.asarray(wanted.shape[1] * of_variances + 0.5 * (wanted**2).sum(axis=1))
+        of_variances = 0.5 * (self.share - 1 - math.log(self.share))  # a dimension
+        return wanted.shape[1] * of_variances + 0.5 * (wanted**2).sum(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +58,7 @@ class Walk:
     """How an encoder came down.
 
     bits       of each step, (B, n)
-    x          (B, C, H, W) where it ended
+    x          (B, C, H, W) where it ended, on the network's device
     nats       (K, B) the divergence that each step was asked for, KL(posterior || model)
     delivered  (K, B) the divergence that its noise delivered: that of a shift as long as the noise's projection
     """
@@ -99,16 +102,15 @@ class Chain:
         return tuple(found)
 
     def start(self, seeds: Sequence[tuple[int, int]], shape: tuple[int, ...]) -> Tensor:
-        """The states at level T, (B, C, H, W) float64, of tiles by (seed, number of the tile)."""
+        """The states at level T, (B, C, H, W) float64 on the device, of tiles by (seed, number of the tile)."""
         size = int(np.prod(shape))
         rows = np.array([normals(START, seed, tile, count=size) for seed, tile in seeds], np.float64).reshape(-1, size)
-        return torch.from_numpy(rows * UNIT).reshape(len(seeds), *shape)
+        return to_device(torch.from_numpy(rows * UNIT), self.device).reshape(len(seeds), *shape)
 
     def x0(self, x: Tensor, number: int, labels: Tensor | None = None) -> Tensor:
-        """The clean image seen from states (B, C, H, W) at levels[number], float64, on the CPU."""
+        """The clean image seen from states (B, C, H, W) on the device at levels[number], float64, there."""
         with torch.no_grad():
-            device_x = x.to(self.device)
-            return self.denoiser.x0(device_x, len(self.levels) - number, labels, chain=self.schedule).cpu()
+            return self.denoiser.x0(x, len(self.levels) - number, labels, chain=self.schedule)
 
     @property
     def device(self) -> torch.device:
@@ -125,19 +127,23 @@ class Chain:
         steps: int | None = None,
         advance: Advance = unheard,
     ) -> Walk:
-        """Walk down beside known images (B, C, H, W), from the states x at level T, for some or all steps."""
+        """Walk down beside known images (B, C, H, W), from the states x at level T, for some or all steps.
+
+        All of it is on the network's device, which nothing waits for before the end.
+        """
         bits, nats, delivered = [], [], []
         for step in self.steps[:steps]:
             x0 = self.x0(x, step.number, labels)
-            wanted = ((images - x0) * (step.pull / step.spread)).flatten(1).numpy()
+            wanted = ((images - x0) * (step.pull / step.spread)).flatten(1)
             bits.append(simulate(wanted, step.share, step.bits, step.number))
             given = noise(bits[-1], step.number, wanted.shape[1])
-            length = np.maximum(np.sqrt((wanted**2).sum(axis=1)), 1e-300)
+            length = (wanted**2).sum(1).sqrt().clamp(min=1e-300)
             nats.append(step.nats(wanted))
-            delivered.append(0.5 * ((given * wanted).sum(axis=1) / length) ** 2)
+            delivered.append(0.5 * ((given * wanted).sum(1) / length) ** 2)
             x = self._advance(x, x0, step, given)
             advance(len(x))
-        return Walk(bits, x, np.array(nats).reshape(-1, len(x)), np.array(delivered).reshape(-1, len(x)))
+        table = (torch.stack(one).cpu().numpy() if one else np.empty((0, len(x))) for one in (nats, delivered))
+        return Walk([one.cpu().numpy() for one in bits], x, *table)
 
     def decode(
         self,
@@ -160,10 +166,10 @@ class Chain:
             active = np.flatnonzero(counts > step.number)
             if not len(active):
                 break
-            rows = torch.from_numpy(active)
+            rows, sent = (to_device(torch.from_numpy(one), x.device) for one in (active, here))
             x0 = self.x0(x[rows], step.number, None if labels is None else labels[rows])
             on_x0(x0)
-            x[rows] = self._advance(x[rows], x0, step, noise(here, step.number, x[0].numel()))
+            x[rows] = self._advance(x[rows], x0, step, noise(sent, step.number, x[0].numel()))
             advance(len(active))
         return x
 
@@ -174,19 +180,19 @@ class Chain:
         labels: Tensor | None = None,
         *,
         batch_size: int = AT_ONCE,
-        view: Callable[[Tensor, int, Tensor | None], Tensor] | None = None,
+        view: View | None = None,
     ) -> Tensor:
         """The clean images seen from states (B, C, H, W) after so many steps each (B,).
 
-        view  of states after a number of steps, with their labels; None is x0
+        view  None is x0
         """
         out = torch.empty_like(x)
         for count in np.unique(counts):
-            every = torch.from_numpy(np.flatnonzero(counts == count))
+            every = to_device(torch.from_numpy(np.flatnonzero(counts == count)), x.device)
             for rows in every.split(batch_size):  # type: ignore[no-untyped-call]
                 out[rows] = (view or self.x0)(x[rows], int(count), None if labels is None else labels[rows])
         return out
 
-    def _advance(self, x: Tensor, x0: Tensor, step: Step, given: Floats) -> Tensor:
+    def _advance(self, x: Tensor, x0: Tensor, step: Step, given: Tensor) -> Tensor:
         """The next states, from the noise (B, D) that index bits stand for: the same arithmetic on both sides."""
-        return step.keep * x + step.pull * x0 + step.spread * torch.from_numpy(given).reshape(x.shape)
+        return step.keep * x + step.pull * x0 + step.spread * given.reshape(x.shape)

@@ -21,7 +21,6 @@ from ddpm.codec.encode import Encoded, check_image, encode
 from ddpm.codec.file_lists import MOST_BYTES, Planned, check_free, in_groups, in_the_way, refusing
 from ddpm.codec.file_reports import CompressedFile, CompressionReport
 from ddpm.codec.originals import Original, for_model, read_original
-from ddpm.codec.progressive import AT_ONCE
 from ddpm.codec.tiles import tiles_in
 from ddpm.errors import DdpmError, InputError, NotVerified
 
@@ -38,7 +37,7 @@ def compress_all(
     limits: Sequence[int | None],
     *,
     verify: bool = True,
-    batch_size: int = AT_ONCE,
+    batch_size: int | None = None,
     advance: Advance = unheard,
     progress: Progress = SILENT,
 ) -> list[Encoded | None]:
@@ -95,7 +94,7 @@ class Compression:
     most_bytes  bytes that a file may have; neither is lossless
     verify      decompress what was written, and what is there already, and compare
     force       replace what is there
-    batch_size  tiles in a network call
+    batch_size  tiles in a network call, None: codec.at_once
     takers      which image each output is of
     """
 
@@ -105,7 +104,7 @@ class Compression:
     most_bytes: int | None
     verify: bool
     force: bool
-    batch_size: int
+    batch_size: int | None
     progress: Progress
     rows: dict[int, CompressedFile] = field(default_factory=dict)
     takers: dict[Path, str] = field(default_factory=dict)
@@ -120,8 +119,9 @@ class Compression:
         tiles = {k: count for k in range(len(self.plan)) if (count := self._look(k))}
         if tiles:
             total = sum(tiles.values()) * len(self.codec().chain.steps)
+            most = GROUP * (self.batch_size or self.codec().at_once)
             with self.progress.stage("Compressing", total) as advance:
-                for group in in_groups(list(tiles.values()), GROUP * self.batch_size):
+                for group in in_groups(list(tiles.values()), most):
                     self._compress({k: tiles[k] for k in list(tiles)[group.start : group.stop]}, advance)
         rows = tuple(self.rows[k] for k in range(len(self.plan)))
         return CompressionReport(rows, self.lossless, self.verify)

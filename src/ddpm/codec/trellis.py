@@ -9,35 +9,42 @@ any bits at all are valid noise.
 
 Trellis source coding of Gaussians is old (Mao, Gray & Linder 2010 call it rate-constrained simulation); the use for a
 diffusion chain follows Theis et al. 2022.
+
+All of it is tensors on the network's device. Scores are float64 products, rounded once to float32, and the search adds
+and compares them in an order of its own: CPU and GPU choose the same bits.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from ddpm.base.tensors import Floats, Integers
+from ddpm.base.tensors import Floats, Integers, on_device
 from ddpm.codec.randomness import CODEBOOK, UNIT, normals, scrambling
 
 LAST = 12
 """Bits that choose a codeword, if there are that many."""
+BLOCK = LAST // 2
 STATES = 2**LAST
 LONGEST = 512
 """Dimensions of a codeword at most."""
 WRAPS, SHORT, SHORT_WRAPS = 16, 32, 64
 """Ends of the circle that the encoder tries, the most promising first; more where bits are fewer than SHORT."""
+CPU_SCORES, GPU_SCORES = 2**22, 2**26
+"""Tiles are searched together as long as they have no more scores: what caches hold, what a GPU has memory for."""
 
 Bits = NDArray[np.uint8]
-Score = NDArray[np.float32]
 
 
 @functools.cache
-def codebook() -> NDArray[np.float32]:
-    """(STATES, LONGEST): word s * LONGEST + j of the key (CODEBOOK,); multiples of 2^-12, exact in float32."""
-    table = normals(CODEBOOK, count=STATES * LONGEST).reshape(STATES, LONGEST)
-    found = (table * np.float32(UNIT)).astype(np.float32)
+def codebook() -> Floats:
+    """(STATES, LONGEST): word s * LONGEST + j of the key (CODEBOOK,), multiples of 2^-12."""
+    found = normals(CODEBOOK, count=STATES * LONGEST).reshape(STATES, LONGEST).astype(np.float64) * UNIT
     found.setflags(write=False)
     return found
 
@@ -52,111 +59,201 @@ def segments(dimensions: int, bits: int) -> Integers:
     return found
 
 
+@functools.lru_cache(maxsize=64)
+def _places(dimensions: int, bits: int) -> tuple[Integers, Floats]:
+    """Of segments of V dimensions each, (n V,), those that there are, (D,), and for each segment whether it has the
+    first V - 1 dimensions, 1, and the last, 0 or 1: (n, 2)."""
+    place = segments(dimensions, bits)
+    return np.flatnonzero(place >= 0), np.stack([np.ones(bits), place[:, -1] >= 0], axis=1)
+
+
 def fewest_bits(dimensions: int) -> int:
     """Bits a step needs, so that no codeword is too short for its segment."""
     return max(8, -(-dimensions // LONGEST))
 
 
-def noise(bits: Bits, step: int, dimensions: int) -> Floats:
+def noise(bits: Tensor, step: int, dimensions: int) -> Tensor:
     """The noise that bits stand for.
 
     bits      (B, n) of 0 and 1
     step      which shuffling of the dimensions
-    returns   (B, D) float64, exact multiples of 2^-12
+    returns   (B, D) float64, exact multiples of 2^-12, on the device of the bits
     """
-    count = bits.shape[1]
-    place = segments(dimensions, count)
-    words = codebook()[windows(bits), : place.shape[1]]
-    order, signs = scrambling(step, dimensions)
-    out = np.empty((len(bits), dimensions))
-    out[:, order] = words[:, place >= 0] * signs
+    device, count = bits.device, bits.shape[1]
+    order, signs = _shuffling(step, dimensions, device)
+    there = on_device(_places(dimensions, count)[0], device, torch.int64)
+    words = _words(-(-dimensions // count), device)[windows(bits)]
+    out = torch.empty(len(bits), dimensions, dtype=torch.float64, device=device)
+    out[:, order] = words.flatten(1)[:, there] * signs
     return out
 
 
-def windows(bits: Bits) -> Integers:
+def _words(longest: int, device: torch.device) -> Tensor:
+    """The first V of each codeword, (STATES, V) float64."""
+    return on_device(codebook(), device, torch.float64)[:, :longest]
+
+
+def _shuffling(step: int, dimensions: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The order of one step's dimensions (D,), and their signs in it (D,) float64."""
+    order, signs = scrambling(step, dimensions)
+    return on_device(order, device, torch.int64), on_device(signs, device, torch.float64)
+
+
+def windows(bits: Tensor) -> Tensor:
     """The codeword of each segment, (B, n): the number whose lowest bit is bit i, the next bit i - 1, in a circle.
 
     With fewer than LAST bits in all, there is one bit string and every segment reads all of it, turned.
     """
-    number = np.zeros(bits.shape, np.int64)
-    for age in range(min(LAST, bits.shape[1])):
-        number |= np.roll(bits, age, axis=1).astype(np.int64) << age
-    return number
+    turned = (bits.long().roll(age, 1) << age for age in range(min(LAST, bits.shape[1])))
+    return sum(turned, torch.zeros_like(bits, dtype=torch.int64))
 
 
-def simulate(wanted: Floats, share: float, bits: int, step: int) -> Bits:
+def simulate(wanted: Tensor, share: float, bits: int, step: int) -> Tensor:
     """The bits whose noise fits best: the largest density of N(wanted, share) over that of N(0, 1).
 
-    wanted  (B, D) the mean d of the noise that the encoder wants
+    wanted  (B, D) float64, the mean d of the noise that the encoder wants
     share   its variance r in (0, 1)
     bits    n, at least fewest_bits(D)
-    returns (B, n) of 0 and 1
+    returns (B, n) uint8 of 0 and 1, on the device of wanted
     """
-    count, dimensions = wanted.shape
-    place = segments(dimensions, bits)
-    order, signs = scrambling(step, dimensions)
-    shuffled = np.concatenate([wanted[:, order] * signs, np.zeros((count, 1))], axis=1).astype(np.float32)
-    parts = shuffled[:, place.ravel()].reshape(count * bits, -1)
-    words = codebook()[:, : place.shape[1]]
-    used = (place >= 0).astype(np.float32)
-    power = (0.5 * (1 - share)) * (words**2 @ used.T)
-    score = (parts @ words.T).reshape(count, bits, STATES) - power.T
-    if bits <= LAST:
-        return _exhaustive(score)
-    return np.stack([_circle(one) for one in score])
+    most = CPU_SCORES if wanted.device.type == "cpu" else GPU_SCORES
+    parts = torch.split(wanted, max(1, most // (bits * STATES)))
+    search = _exhaustive if bits <= LAST else _circle
+    return torch.cat([search(_scores(part, share, bits, step)) for part in parts])
 
 
-def _exhaustive(score: Score) -> Bits:
-    """All 2^n bit strings, for short ones; score (B, n, STATES)."""
-    bits = score.shape[1]
-    every = ((np.arange(2**bits)[:, None] >> np.arange(bits)) & 1).astype(np.uint8)
-    index = windows(every)
-    total = sum(score[:, i, index[:, i]] for i in range(bits))
-    return np.asarray(every[np.argmax(total, axis=1)])
+@functools.lru_cache(maxsize=8)
+def _products(longest: int, device: torch.device) -> Tensor:
+    """What a codeword's V values and squares are multiplied by to give its score, (STATES, V + 2) float64."""
+    words = _words(longest, device)
+    squares = words**2
+    return torch.cat([words, squares[:, :-1].sum(1, keepdim=True), squares[:, -1:]], 1)
 
 
-def _circle(score: Score) -> Bits:
-    """The best circle for one image, score (n, STATES), by Viterbi's algorithm.
+def _scores(wanted: Tensor, share: float, bits: int, step: int) -> Tensor:
+    """What each codeword z is worth in each segment: z d - (1 - r) z^2 / 2, summed; (n, B, STATES) float64.
 
-    A state is the last bits; after a round it must be the state that the round began with. Free rounds forth and back
-    tell how good the best endless path through each state is; the most promising states are then tried as ends.
+    A segment has V or V - 1 dimensions, so that the squares are two more factors of one matrix product.
     """
-    forth, back = np.zeros((1, STATES), np.float32), np.zeros(STATES, np.float32)
+    (images, dimensions), device = wanted.shape, wanted.device
+    order, signs = _shuffling(step, dimensions, device)
+    there, squares = _places(dimensions, bits)
+    longest = -(-dimensions // bits)
+    parts = wanted.new_zeros(images, bits * longest)
+    parts[:, on_device(there, device, torch.int64)] = wanted[:, order] * signs
+    power = -0.5 * (1 - share) * on_device(squares, device, torch.float64).expand(images, -1, -1)
+    factors = torch.cat([parts.reshape(images, bits, longest), power], 2).transpose(0, 1).flatten(0, 1)
+    return (factors @ _products(longest, device).T).reshape(bits, images, STATES)
+
+
+def _exhaustive(score: Tensor) -> Tensor:
+    """All 2^n bit strings, for short ones; score (n, B, STATES)."""
+    every = torch.arange(2 ** len(score), device=score.device)[:, None]
+    bits = every >> torch.arange(len(score), device=score.device) & 1
+    total = torch.stack([one[:, index] for one, index in zip(score, windows(bits).T, strict=True)]).sum(0)
+    return bits[total.argmax(1)].to(torch.uint8)
+
+
+# A state is the last bits, the newest last, and a segment drops the oldest for a new one. In a block of six segments
+# bit i stands at place i % BLOCK of the state's number (place 0 counts most), where the bit that it drops has stood, so
+# that what is compared and added lies in long rows. At the end of a block its bits go behind those that were there.
+
+Blocks = list[list[Tensor]]
+"""What each codeword is worth, segment by segment, (1, .., 2, ..): the place of the segment's bit is an axis of two."""
+
+
+def _circle(score: Tensor) -> Tensor:
+    """The best circle of each image, score (n, B, STATES), by Viterbi's algorithm.
+
+    After a round the state must be the one that the round began with. Free rounds forth and back tell how good the best
+    endless path through each state is; the most promising states are then tried as ends.
+    """
+    blocks = _blocks(score)
+    free, back = (_Paths(torch.zeros(1, STATES, score.shape[1], device=score.device)) for _ in range(2))
     for _ in range(2):
-        forth = _round(forth, score)[0]
-        back = _back(back, score)
-    ends = np.argsort(-(forth[0] + back), kind="stable")[: WRAPS if len(score) >= SHORT else SHORT_WRAPS]
-    rows = np.arange(len(ends))
-    start = np.full((len(ends), STATES), -np.inf, np.float32)
-    start[rows, ends] = 0
-    final, choices = _round(start, score)
-    best = int(np.argmax(final[rows, ends]))
-    return _trace(int(ends[best]), choices[:, best])
+        free.forth(blocks)
+        back.back(blocks)
+    ends = (free.metric + back.metric).topk(WRAPS if len(score) >= SHORT else SHORT_WRAPS, dim=1).indices[0]
+    tried = _Paths.starting(ends)
+    tried.forth(blocks)
+    best = tried.metric.gather(1, ends[:, None])[:, 0].argmax(0, keepdim=True)
+    return _bits(ends.gather(0, best), blocks)
 
 
-def _round(metric: Score, score: Score) -> tuple[Score, NDArray[np.bool_]]:
-    """Once around: the best path into each state, (K, STATES), and which of two it came from, (n, K, STATES / 2).
+def _blocks(score: Tensor) -> Blocks:
+    table = torch.empty(len(score), STATES, score.shape[1], device=score.device)
+    for i in range(BLOCK):
+        fresh, found = 2 ** (i + 1), score[i::BLOCK]
+        aside = found.view(*found.shape[:2], -1, fresh).permute(0, 3, 2, 1)
+        table[i::BLOCK].view(len(found), fresh, -1, score.shape[1]).copy_(aside)
+    parts = (table[start : start + BLOCK] for start in range(0, len(table), BLOCK))
+    return [[_split(gain[None], i) for i, gain in enumerate(part)] for part in parts]
 
-    State s is reached from s >> 1 and from that with the highest bit set.
+
+def _split(metric: Tensor, i: int) -> Tensor:
+    return metric.view(len(metric), 2**i, 2, -1)
+
+
+class _Paths:
+    """The best path into each state, or out of it, of K groups that begin, or end, in states of their own.
+
+    metric  (K, STATES, B) float32, what the paths are worth
     """
-    choices = np.empty((len(score), len(metric), STATES // 2), np.bool_)
-    for gain, choice in zip(score, choices, strict=True):
-        low, high = metric[:, : STATES // 2], metric[:, STATES // 2 :]
-        np.greater(high, low, out=choice)
-        metric = (np.maximum(low, high)[:, :, None] + gain.reshape(1, STATES // 2, 2)).reshape(len(metric), STATES)
-    return metric, choices
+
+    def __init__(self, metric: Tensor) -> None:
+        room, self.metric, self._spare = metric.new_empty(metric.numel() // 2), metric, torch.empty_like(metric)
+        self._views, self._others = ([_pairs(one, room, i) for i in range(BLOCK)] for one in (metric, self._spare))
+
+    @staticmethod
+    def starting(states: Tensor) -> _Paths:
+        """Each group in one state, (K, B)."""
+        metric = torch.full((len(states), STATES, states.shape[1]), -math.inf, device=states.device)
+        return _Paths(metric.scatter_(1, states[:, None], 0))
+
+    def forth(self, blocks: Blocks, before: list[Tensor] | None = None) -> None:
+        """Once around; `before` gets the metric before each segment."""
+        for block in blocks:
+            for gain, (low, high, best, both) in zip(block, self._views, strict=False):
+                if before is not None:
+                    before.append(self.metric.clone())
+                torch.maximum(low, high, out=best)
+                torch.add(best, gain, out=both)
+            self._turn(len(block))
+
+    def back(self, blocks: Blocks) -> None:
+        """Once around the other way."""
+        for block in reversed(blocks):
+            self._turn(LAST - len(block))
+            for gain, (low, high, best, both) in reversed(list(zip(block, self._views, strict=False))):
+                both.add_(gain)
+                torch.maximum(low, high, out=best)
+                both.copy_(best)
+
+    def _turn(self, first: int) -> None:
+        """The first bits of a state's number go behind the others."""
+        groups, _, batch = self.metric.shape
+        turned = self.metric.view(groups, 2**first, -1, batch).transpose(1, 2)
+        self._spare.view(turned.shape).copy_(turned)
+        self.metric, self._spare = self._spare, self.metric
+        self._views, self._others = self._others, self._views
 
 
-def _back(metric: Score, score: Score) -> Score:
-    """Once around the other way: the best path out of each state, (STATES,)."""
-    for gain in score[::-1]:
-        metric = np.tile((metric + gain).reshape(-1, 2).max(axis=1), 2)
-    return metric
+def _pairs(metric: Tensor, room: Tensor, i: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """States without and with bit i, room for the better of each two, and both."""
+    both = _split(metric, i)
+    low, high = both.chunk(2, 2)
+    return low, high, room.view(low.shape), both
 
 
-def _trace(state: int, choices: NDArray[np.bool_]) -> Bits:
-    bits = np.empty(len(choices), np.uint8)
-    for i in range(len(choices) - 1, -1, -1):
-        bits[i] = state & 1
-        state = state >> 1 | int(choices[i, state >> 1]) << (LAST - 1)
-    return bits
+def _bits(state: Tensor, blocks: Blocks) -> Tensor:
+    """The bits (B, n) of the best circle through a state of each image, (1, B)."""
+    before: list[Tensor] = []
+    _Paths.starting(state).forth(blocks, before)
+    bits = []
+    for block in reversed(blocks):
+        state = state >> len(block) | (state & 2 ** len(block) - 1) << LAST - len(block)
+        for place in range(LAST - len(block), LAST):
+            bits.append(state >> place & 1)
+            metric, other = before.pop()[0], state ^ 1 << place
+            state = torch.where(metric.gather(0, other) > metric.gather(0, state), other, state)
+    return torch.cat(bits[::-1]).T.to(torch.uint8)
