@@ -14,6 +14,7 @@ from tests.networks.test_blocks import normal, tiny
 from torch import Tensor
 
 from ddpm.base.noise import stream_keys
+from ddpm.base.precision import computing
 from ddpm.networks.compiled import compile_network
 from ddpm.networks.linear import LinearDenoiser
 
@@ -82,27 +83,32 @@ def test_a_trial_that_memory_does_not_hold_is_no_compilers_fault():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
-def test_compiled_equals_eager(checkpointing: bool, dtype: torch.dtype, tolerance: float):
-    """Output and gradients of a training step with dropout and classes, and a call without gradients."""
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_compiled_equals_eager(checkpointing: bool, precision: str):
+    """Output and gradients of a training step with dropout and classes, and a call without gradients: to 1e-5 in
+    float32; in bfloat16, whose rounding depends on what is fused, no farther from float32 than eager mode."""
     network = tiny(dropout=0.2, classes=3, checkpointing=checkpointing).float().train()
     x = normal(3, 2, 8, 8).float()
 
-    def step() -> dict[str, Tensor]:
+    def step(precision: str = precision) -> dict[str, Tensor]:
         network.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, dtype == torch.bfloat16):
+        with computing(precision, torch.device("cpu")):
             out = network(x, TIMES, LABELS, drops=DROPS)
-        out.square().mean().backward()
+            out.square().mean().backward()
         gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
-        return {name: found for name, found in gradients.items() if not name.endswith("key.bias")} | {"out": out}
+        silent = {name for name in gradients if name.endswith("key.bias")}  # it cancels in the softmax
+        return {name: found for name, found in gradients.items() if name not in silent} | {"out": out.detach()}
 
     def call() -> Tensor:
         with torch.no_grad():
             return network(x, TIMES, LABELS)
 
-    eager, plain = step(), call()
+    truth, plain, eager = step("float32"), call(), step()
     assert compile_network(network, step).startswith("The network is compiled, which took ")
-    for name, found in step().items():
-        assert (found - eager[name]).norm() <= tolerance * eager[name].norm(), name
-    if dtype == torch.float32:
-        assert (call() - plain).abs().max() < tolerance * plain.abs().max()
+    found = step()
+    for name, value in truth.items():
+        error, usual = ((one[name] - value).norm() / value.norm() for one in (found, eager))
+        assert error < 1e-5 + 2 * usual, name
+        assert usual < (1e-12 if precision == "float32" else 0.2), name
+    if precision == "float32":
+        assert (call() - plain).abs().max() < 1e-5 * plain.abs().max()
