@@ -20,6 +20,7 @@ from ddpm.diffusion.schedule import VARIANCES, make_schedule
 from ddpm.generation.draw import draw_progressively, labels_for, plan_for
 from ddpm.model.model import Model
 from ddpm.model.recipe import make_recipe, resolve
+from ddpm.networks.linear import LinearDenoiser
 from ddpm.networks.unet import UNet
 from ddpm.samplers.base import State
 from ddpm.samplers.plan import SAMPLERS, Sampling, plan
@@ -230,6 +231,21 @@ def test_no_step_makes_a_tensor_on_the_cpu(sampler: str, options: dict[str, Any]
     with OnCpu() as mode:
         shapes += [state.x.shape for state in states]
     assert shapes == [(5, *GEOMETRY.shape)] * 4
+    assert mode.seen == []
+
+
+@pytest.mark.parametrize("spacing", ["uniform", "karras"])
+@pytest.mark.parametrize("linear", [False, True])
+def test_no_network_makes_a_tensor_on_the_cpu(spacing: str, linear: bool):
+    """At whole times and at real ones."""
+    schedule, network = make_schedule(), real_network()
+    if linear:
+        network = LinearDenoiser(GEOMETRY.shape, schedule.log_snr[1:], network)
+    denoiser = Denoiser(network.to(META), Process(schedule))
+    states = trajectory(denoiser, GEOMETRY, range(5), plan(Sampling("ddim", 3, spacing), schedule), device=META)
+    next(states)
+    with OnCpu() as mode:
+        assert [state.x.shape for state in states] == [(5, *GEOMETRY.shape)] * 2
     assert mode.seen == []
 
 
