@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ddpm.base.geometry import Geometry
-from ddpm.base.noise import NOISE_VERSION
+from ddpm.base.noise import NOISE_VERSION, normals, stream_keys
 from ddpm.base.units import x_to_images
 from ddpm.diffusion.denoiser import Denoiser, Guided, Network
 from ddpm.diffusion.process import PREDICTIONS, Process
@@ -22,9 +22,11 @@ from ddpm.model.model import Model
 from ddpm.model.recipe import make_recipe, resolve
 from ddpm.networks.linear import LinearDenoiser
 from ddpm.networks.unet import UNet
+from ddpm.samplers import trajectory as module
 from ddpm.samplers.base import State
 from ddpm.samplers.plan import SAMPLERS, Sampling, plan
-from ddpm.samplers.trajectory import trajectory
+from ddpm.samplers.spacing import spaced
+from ddpm.samplers.trajectory import noise_along, trajectory
 from devices import OnCpu
 from scorings import drawn
 
@@ -177,6 +179,20 @@ def test_noise_of_a_seed_does_not_change_from_one_release_to_the_next():
     torch.testing.assert_close(starts[0][0], known, rtol=0, atol=1e-6)
     assert torch.equal(starts[0][0], starts[0][1]), "seeds count modulo 2^64"
     assert len({tuple(row) for row in starts[0].tolist()}) == 3
+
+
+@pytest.mark.parametrize("at_once", [1, 5 * 3 * 48, 2**20])
+@pytest.mark.parametrize("spacing", ["uniform", "karras"])
+def test_noise_made_for_several_levels_at_once_is_that_of_each(
+    at_once: int, spacing: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "MOST_AT_ONCE", at_once)
+    chain, seeds = spaced(make_schedule(), spacing, 8), [3, 10**12, -7]
+    noise, numbers = noise_along(chain, seeds, GEOMETRY.shape, CPU), torch.tensor(seeds)
+    levels = [1000, *chain.levels[-2:0:-1].tolist()]
+    for level in [*levels, levels[3], levels[6]]:
+        number = int(level) if level == int(level) else int(np.float64(level).view(np.int64))
+        assert torch.equal(noise(level), normals(stream_keys("sample", 0, numbers, number), GEOMETRY.shape))
 
 
 def test_noise_of_a_whole_chain_is_standard_normal_and_uncorrelated():
