@@ -1,14 +1,22 @@
-"""Drawing ahead: batches are finished in order, each when the next ones were begun."""
+"""Drawing ahead, batches finished in order when the next ones were begun; and what is replayed on a GPU."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
+from ddpm.base.precision import PRECISIONS
 from ddpm.base.tensors import fetched
-from ddpm.generation.draw import behind
+from ddpm.generation import draw as module
+from ddpm.generation.draw import behind, draw, plan_for
+from ddpm.model.checkpoint import load_model
+from ddpm.samplers.plan import Sampling
+from scorings import stored_model
+
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 2, 9])
@@ -33,8 +41,30 @@ def test_without_a_gpu_nothing_waits_for_the_next_batch():
     assert next(finished) == 1
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@CUDA
 def test_a_copy_from_a_gpu_is_waited_for():
     x = torch.zeros(2**22, device="cuda")
     copies = [fetched(x.add_(1)) for _ in range(20)]
     assert [float(copy().min()) for copy in copies] == [*range(1, 21)]
+
+
+@CUDA
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_images_of_replayed_calls_are_those_of_plain_ones(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Three batches of ten calls; the last is smaller, and rides along."""
+    stored_model(tmp_path / "model")
+    model = load_model(tmp_path / "model", device="cuda")
+    plan = plan_for(model, Sampling(steps=10, precision=precision))
+    replayed = draw(model, range(10), plan, batch_size=4).int()
+    monkeypatch.setattr(module, "LEAST_REPLAYED", 10**9)
+    plain = draw(model, range(10), plan, batch_size=4).int()
+    assert torch.equal(replayed[:8], plain[:8])
+    assert (replayed[8:] - plain[8:]).abs().max() <= 1
+
+
+def test_nothing_is_recorded_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "Replayed", lambda network: pytest.fail("it is recorded"))
+    model = stored_model(tmp_path / "model")
+    draw(model, range(8), plan_for(model, Sampling(steps=10)), batch_size=2)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ddpm.base.geometry import Geometry
-from ddpm.base.noise import NOISE_VERSION
+from ddpm.base.noise import NOISE_VERSION, normals, stream_keys
 from ddpm.base.units import x_to_images
 from ddpm.diffusion.denoiser import Denoiser, Guided, Network
 from ddpm.diffusion.process import PREDICTIONS, Process
@@ -20,10 +20,13 @@ from ddpm.diffusion.schedule import VARIANCES, make_schedule
 from ddpm.generation.draw import draw_progressively, labels_for, plan_for
 from ddpm.model.model import Model
 from ddpm.model.recipe import make_recipe, resolve
+from ddpm.networks.linear import LinearDenoiser
 from ddpm.networks.unet import UNet
+from ddpm.samplers import trajectory as module
 from ddpm.samplers.base import State
 from ddpm.samplers.plan import SAMPLERS, Sampling, plan
-from ddpm.samplers.trajectory import trajectory
+from ddpm.samplers.spacing import spaced
+from ddpm.samplers.trajectory import noise_along, trajectory
 from devices import OnCpu
 from scorings import drawn
 
@@ -178,6 +181,20 @@ def test_noise_of_a_seed_does_not_change_from_one_release_to_the_next():
     assert len({tuple(row) for row in starts[0].tolist()}) == 3
 
 
+@pytest.mark.parametrize("at_once", [1, 5 * 3 * 48, 2**20])
+@pytest.mark.parametrize("spacing", ["uniform", "karras"])
+def test_noise_made_for_several_levels_at_once_is_that_of_each(
+    at_once: int, spacing: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "MOST_AT_ONCE", at_once)
+    chain, seeds = spaced(make_schedule(), spacing, 8), [3, 10**12, -7]
+    noise, numbers = noise_along(chain, seeds, GEOMETRY.shape, CPU), torch.tensor(seeds)
+    levels = [1000, *chain.levels[-2:0:-1].tolist()]
+    for level in [*levels, levels[3], levels[6]]:
+        number = int(level) if level == int(level) else int(np.float64(level).view(np.int64))
+        assert torch.equal(noise(level), normals(stream_keys("sample", 0, numbers, number), GEOMETRY.shape))
+
+
 def test_noise_of_a_whole_chain_is_standard_normal_and_uncorrelated():
     """The same solved z of levels 1000 and 999..2 of one image: 4 standard errors for mean, variance, skewness,
     kurtosis, correlation of neighbours in space and of neighbours in level."""
@@ -230,6 +247,21 @@ def test_no_step_makes_a_tensor_on_the_cpu(sampler: str, options: dict[str, Any]
     with OnCpu() as mode:
         shapes += [state.x.shape for state in states]
     assert shapes == [(5, *GEOMETRY.shape)] * 4
+    assert mode.seen == []
+
+
+@pytest.mark.parametrize("spacing", ["uniform", "karras"])
+@pytest.mark.parametrize("linear", [False, True])
+def test_no_network_makes_a_tensor_on_the_cpu(spacing: str, linear: bool):
+    """At whole times and at real ones."""
+    schedule, network = make_schedule(), real_network()
+    if linear:
+        network = LinearDenoiser(GEOMETRY.shape, schedule.log_snr[1:], network)
+    denoiser = Denoiser(network.to(META), Process(schedule))
+    states = trajectory(denoiser, GEOMETRY, range(5), plan(Sampling("ddim", 3, spacing), schedule), device=META)
+    next(states)
+    with OnCpu() as mode:
+        assert [state.x.shape for state in states] == [(5, *GEOMETRY.shape)] * 2
     assert mode.seen == []
 
 

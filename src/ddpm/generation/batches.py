@@ -2,8 +2,8 @@
 
 FOLDER/000064.npz   seeds int64 (B,), the first of them 64; images uint8 (B, C, H, W); with checksums, as zips have them
 
-The operating system writes them to the disk when it likes: what a power cut leaves of one is no sound batch, and drawn
-again.
+Those to be packed reach the disk when the operating system likes: what a power cut leaves of one is no sound batch, and
+drawn again.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def batch_name(seeds: Sequence[int]) -> str:
     return f"{seeds[0]:06d}.npz"
 
 
-def write_batch(path: Path, seeds: Sequence[int], images: NDArray[np.uint8]) -> None:
-    """Put down a batch, images (B, C, H, W)."""
-    with whole_file(path, synced=False) as temporary:
+def write_batch(path: Path, seeds: Sequence[int], images: NDArray[np.uint8], *, synced: bool = False) -> None:
+    """Put down a batch, images (B, C, H, W); see files.whole_file."""
+    with whole_file(path, synced=synced) as temporary:
         np.savez(temporary, seeds=np.asarray(seeds, np.int64), images=images)
 
 

@@ -18,6 +18,7 @@ from ddpm.base.noise import NOISE_VERSION
 from ddpm.base.precision import STRICT, computed_in
 from ddpm.base.progress import Advance, unheard
 from ddpm.base.seeding import generator
+from ddpm.base.tensors import to_device
 from ddpm.base.units import images_begun, x_to_images
 from ddpm.diffusion.denoiser import OPTIMAL, Guided, Network
 from ddpm.errors import InputError
@@ -211,7 +212,7 @@ def labels_for(model: Model, seeds: Sequence[int], name: str | None = None) -> T
         return None
     if name is None:
         drawn = [int(generator("class", seed).integers(classes)) for seed in seeds]
-        return torch.tensor(drawn, device=model.device)
+        return to_device(torch.tensor(drawn), model.device)
     names, number = list(model.class_names), int(name) if re.fullmatch("[0-9]{1,9}", name) else classes
     numbered = not any(known.isdecimal() for known in names) and number < classes
     if name not in names and not numbered:

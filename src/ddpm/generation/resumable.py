@@ -112,7 +112,7 @@ class Drawing:
                 options: dict[str, Any] = {"batch_size": batch_size, "advance": advance}
                 for seeds, images in draw_batches(self.model, missing, self.plan, **options) if missing else ():
                     self._claim()
-                    write_batch(self.folder / self._batch(seeds), seeds, images.numpy())
+                    write_batch(self.folder / self._batch(seeds), seeds, images.numpy(), synced=not self._packed)
                     self._write_pngs()
                 if missing:
                     self._check_whole()

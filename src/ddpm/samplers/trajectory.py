@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -12,8 +13,11 @@ from ddpm.base.geometry import Geometry
 from ddpm.base.noise import normals, signed, stream_keys
 from ddpm.base.tensors import to_device
 from ddpm.diffusion.denoiser import Denoiser
-from ddpm.samplers.base import State
+from ddpm.diffusion.schedule import Schedule
+from ddpm.samplers.base import Noise, State
 from ddpm.samplers.plan import Plan
+
+MOST_AT_ONCE = 2**20  # numbers of noise
 
 
 def trajectory(
@@ -33,13 +37,28 @@ def trajectory(
     All chains start from the noise of level T, whatever the level they start at: an image changes little with N.
     """
 
-    numbers = to_device(torch.tensor([signed(seed) for seed in seeds]), device)
-
-    def noise(level: float) -> Tensor:
-        return normals(stream_keys("sample", 0, numbers, _position(level)), geometry.shape)
-
+    noise = noise_along(plan.chain, seeds, geometry.shape, device)
     start = noise(denoiser.process.schedule.steps)
     return plan.sampler(denoiser, start, chain=plan.chain, noise=noise, labels=labels)
+
+
+def noise_along(chain: Schedule, seeds: Sequence[int], shape: tuple[int, ...], device: torch.device) -> Noise:
+    """The noise of some seeds by level, made for the next levels of a chain too where that is little: a GPU then spends
+    its time on fewer and larger kernels."""
+    numbers = to_device(torch.tensor([signed(seed) for seed in seeds]), device)
+    arrivals = chain.levels[-2:0:-1].tolist()
+    at_once = max(1, MOST_AT_ONCE // (len(seeds) * math.prod(shape)))
+    ready: dict[float, Tensor] = {}
+
+    def noise(level: float) -> Tensor:
+        if level not in ready:
+            wanted = [level, *(other for other in arrivals if other < level)]
+            wanted = wanted[: at_once if level in arrivals else 1]  # not every sampler wants more than its start
+            keys = [stream_keys("sample", 0, numbers, _position(one)) for one in wanted]
+            ready.update(zip(wanted, normals(torch.cat(keys), shape).chunk(len(wanted)), strict=True))
+        return ready.pop(level)
+
+    return noise
 
 
 def predicted_images(states: Iterable[State], *, every: int) -> list[Tensor]:
