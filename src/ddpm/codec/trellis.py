@@ -30,6 +30,7 @@ from ddpm.codec.randomness import CODEBOOK, UNIT, normals, scrambling
 LAST = 12
 """Bits that choose a codeword, if there are that many."""
 BLOCK = LAST // 2
+"""Segments after which the search brings the bits of its states into order, see below."""
 STATES = 2**LAST
 LONGEST = 512
 """Dimensions of a codeword at most."""
@@ -169,7 +170,7 @@ def _circle(score: Tensor) -> Tensor:
     endless path through each state is; the most promising states are then tried as ends.
     """
     blocks = _blocks(score)
-    free, back = (_Paths(torch.zeros(1, STATES, score.shape[1], device=score.device)) for _ in range(2))
+    free, back = (_Paths(torch.zeros_like(score[:1], dtype=torch.float32).view(1, STATES, -1)) for _ in range(2))
     for _ in range(2):
         free.forth(blocks)
         back.back(blocks)
@@ -181,7 +182,8 @@ def _circle(score: Tensor) -> Tensor:
 
 
 def _blocks(score: Tensor) -> Blocks:
-    table = torch.empty(len(score), STATES, score.shape[1], device=score.device)
+    """Scores as the search adds them, rounded to float32."""
+    table = score.new_empty(len(score), STATES, score.shape[1], dtype=torch.float32)
     for i in range(BLOCK):
         fresh, found = 2 ** (i + 1), score[i::BLOCK]
         aside = found.view(*found.shape[:2], -1, fresh).permute(0, 3, 2, 1)
@@ -191,6 +193,7 @@ def _blocks(score: Tensor) -> Blocks:
 
 
 def _split(metric: Tensor, i: int) -> Tensor:
+    """(K, .., 2, ..): the place of bit i of a block is an axis of its own."""
     return metric.view(len(metric), 2**i, 2, -1)
 
 
@@ -207,7 +210,7 @@ class _Paths:
     @staticmethod
     def starting(states: Tensor) -> _Paths:
         """Each group in one state, (K, B)."""
-        metric = torch.full((len(states), STATES, states.shape[1]), -math.inf, device=states.device)
+        metric = states.new_full((len(states), STATES, states.shape[1]), -math.inf, dtype=torch.float32)
         return _Paths(metric.scatter_(1, states[:, None], 0))
 
     def forth(self, blocks: Blocks, before: list[Tensor] | None = None) -> None:
@@ -249,11 +252,12 @@ def _bits(state: Tensor, blocks: Blocks) -> Tensor:
     """The bits (B, n) of the best circle through a state of each image, (1, B)."""
     before: list[Tensor] = []
     _Paths.starting(state).forth(blocks, before)
-    bits = []
+    states = []
     for block in reversed(blocks):
         state = state >> len(block) | (state & 2 ** len(block) - 1) << LAST - len(block)
         for place in range(LAST - len(block), LAST):
-            bits.append(state >> place & 1)
+            states.append(state)
             metric, other = before.pop()[0], state ^ 1 << place
             state = torch.where(metric.gather(0, other) > metric.gather(0, state), other, state)
-    return torch.cat(bits[::-1]).T.to(torch.uint8)
+    places = LAST - 1 - torch.arange(len(states), device=state.device) % BLOCK
+    return (torch.cat(states[::-1]).T >> places & 1).to(torch.uint8)
