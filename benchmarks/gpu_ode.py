@@ -1,4 +1,4 @@
-"""Part `ode` of gpu.py: the exact trace of the probability-flow ODE on digits, beside one backward pass a direction."""
+"""Part `ode` of gpu.py: the exact trace of the probability-flow ODE on images of 8 x 8, beside one backward pass a direction."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from on_device import Bench, Figures, table
 from torch import Tensor
 
-import ddpm
 from ddpm.base.precision import STRICT, computing
 from ddpm.base.units import images_to_x
 from ddpm.diffusion.denoiser import Denoiser
@@ -24,9 +24,9 @@ PLAIN_STEPS = 1  # that the plain way and the CPU are timed on
 
 
 def ode(bench: Bench) -> Figures:
-    """Seconds of the densities of some digits under an untrained network, and how far the CPU's are."""
-    pixels = torch.from_numpy(ddpm.images("digits:train").array(list(range(2 if bench.tiny else DIGITS))))
-    x = images_to_x(pixels, torch.float64)
+    """Seconds of the densities of some images of the size of digits under an untrained network, and how far the CPU's are."""
+    pixels = np.random.default_rng(0).integers(0, 256, (2 if bench.tiny else DIGITS, 1, 8, 8), np.uint8)
+    x = images_to_x(torch.from_numpy(pixels), torch.float64)
     steps, there = 1 if bench.tiny else STEPS, x.to(bench.device)
     here, on_cpu = _denoiser(bench.device), _denoiser(torch.device("cpu"))
     compared, expected = _densities(here, there, PLAIN_STEPS), _densities(on_cpu, x, PLAIN_STEPS)  # also the warm-up

@@ -25,7 +25,7 @@ from ddpm.training.learner import Learner
 from ddpm.training.run_folder import RunFolder
 
 CALLS = 10  # network calls of an image
-LOOP_STEPS = 200  # of a run of the loop
+LOOP_STEPS = 96  # of a run of the loop
 LINES = 8  # log lines that they are cut into; the first one holds what happens once
 AGREE = 64  # images drawn on both devices
 
@@ -111,7 +111,7 @@ def _drawing(bench: Bench, model: Model, batch: int, precision: str) -> Figures:
                 model, out, seeds=seeds, steps=CALLS, batch_size=batch, precision=precision, progress=False
             )
 
-        taken = bench.alternate({"sample": drawn, "network": alone}, seconds=2)
+        taken = bench.alternate({"sample": drawn, "network": alone}, seconds=1)
     row = {"batch": batch, "precision": precision, "images": len(seeds)}
     row["sample"] = round(len(seeds) / taken["sample"], 1)
     return row | {"network_alone": round(batch / (CALLS * taken["network"]), 1)}

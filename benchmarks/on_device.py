@@ -69,7 +69,7 @@ class Bench:
         self.wait()
         return time.perf_counter() - start
 
-    def alternate(self, works: Mapping[str, Callable[[], object]], *, seconds: float = 1.0) -> dict[str, float]:
+    def alternate(self, works: Mapping[str, Callable[[], object]], *, seconds: float = 0.5) -> dict[str, float]:
         """Seconds of a call of each work: the median over blocks of calls, all works in turn, after a warm-up.
 
         seconds  for each work, without its warm-up
