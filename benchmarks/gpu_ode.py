@@ -1,4 +1,4 @@
-"""Part `ode` of gpu.py: the exact trace of the probability-flow ODE on images of 8 x 8, beside one backward pass a direction."""
+"""Part `ode` of gpu.py: the exact trace of the ODE on images of 8 x 8, beside one backward pass a direction."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ddpm.likelihood import ode as flow
 from ddpm.model.model import build_denoiser, build_network
 from ddpm.model.recipe import load_recipe, resolve
 
-DIGITS = 16
+IMAGES = 16
 STEPS = 40  # of the solver, as in `ddpm evaluate likelihood --ode`
 PLAIN_STEPS = 1  # that the plain way and the CPU are timed on
 
 
 def ode(bench: Bench) -> Figures:
-    """Seconds of the densities of some images of the size of digits under an untrained network, and how far the CPU's are."""
-    pixels = np.random.default_rng(0).integers(0, 256, (2 if bench.tiny else DIGITS, 1, 8, 8), np.uint8)
+    """Seconds of the densities of random images under an untrained network, and how far the CPU's are."""
+    pixels = np.random.default_rng(0).integers(0, 256, (2 if bench.tiny else IMAGES, 1, 8, 8), np.uint8)
     x = images_to_x(torch.from_numpy(pixels), torch.float64)
     steps, there = 1 if bench.tiny else STEPS, x.to(bench.device)
     here, on_cpu = _denoiser(bench.device), _denoiser(torch.device("cpu"))
@@ -85,7 +85,7 @@ def printed(figures: Figures) -> str:
     """One row."""
     apart = figures["relative_difference"]
     row = [
-        f"exact trace of {figures['images']} digits, {figures['steps']} steps",
+        f"exact trace of {figures['images']} images of 8 x 8, {figures['steps']} steps",
         *(figures[key] for key in ("seconds", "seconds_plain", "seconds_of_the_cpu", "times_as_fast_as_plain")),
     ]
     header = ["seconds", "here", "here, a backward pass a direction", "on the CPU", "times as fast"]
