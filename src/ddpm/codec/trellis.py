@@ -36,8 +36,8 @@ LONGEST = 512
 """Dimensions of a codeword at most."""
 WRAPS, SHORT, SHORT_WRAPS = 16, 32, 64
 """Ends of the circle that the encoder tries, the most promising first; more where bits are fewer than SHORT."""
-CPU_SCORES, GPU_SCORES = 2**22, 2**26
-"""Tiles are searched together as long as they have no more scores: what caches hold, what a GPU has memory for."""
+CPU_SCORES, GPU_SCORES = 2**21, 2**26
+"""Tiles are searched together up to about so many scores: what caches hold, what a GPU has memory for."""
 
 Bits = NDArray[np.uint8]
 
@@ -118,7 +118,7 @@ def simulate(wanted: Tensor, share: float, bits: int, step: int) -> Tensor:
     returns (B, n) uint8 of 0 and 1, on the device of wanted
     """
     most = CPU_SCORES if wanted.device.type == "cpu" else GPU_SCORES
-    parts = torch.split(wanted, max(1, most // (bits * STATES)))
+    parts = wanted.chunk(-(-wanted.shape[0] * bits * STATES // most))
     search = _exhaustive if bits <= LAST else _circle
     return torch.cat([search(_scores(part, share, bits, step)) for part in parts])
 
