@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
+from gpu_memory import COMPILED, row_of
+from gpu_memory import printed as printed_memory
 from on_device import Arithmetic, Bench, Figures, arithmetic, forward, table, training_step, whole_step
 from torch import nn
 from twins import Twin
@@ -13,6 +15,7 @@ from ddpm.base.precision import PRECISIONS, computing
 from ddpm.errors import InputError
 from ddpm.model.model import build_network
 from ddpm.networks.compiled import compile_network
+from ddpm.training.compiling import compile_learner
 from ddpm.training.learner import Learner
 
 OURS, WHOLE, THEIRS, BEST = "our network", "our whole step", "diffusers", "diffusers, channels-last, fused Adam"
@@ -51,10 +54,11 @@ def compiled(bench: Bench) -> Figures:
     for what in (TRAINING, FORWARD):
         if what == TRAINING:
             learner = _learner(bench, batch, LOW)
-            name, network, ours = WHOLE, learner.network, whole_step(learner)
+            name, ours, sentence = WHOLE, whole_step(learner), compile_learner(learner)
         else:
             name, network = OURS, build_network(bench.recipe()).to(bench.device)
             ours = _work(bench, what, batch, LOW, network)
+            sentence = compile_network(network, ours)
         said.append(f"{what}, {name}: {compile_network(network, ours)}")
         theirs = _work(bench, what, batch, LOW, torch.compile(_best(bench)), lean=True)  # type: ignore[arg-type]
         said.append(f"{what}, {BEST}: the first call took {bench.seconds(theirs):.0f} s.")
@@ -62,7 +66,8 @@ def compiled(bench: Bench) -> Figures:
         rows.append(_row(bench, what, batch, LOW, {name: ours, BEST: theirs}, cost, peak))
         del ours, theirs
         bench.forget()
-    return {"gemm_tflops": peak / 1e12, "gflop": _gflop(cost), "rows": rows, "compilation": said}
+    memory = [row_of(bench, *case, compiled=True) for case in COMPILED]
+    return {"gemm_tflops": peak / 1e12, "gflop": _gflop(cost), "rows": rows, "compilation": said, "memory": memory}
 
 
 def _best(bench: Bench) -> Twin:
@@ -127,4 +132,5 @@ def printed(figures: Figures) -> str:
         "trained image; in brackets the share of that peak.",
         *figures.get("compilation", ()),
     ]
-    return "\n\n".join([table(["images/s", *COLUMNS, ""], lines), *notes])
+    memory = [printed_memory({"rows": figures["memory"]})] if "memory" in figures else []
+    return "\n\n".join([table(["images/s", *COLUMNS, ""], lines), *notes, *memory])
