@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,6 @@ from on_device import Bench, Figures, table
 from torch.profiler import ProfilerActivity, profile
 
 from ddpm.errors import InputError
-from ddpm.model.recipe import Recipe
-from ddpm.training.compiling import compile_learner
 from ddpm.training.learner import Learner
 from ddpm.training.step_memory import blank_batch, peak_memory
 
@@ -28,62 +26,63 @@ CASES: Sequence[tuple[str, dict[str, Any]]] = (
     ("lsun-bedroom-256", {"precision": "bfloat16"}),
     ("lsun-bedroom-256-large", {"precision": "bfloat16", "checkpointing": True}),
 )
-COMPILED = CASES[3:4]  # also measured compiled, in the part that has time to compile
 
 
 def memory(bench: Bench) -> Figures:
     """Bytes of each case in eager mode, and estimate / measured."""
-    return {"rows": [row_of(bench, name, changes) for name, changes in (CASES[1:2] if bench.tiny else CASES)]}
+    rows = []
+    for name, changes in CASES[1:2] if bench.tiny else CASES:
+        recipe = bench.recipe(name, **changes)
+        row: Figures = {"recipe": name, **changes, "estimate": peak_memory(recipe)}
+        bench.forget()
+        try:
+            with Peak(bench) as peak:
+                peak.of(Learner(recipe, bench.device))
+            row |= peak.against(row["estimate"])
+        except InputError as error:
+            row["problem"] = str(error)
+        rows.append(row)
+        print(row, flush=True)
+    return {"rows": rows}
 
 
-def row_of(bench: Bench, name: str, changes: dict[str, Any], *, compiled: bool = False) -> Figures:
-    """One case."""
-    recipe = bench.recipe(name, **changes)
-    row: Figures = {"recipe": name, **changes, "estimate": peak_memory(recipe, compiled=compiled)}
-    row |= {"compiled": True} if compiled else {}
-    bench.forget()
-    try:
-        row["measured"] = measured(bench, recipe, compiled=compiled)
-        row["ratio"] = round(row["estimate"] / row["measured"], 3)
-    except InputError as error:
-        row["problem"] = str(error)
-    print(row, flush=True)
-    return row
+class Peak:
+    """What PyTorch's allocator gives out at the peak of a learner's step, beside what was in use on entry; all that the
+    learner itself takes is made inside. On the CPU it is the profiler's record, from the entry on."""
 
+    def __init__(self, bench: Bench) -> None:
+        self.bench, self.bytes, self._before = bench, 0, 0
+        self._record = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
 
-def measured(bench: Bench, recipe: Recipe, *, compiled: bool) -> int:
-    """Bytes that PyTorch's allocator gave out at the peak of a training step, beside what was in use before a learner.
+    def __enter__(self) -> Peak:
+        if self.bench.device.type == "cuda":
+            self._before = torch.cuda.memory_allocated(self.bench.device)
+        else:
+            self._record.__enter__()
+        return self
 
-    The first step, which compiles, makes the optimiser's moments and chooses kernels, does not count.
-    """
-    found: list[int] = []
-    before = torch.cuda.memory_allocated(bench.device) if bench.device.type == "cuda" else 0
-
-    def train() -> None:
-        learner, batch = Learner(recipe, bench.device), blank_batch(recipe)
-        if compiled:
-            print(compile_learner(learner), flush=True)
+    def of(self, learner: Learner) -> None:
+        """Do two steps and look at the second: in the first the optimiser makes its moments, libraries choose kernels."""
+        batch, cuda = blank_batch(learner.recipe), self.bench.device.type == "cuda"
         learner.step(batch)
-        bench.wait()
-        if bench.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(bench.device)
+        self.bench.wait()
+        if cuda:
+            torch.cuda.reset_peak_memory_stats(self.bench.device)
         learner.step(batch)
-        bench.wait()
-        if bench.device.type == "cuda":
-            found.append(torch.cuda.max_memory_allocated(bench.device) - before)
+        self.bench.wait()
+        if cuda:
+            self.bytes = torch.cuda.max_memory_allocated(self.bench.device) - self._before
 
-    if bench.device.type != "cuda":
-        return _on_cpu(train)
-    train()
-    return found[0]
+    def __exit__(self, *error: Any) -> None:
+        if self.bench.device.type != "cuda":
+            self._record.__exit__(*error)
+            events = [event for event in self._record.profiler.kineto_results.events() if event.name() == "[memory]"]
+            ordered = sorted(events, key=lambda event: event.start_ns())
+            self.bytes = int(np.cumsum([event.nbytes() for event in ordered]).max())
 
-
-def _on_cpu(work: Callable[[], None]) -> int:
-    """The same from the profiler's record of the CPU's allocator."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        work()
-    events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
-    return int(np.cumsum([event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]).max())
+    def against(self, estimate: int) -> Figures:
+        """The figures of a row."""
+        return {"measured": self.bytes, "ratio": round(estimate / self.bytes, 3)}
 
 
 def printed(figures: Figures) -> str:
