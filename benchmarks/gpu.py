@@ -58,7 +58,7 @@ def tables(found: dict[str, Any]) -> str:
     """All parts of a file as Markdown."""
     texts = []
     for name, (module, _, function) in PARTS.items():
-        if name in found:
+        if name in found:  # others may have been measured before
             machine = found[name]["origin"]["machine"]
             where = f"{machine.get('gpu', machine['processor'])}, PyTorch {machine['torch']}"
             texts.append(f"## {name} ({where})\n\n{getattr(importlib.import_module(module), function)(found[name])}")

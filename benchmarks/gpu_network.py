@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
+from gpu_memory import Peak
+from gpu_memory import printed as printed_memory
 from on_device import Arithmetic, Bench, Figures, arithmetic, forward, table, training_step, whole_step
 from torch import nn
 from twins import Twin
@@ -13,7 +15,9 @@ from ddpm.base.precision import PRECISIONS, computing
 from ddpm.errors import InputError
 from ddpm.model.model import build_network
 from ddpm.networks.compiled import compile_network
+from ddpm.training.compiling import compile_learner
 from ddpm.training.learner import Learner
+from ddpm.training.step_memory import peak_memory
 
 OURS, WHOLE, THEIRS, BEST = "our network", "our whole step", "diffusers", "diffusers, channels-last, fused Adam"
 COLUMNS = (OURS, WHOLE, THEIRS, BEST)
@@ -50,19 +54,26 @@ def compiled(bench: Bench) -> Figures:
     cost, rows, said = arithmetic(bench.recipe()), [], []
     for what in (TRAINING, FORWARD):
         if what == TRAINING:
-            learner = _learner(bench, batch, LOW)
-            name, network, ours = WHOLE, learner.network, whole_step(learner)
+            with Peak(bench) as peak_bytes:
+                learner = _learner(bench, batch, LOW)
+                name, ours, sentence = WHOLE, whole_step(learner), compile_learner(learner)
+                peak_bytes.of(learner)
         else:
             name, network = OURS, build_network(bench.recipe()).to(bench.device)
             ours = _work(bench, what, batch, LOW, network)
-        said.append(f"{what}, {name}: {compile_network(network, ours)}")
+            sentence = compile_network(network, ours)
+        said.append(f"{what}, {name}: {sentence}")
         theirs = _work(bench, what, batch, LOW, torch.compile(_best(bench)), lean=True)  # type: ignore[arg-type]
         said.append(f"{what}, {BEST}: the first call took {bench.seconds(theirs):.0f} s.")
         print("\n".join(said[-2:]), flush=True)
         rows.append(_row(bench, what, batch, LOW, {name: ours, BEST: theirs}, cost, peak))
         del ours, theirs
         bench.forget()
-    return {"gemm_tflops": peak / 1e12, "gflop": _gflop(cost), "rows": rows, "compilation": said}
+    settings = {"batch_size": batch, "precision": LOW}
+    estimate = peak_memory(bench.recipe(**settings), compiled=True)
+    memory = {"recipe": "cifar10", **settings, "compiled": True, "estimate": estimate, **peak_bytes.against(estimate)}
+    print(memory, flush=True)
+    return {"gemm_tflops": peak / 1e12, "gflop": _gflop(cost), "rows": rows, "compilation": said, "memory": memory}
 
 
 def _best(bench: Bench) -> Twin:
@@ -127,4 +138,5 @@ def printed(figures: Figures) -> str:
         "trained image; in brackets the share of that peak.",
         *figures.get("compilation", ()),
     ]
-    return "\n\n".join([table(["images/s", *COLUMNS, ""], lines), *notes])
+    memory = [printed_memory({"rows": [figures["memory"]]})] if "memory" in figures else []
+    return "\n\n".join([table(["images/s", *COLUMNS, ""], lines), *notes, *memory])

@@ -10,7 +10,8 @@ from tests.training.test_learner import batch, small, speaking
 
 from ddpm.model.recipe import load_recipe, make_recipe, resolve
 from ddpm.training import compiling
-from ddpm.training.compiling import compile_learner, worth_compiling
+from ddpm.training.compiling import compile_learner
+from ddpm.training.cost import worth_compiling
 from ddpm.training.learner import Learner
 from ddpm.training.loop import train
 from scorings import RECIPE, Watching, image_set, merged, pixels

@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from ddpm.errors import InputError
 from ddpm.model.recipe import Recipe, changed, load_recipe, resolve
+from ddpm.training.compiling import compile_learner
 from ddpm.training.learner import Learner
 from ddpm.training.step_memory import LiveBytes, blank_batch, peak_memory
 
@@ -51,6 +52,28 @@ def test_a_batch_costs_its_activations_and_some_of_them_can_be_saved():
     assert 1.8 < whole / half < 2
     assert peak_memory(tiny(precision="bfloat16")) < 0.95 * whole
     assert peak_memory(tiny(checkpointing=True)) < 0.7 * whole
+    assert peak_memory(tiny(), compiled=True) < 0.9 * whole
+
+
+@pytest.mark.parametrize("settings", [{}, {"precision": "bfloat16"}, {"network": {"dropout": 0.1}}])
+@pytest.mark.slow
+def test_the_estimate_of_a_compiled_network_is_the_peak_of_the_allocator(settings: dict[str, Any]):
+    recipe = tiny(**settings)
+    learner, batch = Learner(recipe, torch.device("cpu")), blank_batch(recipe)
+    assert "is compiled" in compile_learner(learner)
+    learner.step(batch)
+    weights = sum(weight.numel() for weight in learner.network.parameters())
+    kept = 4 * 4 * weights  # weights, their EMA and the optimiser's moments were there before
+    found = kept + allocated(lambda: learner.step(batch))
+    assert peak_memory(recipe, compiled=True) == pytest.approx(found, rel=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lsun-bedroom-256", "lsun-bedroom-256-large"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_large_recipes_train_on_a_gpu_of_80_gigabytes(name: str, compiled: bool):
+    recipe = load_recipe(name)
+    assert peak_memory(resolve(recipe, recipe.geometry, 0), compiled=compiled) < 70e9  # leaves 10 for workspaces
 
 
 def test_bytes_count_while_their_tensor_lives():

@@ -68,12 +68,13 @@ def _dry_run(recipe: Recipe) -> list[str]:
     import ddpm
 
     resolved, cost = ddpm.cost(recipe)
+    batch = f"a batch of {recipe.batch_size}{f' in parts of {recipe.micro_batch}' if recipe.micro_batch else ''}"
     return [
         *toml_lines(resolved.model_dump(mode="json")),
         "",
         f"parameters           {cost.parameters:,}",
         f"multiply-adds        {cost.macs:,} a network call on one image ({giga(2 * cost.macs)} GFLOP)",
-        f"memory               about {giga(cost.memory)} GB for a batch of {recipe.batch_size}",
+        f"memory               about {giga(cost.memory)} GB at the peak of a step, for {batch}",
         f"speed                about {rounded(cost.images_per_second)} images/s on this machine as it is now",
         f"time                 about {duration(cost.seconds)} for {recipe.train_images:,} images",
     ]

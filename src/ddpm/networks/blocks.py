@@ -12,6 +12,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from ddpm.base.noise import dropped_of, kept, mix
 from ddpm.base.tensors import Floats, on_device
@@ -79,7 +80,13 @@ def norm(channels: int, groups: int) -> nn.GroupNorm:
 
 
 def normalised(x: Tensor, norm: nn.GroupNorm, *, activate: bool = True) -> Tensor:
-    """A group normalisation of x (B, C, H, W), then SiLU if wanted, in the dtype of x."""
+    """A group normalisation of x (B, C, H, W), then SiLU if wanted, in the dtype of x.
+
+    As with PyTorch's own functions, a TorchFunctionMode may stand in for it (training.step_memory does).
+    """
+    if has_torch_function_unary(x):
+        out: Tensor = handle_torch_function(normalised, (x,), x, norm, activate=activate)
+        return out
     if x.device.type == "cpu":
         h = F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
     else:

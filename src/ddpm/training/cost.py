@@ -15,6 +15,9 @@ from ddpm.training.step_memory import blank_batch, peak_memory
 
 PROBE_MACS = 2e10
 PROBE_SECONDS = 1.0
+EAGER_SPEED = 1e14  # FLOP a second in eager mode, more than an H100 reaches
+EAGER_STEP = 5e-3  # seconds that launching the kernels of a step takes, at least
+WORTH_SECONDS = 300.0  # of eager steps: five times what compiling takes
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,9 @@ def estimate_cost(recipe: Recipe) -> Cost:
     with torch.device("meta"):
         parameters = sum(p.numel() for p in build_network(recipe).parameters())
     macs = multiply_adds(recipe)
+    memory = peak_memory(recipe, compiled=worth_compiling(recipe, resolve_device(recipe.device), 0))
     speed = _images_per_second(recipe, macs)
-    return Cost(parameters, macs, peak_memory(recipe), speed, recipe.train_images / speed)
+    return Cost(parameters, macs, memory, speed, recipe.train_images / speed)
 
 
 def multiply_adds(recipe: Recipe) -> int:
@@ -55,6 +59,15 @@ def multiply_adds(recipe: Recipe) -> int:
     return int(counter.get_total_flops()) // 2
 
 
+def worth_compiling(recipe: Recipe, device: torch.device, images_seen: int) -> bool:
+    """Whether `compile` wants the rest of a run compiled: "auto" does on NVIDIA GPUs, where the rest is long enough."""
+    if recipe.compile != "auto" or device.type != "cuda":
+        return bool(recipe.compile == "on")
+    images = recipe.train_images - images_seen
+    flop = 2 * 3 * multiply_adds(recipe)  # backward is twice forward
+    return images * (flop / EAGER_SPEED + EAGER_STEP / recipe.batch_size) > WORTH_SECONDS
+
+
 def _images_per_second(recipe: Recipe, macs: int) -> float:
     """Time real training steps: the recipe's own on an accelerator, of few or smaller images on the CPU."""
     device, share = resolve_device(recipe.device), 1.0
@@ -65,7 +78,8 @@ def _images_per_second(recipe: Recipe, macs: int) -> float:
             height, width = recipe.geometry.size
             recipe, share = changed(recipe, {"size": f"{height // 2}x{width // 2}"}), share / 4
         batch_size = max(1, min(batch_size, int(PROBE_MACS / (macs * share))))
-    recipe = changed(recipe, {"batch_size": batch_size})
+    parts = recipe.micro_batch if batch_size == recipe.batch_size else None
+    recipe = changed(recipe, {"batch_size": batch_size, "micro_batch": parts})
     learner, batch = Learner(recipe, device), blank_batch(recipe)
     start, steps = 0.0, -1  # the first step sets things up and is not timed
     while steps < 1 or time.perf_counter() - start < PROBE_SECONDS:

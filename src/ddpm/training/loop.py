@@ -28,7 +28,8 @@ from ddpm.model.recipe import Recipe
 from ddpm.model.scoring import scoring_for
 from ddpm.model.trained_on import trained_on
 from ddpm.samplers.plan import Sampling
-from ddpm.training.compiling import compile_learner, worth_compiling
+from ddpm.training.compiling import compile_learner
+from ddpm.training.cost import worth_compiling
 from ddpm.training.learner import Learner
 from ddpm.training.run_folder import RunFolder, ValidationFields
 from ddpm.training.signals import Stop, stop_on_signal

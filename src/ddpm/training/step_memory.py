@@ -1,12 +1,13 @@
-"""The memory that training takes, without computing anything: the learner's own steps on the meta device.
+"""The memory that training takes, without computing anything: the learner's own step on the meta device.
 
 Tensors there have shapes and no contents, but they come and go as on a GPU. Counting what is alive gives the peak of
-PyTorch's allocator in eager mode: weights, their EMA, the optimiser, activations, gradients and all that is in between.
-What libraries ask for beside it (workspaces of cuDNN and cuBLAS) is not counted. A compiled network takes less.
+PyTorch's allocator: weights, their EMA, the optimiser, activations, gradients and all that is in between. What
+libraries ask for beside it (workspaces of cuDNN and cuBLAS) is not counted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -15,23 +16,23 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ddpm.data.stream import Batch
 from ddpm.model.recipe import Recipe, changed
-from ddpm.networks.blocks import Attention, ResidualBlock
+from ddpm.networks.blocks import Attention, ResidualBlock, normalised
+from ddpm.training.averages import follow_masked
 from ddpm.training.learner import Learner
 
-STEPS = 2  # the first makes the optimiser's moments
 BLOCK = 512  # bytes that an allocation on an NVIDIA GPU is rounded up to
 META = torch.device("meta")
 
 # What torch.autocast does on CUDA with the functions that a network calls; the meta device has no autocast.
 CASTS: dict[Any, torch.dtype] = {
-    **dict.fromkeys((F.conv2d, torch.conv2d, F.linear, F.scaled_dot_product_attention), torch.bfloat16),
-    **dict.fromkeys((F.group_norm, torch.group_norm), torch.float32),
+    **dict.fromkeys((F.conv2d, torch.conv2d, F.linear, F.scaled_dot_product_attention), torch.bfloat16)
 }
 
 
@@ -66,18 +67,37 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.now -= self._sizes.pop(key)
 
 
-class _AsOnCuda(TorchFunctionMode):
-    """Tensors as CUDA has them: attention that keeps no matrix of weights, and the casts of autocast."""
+class _Fused(torch.autograd.Function):
+    """A normalisation as a compiled network has it: one kernel, which keeps what goes in and nothing in between."""
 
-    def __init__(self, autocast: bool) -> None:
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """The shape of the result."""
+        ctx.save_for_backward(x, weight)
+        return torch.empty_like(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradient: Tensor) -> tuple[Tensor, ...]:
+        """The shapes of the gradients."""
+        x, weight = ctx.saved_tensors
+        return torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
+
+
+class _AsOnCuda(TorchFunctionMode):
+    """What functions of the network leave alive on CUDA: attention keeps no matrix of weights, autocast casts, and
+    torch.compile fuses normalisations."""
+
+    def __init__(self, *, autocast: bool, compiled: bool) -> None:
         super().__init__()
-        self.casts = CASTS if autocast else {}
+        self.casts, self.compiled = CASTS if autocast else {}, compiled
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call a function with its floats cast."""
+        """Call a function, or what stands in for it."""
         kwargs = kwargs or {}
-        dtype = self.casts.get(func)
-        if dtype is not None:
+        if func is normalised and self.compiled:
+            return _Fused.apply(args[0], args[1].weight, args[1].bias)  # type: ignore[no-untyped-call]
+        if func in self.casts:
+            dtype = self.casts[func]
             args, kwargs = tree_map_only(
                 Tensor, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, (args, kwargs)
             )
@@ -103,16 +123,34 @@ def blank_batch(recipe: Recipe) -> Batch:
     return Batch(images, labels, 0, np.arange(count))
 
 
-def peak_memory(recipe: Recipe) -> int:
-    """Bytes at the peak of a training step of a resolved recipe on a GPU."""
-    plain = changed(recipe, {"precision": "float32", "objective": {"levels": "uniform"}})
-    live, batch, as_on_cuda = LiveBytes(), blank_batch(recipe), _AsOnCuda(recipe.precision == "bfloat16")
+def peak_memory(recipe: Recipe, *, compiled: bool = False) -> int:
+    """Bytes at the peak of a training step of a resolved recipe on a GPU.
+
+    compiled  whether torch.compile compiles the network: it keeps less of what is between convolutions
+    """
+    parts = {"batch_size": min(recipe.batch_size, 2 * (recipe.micro_batch or recipe.batch_size))}  # all more are alike
+    plain = changed(recipe, {"precision": "float32", "objective": {"levels": "uniform"}, **parts})
+    live, masks = LiveBytes(), saved_tensors_hooks(_without_masks, _again)
+    as_on_cuda = _AsOnCuda(autocast=recipe.precision == "bfloat16", compiled=compiled)
     with live, as_on_cuda:
         with META:
             learner = Learner(plain, META)
         for part in learner.network.modules():
             if isinstance(part, ResidualBlock | Attention):
                 part.forward = as_on_cuda.within(part.forward)  # type: ignore[method-assign]
-        for _ in range(STEPS):
-            learner.step(batch)
+        weights = list(learner.network.parameters())
+        moments = [torch.empty_like(weight) for weight in [*weights, *weights]]  # Adam's
+        with masks if compiled else contextlib.nullcontext():
+            learner.gradient(blank_batch(plain))
+        follow_masked(learner.ema, learner.network, 0.5, torch.ones((), dtype=torch.bool, device=META))
+    del moments
     return live.peak
+
+
+def _without_masks(kept: Tensor) -> Tensor | torch.Size:
+    """What dropout kept is computed again for the gradient."""
+    return kept.shape if kept.dtype == torch.bool else kept
+
+
+def _again(kept: Tensor | torch.Size) -> Tensor:
+    return torch.empty(kept, dtype=torch.bool, device=META) if isinstance(kept, torch.Size) else kept
