@@ -62,7 +62,7 @@ class Peak:
         return self
 
     def of(self, learner: Learner) -> None:
-        """Do two steps and look at the second: in the first the optimiser makes its moments, libraries choose kernels."""
+        """Do two steps and look at the second: in the first the optimiser makes its moments."""
         batch, cuda = blank_batch(learner.recipe), self.bench.device.type == "cuda"
         learner.step(batch)
         self.bench.wait()

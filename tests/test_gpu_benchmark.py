@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py: every part runs, on a CPU and sizes that say nothing; a part that is measured leaves the others."""
+"""benchmarks/gpu.py: every part runs on a CPU, on sizes that say nothing; a part that is measured leaves the others."""
 
 from __future__ import annotations
 
