@@ -81,6 +81,13 @@ def test_dropout_keeps_its_share(rate: float) -> None:
     assert torch.equal(mask[5:9], kept(keys[5:9], (3, 50, 50), rate))
 
 
+def test_a_compiler_is_given_other_arithmetic_for_the_same_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = stream_keys("dropout", 0, torch.arange(3))
+    mask = kept(keys, (3, 5, 7), 0.4)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert torch.equal(kept(keys, (3, 5, 7), 0.4), mask)
+
+
 def test_dropout_never_drops_all() -> None:
     assert dropped_of(1.0) == 65535
     assert kept(stream_keys("dropout", 0, torch.arange(40)), (3, 50, 50), 1.0).double().mean() < 1e-4

@@ -136,8 +136,12 @@ def test_embeddings_are_rounded_once_from_float64(width: int, dtype: torch.dtype
     ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.02)]
 )
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_normalisation_by_channels_is_group_normalisation(dtype: torch.dtype, tolerance: float, layout):
+@pytest.mark.parametrize("compiling", [False, True])
+def test_normalisation_by_channels_is_group_normalisation(
+    dtype: torch.dtype, tolerance: float, layout, compiling: bool, monkeypatch
+):
     """Also where means are large beside deviations; its sums and its affine part are in float32 or better."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
     layer = redrawn(norm(12, 4)).float()
     x = (normal(3, 12, 5, 7) + torch.arange(12)[:, None, None] / 2).to(dtype).contiguous(memory_format=layout)
     plain = F.group_norm(x.double(), 4, layer.weight.double(), layer.bias.double(), layer.eps)

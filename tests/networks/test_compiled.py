@@ -82,33 +82,35 @@ def test_a_trial_that_memory_does_not_hold_is_no_compilers_fault():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_compiled_equals_eager(checkpointing: bool, precision: str):
-    """Output and gradients of a training step with dropout and classes, and a call without gradients: to 1e-5 in
-    float32; in bfloat16, whose rounding depends on what is fused, no farther from float32 than eager mode."""
-    network = tiny(dropout=0.2, classes=3, checkpointing=checkpointing).float().train()
-    x = normal(3, 2, 8, 8).float()
+@pytest.mark.parametrize(("precision", "checkpointing"), [("float32", False), ("bfloat16", True)])
+def test_compiled_equals_eager(precision: str, checkpointing: bool):
+    """A training step with dropout and classes, and a call without gradients: outputs to 1e-5 in float32, all else no
+    farther from float64 than twice eager mode, since rounding depends on what is fused."""
+    network = tiny(dropout=0.2, classes=3, checkpointing=checkpointing).train()
+    x = normal(3, 2, 8, 8)
 
     def step(precision: str = precision) -> dict[str, Tensor]:
         network.zero_grad()
         with computing(precision, torch.device("cpu")):
             out = network(x, TIMES, LABELS, drops=DROPS)
             out.square().mean().backward()
-        gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
-        silent = {name for name in gradients if name.endswith("key.bias")}  # it cancels in the softmax
-        return {name: found for name, found in gradients.items() if name not in silent} | {"out": out.detach()}
+        gradients = {name: parameter.grad.double() for name, parameter in network.named_parameters()}
+        return gradients | {"out": out.detach().double()}
 
     def call() -> Tensor:
         with torch.no_grad():
             return network(x, TIMES, LABELS)
 
-    truth, plain, eager = step("float32"), call(), step()
+    truth = step("float32")
+    network, x = network.float(), x.float()
+    plain, eager = call(), step()
     assert compile_network(network, step).startswith("The network is compiled, which took ")
     found = step()
     for name, value in truth.items():
-        error, usual = ((one[name] - value).norm() / value.norm() for one in (found, eager))
-        assert error < 1e-5 + 2 * usual, name
-        assert usual < (1e-12 if precision == "float32" else 0.2), name
+        if not name.endswith("key.bias"):  # its gradient cancels in the softmax
+            error, usual = ((one[name] - value).norm() / value.norm() for one in (found, eager))
+            assert usual < (1e-4 if precision == "float32" else 0.2), name
+            assert error < 1e-5 + 2 * usual, name
     if precision == "float32":
+        assert (found["out"] - eager["out"]).abs().max() < 1e-5 * eager["out"].abs().max()
         assert (call() - plain).abs().max() < 1e-5 * plain.abs().max()

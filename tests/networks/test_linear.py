@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tests.devices import OnCpu
+from tests.networks.test_blocks import tiny
 from torch import Tensor, nn
 
 from ddpm.networks import linear as module
@@ -258,3 +260,21 @@ def test_images_that_do_not_vary_have_the_least_variance_and_still_a_guess():
 def test_measuring_float32_images_is_measuring_them_in_float64():
     _, x = known(100)
     assert torch.equal(measured(x.float()).variance, measured(x.float().double()).variance)
+
+
+def test_a_call_touches_no_tensor_on_the_cpu():
+    """On "meta", after tables went there once; for whole and for real times."""
+    network = denoiser(tiny(3, 3).to("meta"), (3, 4, 6)).to("meta")
+    x = torch.empty(2, 3, 4, 6, dtype=torch.float64, device="meta")
+    for time in (torch.empty(2, dtype=torch.int64, device="meta"), torch.empty(2, dtype=torch.float64, device="meta")):
+        network(x, time)
+        with OnCpu() as operations:
+            assert network(x, time).shape == x.shape
+        assert operations.seen == []
+
+
+def test_whole_times_read_log_snr_and_those_beyond_it_its_ends():
+    network, x = denoiser(), drawn(4, *SHAPE)
+    found, ends = network(x, torch.tensor([-3, 0, 5, 17])), network(x, torch.tensor([0, 0, 5, 5]))
+    assert torch.equal(found, ends)
+    assert (found - network(x, torch.tensor([-0.5, 0, 5, 9.5]))).abs().max() < 1e-12
