@@ -22,7 +22,8 @@ def record(call: Call, device: torch.device) -> Recorded:
 
     Errors (RuntimeError): it cannot be recorded, because it waits for the GPU or the memory is too small.
     """
-    with torch.cuda.device(device):
+    # Whatever fails in the block, its stream is put back: a recording that failed does not do that itself.
+    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):
         here, aside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(here)
         with torch.cuda.stream(aside):
