@@ -5,6 +5,7 @@ At a small batch the CPU cannot launch the kernels of a small network as fast as
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -39,7 +40,8 @@ def record(call: Call, device: torch.device) -> Recorded:
 def _without_waiting(call: Call) -> None:
     """Make a call; RuntimeError where it waits for the GPU. That spoils a recording, and not only that one."""
     mode = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings(action="ignore"):  # that this mode may miss some waiting
+        torch.cuda.set_sync_debug_mode("error")
     try:
         call()
     finally:
