@@ -69,7 +69,9 @@ class Fake:
             for _ in range(2):
                 advance(len(part))
             self.drawn += part
-            images = [np.random.default_rng(seed).integers(0, 256, self.geometry.shape, np.uint8) for seed in part]
+            images = [
+                np.random.default_rng(seed % 2**32).integers(0, 256, self.geometry.shape, np.uint8) for seed in part
+            ]
             stacked = np.stack(images)
             stacked[:, 0, 0, 0] = sum(part) % 256
             yield part, torch.from_numpy(stacked)

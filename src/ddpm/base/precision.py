@@ -7,6 +7,7 @@ mantissa; "tf32" lets matrix products do so too. "bfloat16", with 7 bits, is aut
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar
@@ -57,19 +58,18 @@ def _rounding(allowed: bool) -> Iterator[None]:
     PyTorch 2.9 brought `fp32_precision`, and setting `allow_tf32` sets it too; not the other way round, and
     torch.compile then refuses the two as mixed. So the old flags are set, and all of them put back.
     """
+    _warned_unheard()
     before = []
     for owner, name in _flags():
-        with contextlib.suppress(RuntimeError), _unwarned():  # where somebody has set the new flags alone
+        with contextlib.suppress(RuntimeError):  # where somebody has set the new flags alone
             before.append((owner, name, getattr(owner, name)))
     try:
-        with _unwarned():
-            torch.backends.cudnn.allow_tf32 = allowed
-            torch.backends.cuda.matmul.allow_tf32 = allowed
+        torch.backends.cudnn.allow_tf32 = allowed
+        torch.backends.cuda.matmul.allow_tf32 = allowed
         yield
     finally:
-        with _unwarned():
-            for owner, name, value in before:
-                setattr(owner, name, value)
+        for owner, name, value in before:
+            setattr(owner, name, value)
 
 
 def _flags() -> Iterator[tuple[Any, str]]:
@@ -80,6 +80,8 @@ def _flags() -> Iterator[tuple[Any, str]]:
         yield from ((part, "fp32_precision") for part in (cudnn.conv, cudnn.rnn, matmul))
 
 
-def _unwarned() -> warnings.catch_warnings[None]:
-    """From 2.9 to 2.12, reading and setting the old flags warns once that new ones are there."""
-    return warnings.catch_warnings(action="ignore")
+@functools.cache
+def _warned_unheard() -> None:
+    """Take the one warning, that new flags are there, with which versions from 2.9 on answer to an old one."""
+    with warnings.catch_warnings(action="ignore"), contextlib.suppress(RuntimeError):
+        _ = torch.backends.cudnn.allow_tf32

@@ -24,7 +24,7 @@ from ddpm.base.files import refusals, whole_file
 from ddpm.base.npz import read_own_arrays
 from ddpm.errors import DamagedFile
 
-BATCH_NAME = re.compile(r"-?[0-9]{6,20}\.npz")
+BATCH_NAME = re.compile(r"-?[0-9]{5,20}\.npz")
 KEPT = 2  # batches that packing holds in memory
 
 Shape = tuple[int, ...]  # of an image: C, H, W

@@ -5,6 +5,7 @@ At a small batch the CPU cannot launch the kernels of a small network as fast as
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -22,7 +23,8 @@ def record(call: Call, device: torch.device) -> Recorded:
 
     Errors (RuntimeError): it cannot be recorded, because it waits for the GPU or the memory is too small.
     """
-    with torch.cuda.device(device):
+    # Whatever fails in the block, its stream is put back: a recording that failed does not do that itself.
+    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):
         here, aside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(here)
         with torch.cuda.stream(aside):
@@ -38,7 +40,8 @@ def record(call: Call, device: torch.device) -> Recorded:
 def _without_waiting(call: Call) -> None:
     """Make a call; RuntimeError where it waits for the GPU. That spoils a recording, and not only that one."""
     mode = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings(action="ignore"):  # that this mode may miss some waiting
+        torch.cuda.set_sync_debug_mode("error")
     try:
         call()
     finally:
