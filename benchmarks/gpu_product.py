@@ -98,7 +98,7 @@ def sampling(bench: Bench) -> Figures:
 
 
 def _drawing(bench: Bench, model: Model, batch: int, precision: str) -> Figures:
-    seeds = range(batch if bench.tiny else max(2048, 8 * batch))
+    seeds = range(batch if bench.tiny else max(4096, 8 * batch))
     x = torch.randn(batch, *model.geometry.shape, device=bench.device)
     t = torch.full((batch,), 500, device=bench.device)
     alone = computed_in(precision, bench.device, forward(model.network, x, t))
