@@ -28,7 +28,7 @@ from ddpm.diffusion.denoiser import Denoiser
 from ddpm.errors import InputError
 
 EXACT_DIMENSIONS = 256  # an image with more needs probes: the exact trace takes one direction for each
-VALUES_AT_ONCE = {"cpu": 1 << 13, "cuda": 1 << 16}  # of a batch and its copies in a network call; it bounds memory
+VALUES_AT_ONCE = {"cpu": 1 << 12, "cuda": 1 << 16}  # of a batch and its copies in a network call; it bounds memory
 
 
 class OdeTerm(NamedTuple):
