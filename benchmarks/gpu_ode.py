@@ -31,10 +31,11 @@ def ode(bench: Bench) -> Figures:
     here, on_cpu = _denoiser(bench.device), _denoiser(torch.device("cpu"))
     compared, expected = _densities(here, there, PLAIN_STEPS), _densities(on_cpu, x, PLAIN_STEPS)  # also the warm-up
     seconds = bench.seconds(lambda: _densities(here, there, steps))
-    of_cpu = bench.seconds(lambda: _densities(on_cpu, x, PLAIN_STEPS)) * steps / PLAIN_STEPS
+    longer = (2 * steps + 1) / (2 * PLAIN_STEPS + 1)  # in traces: two a step, and one at the start
+    of_cpu = bench.seconds(lambda: _densities(on_cpu, x, PLAIN_STEPS)) * longer
     with mock.patch.object(flow, "_rate", _plain_rate):
         plain = _densities(here, there, PLAIN_STEPS)
-        of_plain = bench.seconds(lambda: _densities(here, there, PLAIN_STEPS)) * steps / PLAIN_STEPS
+        of_plain = bench.seconds(lambda: _densities(here, there, PLAIN_STEPS)) * longer
     figures: Figures = {
         "images": len(x),
         "steps": steps,

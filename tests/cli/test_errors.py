@@ -110,7 +110,7 @@ VALUES = {
         "--full --shard 3/2": ["3/2"],
         "--variance medium": ["medium"],
         "--levels 3 --variance small": ["small"],
-        "--ode --calls 321": ["321"],
+        "--ode --calls 403": ["403"],
         "--ode --solver-steps 0": ["0"],
         "--device abacus": ["abacus"],
     }.items()},

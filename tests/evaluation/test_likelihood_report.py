@@ -354,9 +354,9 @@ def test_more_levels_than_calls_take_one_call_each_unless_too_few_were_asked_for
 
 
 def test_the_ode_is_that_of_its_scoring_and_says_its_solver_its_trace_and_its_dequantisation(model: Model):
-    report = scored(model, ode=True, solver_steps=8, calls=300)
-    assert report.ode == ode_bound(scoring_for(model, IMAGES), calls=300, steps=8)
-    assert (report.ode.images, report.ode.calls, report.ode.steps, report.ode.trace) == (9, 9 * 33, 8, "exact")
+    report = scored(model, ode=True, solver_steps=8, calls=400)
+    assert report.ode == ode_bound(scoring_for(model, IMAGES), calls=400, steps=8)
+    assert (report.ode.images, report.ode.calls, report.ode.steps, report.ode.trace) == (9, 9 * 42, 8, "exact")
     table = report.table()["ode"]
     assert table["total"]["value"] == pytest.approx(table["flow"]["value"] + table["decoder"]["value"])
     said = text(report)
@@ -365,7 +365,7 @@ def test_the_ode_is_that_of_its_scoring_and_says_its_solver_its_trace_and_its_de
         "8 Runge-Kutta steps",
         "exact trace",
         report.ode.dequantisation,
-        f"{9 * 33} network calls",
+        f"{9 * 42} network calls",
     ):
         assert fact in said
 
@@ -404,7 +404,7 @@ def test_stages_reach_their_ends(model: Model):
     scored(model, rate=True, ode=True, solver_steps=2, calls=500, out="out", progress=progress)
     assert list(progress.stages) == ["Bound", "Rate and distortion", "ODE"]
     assert progress.stages == {title: [total, total] for title, (_, total) in progress.stages.items()}
-    assert [total for _, total in progress.stages.values()] == [500, 500 // STEPS * STEPS, 30 * 9]
+    assert [total for _, total in progress.stages.values()] == [500, 500 // STEPS * STEPS, 30 * 12]
 
 
 # ---- kinds of models ------------------------------------------------------------------------------------------------
@@ -444,11 +444,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no calls": ({"calls": 0}, "calls"),
     "negative calls": ({"calls": -4}, "calls"),
     "few calls": ({"calls": 255}, "256"),
-    "few calls for the ODE": ({"ode": True, "calls": 300}, "322"),
-    "few calls for a long ODE": ({"ode": True, "calls": None, "solver_steps": 600}, "4802"),
+    "few calls for the ODE": ({"ode": True, "calls": 400}, "404"),
+    "few calls for a long ODE": ({"ode": True, "calls": None, "solver_steps": 600}, "6004"),
     "no solver steps": ({"ode": True, "solver_steps": 0}, "solver steps"),
     "negative solver steps": ({"ode": True, "solver_steps": -1}, "solver steps"),
-    "few calls for the ODE beside a sum": ({"ode": True, "full": True, "calls": 321}, "322"),
+    "few calls for the ODE beside a sum": ({"ode": True, "full": True, "calls": 403}, "404"),
     "no images": ({"limit": 0}, "limit"),
     "fewer than none": ({"limit": -1}, "limit"),
     "calls of a sum": ({"full": True, "calls": 300}, "calls"),

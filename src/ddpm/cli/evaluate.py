@@ -41,7 +41,7 @@ def likelihood(
     alpha: options.Alpha = None,
     rate: Annotated[bool, typer.Option("--rate", help="Also rate and distortion by level (Fig. 5, Table 4).")] = False,
     ode: Annotated[bool, typer.Option("--ode", help="Also bits/dim by the probability-flow ODE.")] = False,
-    solver_steps: Annotated[int, typer.Option(help="Steps of the ODE's solver, four network calls each.")] = 40,
+    solver_steps: Annotated[int, typer.Option(help="Steps of the ODE's solver, five network calls each.")] = 40,
     codec: Annotated[
         bool, typer.Option("--codec", help="Also bits/dim of real lossless files (after ddpm tune codec).")
     ] = False,

@@ -146,7 +146,7 @@ def evaluate_likelihood(
     size, fit, alpha  bring other images to the model's size and channels, see model.datasets.images_for
     rate          also rate and distortion by level (Ho et al. 2020, Fig. 5 and Table 4)
     ode           also bits/dim by the probability-flow ODE (Song et al. 2021)
-    solver_steps  of the ODE, four network calls each
+    solver_steps  of the ODE, five network calls each
     codec         also bits/dim of real, lossless .dpc files (after tune_codec), on at most 200 images
     limit         only so many of the images, drawn by the seed
     seed          of images, levels and noises
