@@ -84,8 +84,8 @@ def test_a_trial_that_memory_does_not_hold_is_no_compilers_fault():
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "checkpointing"), [("float32", False), ("bfloat16", True)])
 def test_compiled_equals_eager(precision: str, checkpointing: bool):
-    """A training step with dropout and classes, and a call without gradients: outputs to 1e-5 in float32, all else no
-    farther from float64 than twice eager mode, since rounding depends on what is fused."""
+    """A training step with dropout and classes, and a call without gradients: outputs to 1e-5 in float32, and on
+    average no farther from float64 than twice eager mode, since rounding depends on what is fused."""
     network = tiny(dropout=0.2, classes=3, checkpointing=checkpointing).train()
     x = normal(3, 2, 8, 8)
 
@@ -106,11 +106,12 @@ def test_compiled_equals_eager(precision: str, checkpointing: bool):
     plain, eager = call(), step()
     assert compile_network(network, step).startswith("The network is compiled, which took ")
     found = step()
-    for name, value in truth.items():
-        if not name.endswith("key.bias"):  # its gradient cancels in the softmax
-            error, usual = ((one[name] - value).norm() / value.norm() for one in (found, eager))
-            assert usual < (1e-4 if precision == "float32" else 0.2), name
-            assert error < 1e-5 + 2 * usual, name
+    names = [name for name in truth if not name.endswith("key.bias")]  # their gradients cancel in the softmax
+    errors, usual = (
+        torch.stack([(one[name] - truth[name]).norm() / truth[name].norm() for name in names]) for one in (found, eager)
+    )
+    assert max(errors.max(), usual.max()) < (1e-4 if precision == "float32" else 0.1)
+    assert errors.mean() < 2 * usual.mean()
     if precision == "float32":
         assert (found["out"] - eager["out"]).abs().max() < 1e-5 * eager["out"].abs().max()
         assert (call() - plain).abs().max() < 1e-5 * plain.abs().max()
