@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 
 import torch
@@ -9,7 +10,6 @@ from gpu_memory import Peak
 from gpu_memory import printed as printed_memory
 from on_device import Arithmetic, Bench, Figures, arithmetic, forward, table, training_step, whole_step
 from torch import nn
-from twins import Twin
 
 from ddpm.base.precision import PRECISIONS, computing
 from ddpm.errors import InputError
@@ -25,21 +25,28 @@ TRAINING, FORWARD = "training step", "forward"
 LOW = PRECISIONS[-1]
 Work = Callable[[], object]
 
+try:
+    from twins import Twin
+except ImportError:
+    print("diffusers is not installed here, and nothing is compared with it.", file=sys.stderr)
+    Twin = None  # type: ignore[assignment, misc]
+
 
 def eager(bench: Bench) -> Figures:
     """A training step and a network call, by batch and precision."""
     peak, recipe = bench.gemm_peak(), bench.recipe()
     cost, rows = arithmetic(recipe), []
-    ours, theirs, best = build_network(recipe).to(bench.device), Twin(recipe).to(bench.device), _best(bench)
+    nets: dict[str, nn.Module] = {OURS: build_network(recipe).to(bench.device)}
+    if Twin:
+        nets |= {THEIRS: Twin(recipe).to(bench.device), BEST: _best(bench)}
     for what, sizes in ((TRAINING, bench.batches(128, 512)), (FORWARD, bench.batches(64, 512))):
         for batch in sizes:
             for precision in PRECISIONS:
                 works = {
-                    name: _work(bench, what, batch, precision, network)
-                    for name, network in ((OURS, ours), (THEIRS, theirs))
+                    name: _work(bench, what, batch, precision, network, lean=name == BEST)
+                    for name, network in nets.items()
+                    if name != BEST or precision == LOW
                 }
-                if precision == LOW:
-                    works[BEST] = _work(bench, what, batch, precision, best, lean=True)
                 if what == TRAINING:
                     works[WHOLE] = whole_step(_learner(bench, batch, precision))
                 rows.append(_row(bench, what, batch, precision, works, cost, peak))
@@ -63,11 +70,14 @@ def compiled(bench: Bench) -> Figures:
             ours = _work(bench, what, batch, LOW, network)
             sentence = compile_network(network, ours)
         said.append(f"{what}, {name}: {sentence}")
-        theirs = _work(bench, what, batch, LOW, torch.compile(_best(bench)), lean=True)  # type: ignore[arg-type]
-        said.append(f"{what}, {BEST}: the first call took {bench.seconds(theirs):.0f} s.")
-        print("\n".join(said[-2:]), flush=True)
-        rows.append(_row(bench, what, batch, LOW, {name: ours, BEST: theirs}, cost, peak))
-        del ours, theirs
+        works = {name: ours}
+        if Twin:
+            theirs: nn.Module = torch.compile(_best(bench))  # type: ignore[assignment]
+            works[BEST] = _work(bench, what, batch, LOW, theirs, lean=True)
+            said.append(f"{what}, {BEST}: the first call took {bench.seconds(works[BEST]):.0f} s.")
+        print("\n".join(said[-len(works) :]), flush=True)
+        rows.append(_row(bench, what, batch, LOW, works, cost, peak))
+        del ours, works
         bench.forget()
     settings = {"batch_size": batch, "precision": LOW}
     estimate = peak_memory(bench.recipe(**settings), compiled=True)

@@ -36,7 +36,7 @@ def loop(bench: Bench) -> Figures:
     steps = LINES if bench.tiny else LOOP_STEPS
     with _noise_images(bench) as data:
         for batch in bench.batches(128, 512):
-            for precision in PRECISIONS[-1:] if bench.tiny else PRECISIONS[1:]:
+            for precision in PRECISIONS[-1:]:
                 settings = {"batch_size": batch, "precision": precision, "compile": "off"}
                 every = {"log_images": batch * steps // LINES}
                 recipe = bench.recipe(data=str(data), train_images=batch * steps, training=every, **settings)

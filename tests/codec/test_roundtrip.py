@@ -6,14 +6,16 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from codecs_of_tests import Pixels, decoded, header_bytes
 from PIL import Image
 
 from ddpm.codec import encode as encoding
 from ddpm.codec.codec_data import Codec
 from ddpm.codec.container import MOST_PIXELS, MOST_SIDE, Cursor, read_header
-from ddpm.codec.decode import DAMAGED, LOSSLESS, LOSSY, open_file
+from ddpm.codec.decode import DAMAGED, LOSSLESS, LOSSY, decode, open_file
 from ddpm.codec.encode import Encoded, encode, stored
+from ddpm.codec.progressive import Chain
 from ddpm.codec.tiles import bits_of
 from ddpm.codec.to_files import compress_all
 from ddpm.errors import InputError
@@ -209,3 +211,17 @@ def test_stored_image_must_be_the_one_its_header_tells_of(linear: Codec, crops: 
 def test_what_no_file_holds_is_refused(image: Pixels, words: str, linear: Codec):
     with pytest.raises(InputError, match=words):
         encode(linear, [image])
+
+
+def test_tiles_that_memory_does_not_hold_are_refused_both_ways(
+    linear: Codec, crops: list[Pixels], coded: list[Encoded], monkeypatch: pytest.MonkeyPatch
+):
+    def full(*given: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Chain, "x0", full)
+    said = r"7 images at a time .*smaller batch size"
+    with pytest.raises(InputError, match=said):
+        encode(linear, crops[:1], batch_size=7)
+    with pytest.raises(InputError, match=said):
+        decode(linear, [open_file(linear, coded[0].data)], batch_size=7)

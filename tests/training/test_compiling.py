@@ -9,7 +9,7 @@ import torch
 from tests.training.test_learner import batch, small, speaking
 
 from ddpm.model.recipe import load_recipe, make_recipe, resolve
-from ddpm.training import compiling
+from ddpm.training import cost
 from ddpm.training.compiling import compile_learner
 from ddpm.training.cost import worth_compiling
 from ddpm.training.learner import Learner
@@ -33,7 +33,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 def test_auto_compiles_on_nvidia_gpus_where_the_rest_is_long(
     settings, device: torch.device, seen: int, wanted: bool, monkeypatch
 ):
-    monkeypatch.setattr(compiling, "multiply_adds", lambda recipe: 6_222_000_000)
+    monkeypatch.setattr(cost, "multiply_adds", lambda recipe: 6_222_000_000)
     recipe = load_recipe("cifar10", settings)
     assert worth_compiling(resolve(recipe, recipe.geometry, 0), device, seen) is wanted
 

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ddpm.base.device_memory import within_memory
 from ddpm.base.progress import Advance, unheard
 from ddpm.base.tensors import Integers, Pixels
 from ddpm.base.units import x_to_images
@@ -139,12 +140,13 @@ def decode(
     """
     check_reconstruct(reconstruct)
     batch_size = batch_size or codec.at_once
-    states = _walk_all(codec, files, batch_size, advance)
-    clean = partial(_clean, codec, files, states, batch_size)
-    exact = _exact(codec, files, clean([k for k, file in enumerate(files) if file.whole]))
-    rest = [k for k, file in enumerate(files) if not file.packet.header.stored and k not in exact]
-    images = clean(rest, view=partial(_flow, codec) if reconstruct == "flow" else None)
-    return [_finish(codec, file, exact.get(k), images.get(k)) for k, file in enumerate(files)]
+    with within_memory(batch_size, codec.chain.device):
+        states = _walk_all(codec, files, batch_size, advance)
+        clean = partial(_clean, codec, files, states, batch_size)
+        exact = _exact(codec, files, clean([k for k, file in enumerate(files) if file.whole]))
+        rest = [k for k, file in enumerate(files) if not file.packet.header.stored and k not in exact]
+        images = clean(rest, view=partial(_flow, codec) if reconstruct == "flow" else None)
+        return [_finish(codec, file, exact.get(k), images.get(k)) for k, file in enumerate(files)]
 
 
 def _walk_all(codec: Codec, files: Sequence[OpenFile], batch_size: int, advance: Advance) -> list[Tensor]:

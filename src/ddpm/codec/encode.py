@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddpm.base.device_memory import within_memory
 from ddpm.base.image_io import to_pil
 from ddpm.base.progress import Advance, unheard
 from ddpm.base.tensors import Floats, Integers, Pixels, to_device
@@ -110,7 +111,9 @@ def encode(
     """
     limits = [None] * len(images) if most_bytes is None else list(most_bytes)
     jobs = [_job(codec, image, limit) for image, limit in zip(images, limits, strict=True)]
-    walked = _walk_all(codec, jobs, batch_size or codec.at_once, advance)
+    batch_size = batch_size or codec.at_once
+    with within_memory(batch_size, codec.chain.device):
+        walked = _walk_all(codec, jobs, batch_size, advance)
     found, start = [], 0
     for job in jobs:
         found.append(_finish(codec, job, walked[start : start + len(job.tiles)]))

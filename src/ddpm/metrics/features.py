@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddpm.base.device_memory import within_memory
 from ddpm.base.geometry import Geometry
 from ddpm.base.precision import STRICT, computing
 from ddpm.base.seeding import generator
@@ -54,7 +55,7 @@ class Extractor:
         """
         if images.dtype != torch.uint8 or tuple(images.shape[1:]) != self.geometry.shape:
             raise InputError(f"'{self.name}' takes uint8 images of {self.geometry}, not {_kind(images)}.")
-        with torch.no_grad(), computing(STRICT, self.device):
+        with torch.no_grad(), computing(STRICT, self.device), within_memory(len(images), self.device):
             return _rows(self.network(to_device(images, self.device)), len(images), self.name)
 
 
