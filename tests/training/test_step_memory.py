@@ -18,6 +18,7 @@ from ddpm.training.step_memory import LiveBytes, blank_batch, peak_memory
 
 TINY = {
     "batch_size": 64,
+    "precision": "tf32",
     "image": {"channels": 3, "height": 16, "width": 16},
     "network": {"channels": 8, "groups": 4, "multipliers": [1, 2], "blocks": 1, "attention_levels": [1], "classes": 0},
 }
@@ -55,6 +56,14 @@ def test_a_batch_costs_its_activations_and_some_of_them_can_be_saved():
     assert peak_memory(tiny(), compiled=True) < 0.9 * whole
 
 
+def test_convolutions_in_strict_float32_want_workspaces():
+    """A GPU's, four times what they read and write: here the first of the last block, its gradient among it."""
+    images, pixels, channels = 64, 16 * 16, (16 + 8, 8)
+    touched = 4 * images * pixels * (2 * channels[0] + channels[1])
+    extra = peak_memory(tiny(precision="float32")) - peak_memory(tiny())
+    assert 0.5 < extra / (4 * touched) <= 1.05
+
+
 @pytest.mark.parametrize("settings", [{}, {"precision": "bfloat16"}, {"network": {"dropout": 0.1}}])
 @pytest.mark.slow
 def test_the_estimate_of_a_compiled_network_is_the_peak_of_the_allocator(settings: dict[str, Any]):
@@ -73,7 +82,7 @@ def test_the_estimate_of_a_compiled_network_is_the_peak_of_the_allocator(setting
 @pytest.mark.parametrize("compiled", [False, True])
 def test_the_large_recipes_train_on_a_gpu_of_80_gigabytes(name: str, compiled: bool):
     recipe = load_recipe(name)
-    assert peak_memory(resolve(recipe, recipe.geometry, 0), compiled=compiled) < 70e9  # leaves 10 for workspaces
+    assert peak_memory(resolve(recipe, recipe.geometry, 0), compiled=compiled) < 75e9
 
 
 def test_bytes_count_while_their_tensor_lives():
