@@ -19,7 +19,7 @@ from ddpm.codec.encode import encode
 IMAGES = 32
 
 
-def codec(bench: Bench) -> Figures:
+def codec(bench: Bench) -> Iterator[Figures]:
     """Encoding and decoding images that the model itself draws, all together, as `compress` and `decompress` do."""
     count = 2 if bench.tiny else IMAGES
     rows = []
@@ -27,7 +27,7 @@ def codec(bench: Bench) -> Figures:
         images = list(ddpm.sample(ddpm.load(name, device="cpu"), seeds=range(count), steps=10, progress=False))
         rows.append({"model": Path(name).name, "images": count, **codec_check(bench, name, images)})
         print(rows[-1], flush=True)
-    return {"rows": rows}
+    yield {"rows": rows}
 
 
 def codec_check(bench: Bench, model: str, images: list[np.ndarray]) -> Figures:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ CASES: Sequence[tuple[str, dict[str, Any]]] = (
 )
 
 
-def memory(bench: Bench) -> Figures:
+def memory(bench: Bench) -> Iterator[Figures]:
     """Bytes of each case in eager mode, and estimate / measured."""
     rows = []
     for name, changes in CASES[1:2] if bench.tiny else CASES:
@@ -43,7 +43,7 @@ def memory(bench: Bench) -> Figures:
             row["problem"] = str(error)
         rows.append(row)
         print(row, flush=True)
-    return {"rows": rows}
+        yield {"rows": rows}
 
 
 class Peak:

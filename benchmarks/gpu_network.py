@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from gpu_memory import Peak
@@ -32,7 +32,7 @@ except ImportError:
     Twin = None  # type: ignore[assignment, misc]
 
 
-def eager(bench: Bench) -> Figures:
+def eager(bench: Bench) -> Iterator[Figures]:
     """A training step and a network call, by batch and precision."""
     peak, recipe = bench.gemm_peak(), bench.recipe()
     cost, rows = arithmetic(recipe), []
@@ -52,10 +52,10 @@ def eager(bench: Bench) -> Figures:
                 rows.append(_row(bench, what, batch, precision, works, cost, peak))
                 del works
                 bench.forget()
-    return {"gemm_tflops": peak / 1e12, "gflop": _gflop(cost), "rows": rows}
+                yield {"gemm_tflops": peak / 1e12, "gflop": _gflop(cost), "rows": rows}
 
 
-def compiled(bench: Bench) -> Figures:
+def compiled(bench: Bench) -> Iterator[Figures]:
     """The same by torch.compile in bfloat16, and how long each compilation takes."""
     peak, batch = bench.gemm_peak(), bench.batches(512)[0]
     cost, rows, said = arithmetic(bench.recipe()), [], []
@@ -79,11 +79,13 @@ def compiled(bench: Bench) -> Figures:
         rows.append(_row(bench, what, batch, LOW, works, cost, peak))
         del ours, works
         bench.forget()
+        figures = {"gemm_tflops": peak / 1e12, "gflop": _gflop(cost), "rows": rows, "compilation": said}
+        yield figures
     settings = {"batch_size": batch, "precision": LOW}
     estimate = peak_memory(bench.recipe(**settings), compiled=True)
     memory = {"recipe": "cifar10", **settings, "compiled": True, "estimate": estimate, **peak_bytes.against(estimate)}
     print(memory, flush=True)
-    return {"gemm_tflops": peak / 1e12, "gflop": _gflop(cost), "rows": rows, "compilation": said, "memory": memory}
+    yield {**figures, "memory": memory}
 
 
 def _best(bench: Bench) -> Twin:

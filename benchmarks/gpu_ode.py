@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
@@ -23,7 +24,7 @@ STEPS = 40  # of the solver, as in `ddpm evaluate likelihood --ode`
 PLAIN_STEPS = 1  # that the plain way and the CPU are timed on
 
 
-def ode(bench: Bench) -> Figures:
+def ode(bench: Bench) -> Iterator[Figures]:
     """Seconds of the densities of random images under an untrained network, and how far the CPU's are."""
     pixels = np.random.default_rng(0).integers(0, 256, (2 if bench.tiny else IMAGES, 1, 8, 8), np.uint8)
     x = images_to_x(torch.from_numpy(pixels), torch.float64)
@@ -49,7 +50,7 @@ def ode(bench: Bench) -> Figures:
         },
     }
     print(figures, flush=True)
-    return figures
+    yield figures
 
 
 def _denoiser(device: torch.device) -> Denoiser:

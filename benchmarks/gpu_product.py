@@ -30,7 +30,7 @@ LINES = 8  # log lines that they are cut into; the first one holds what happens 
 AGREE = 64  # images drawn on both devices
 
 
-def loop(bench: Bench) -> Figures:
+def loop(bench: Bench) -> Iterator[Figures]:
     """`ddpm.train` on a data set of noise, its own log of images a second, against the bare step; and the start."""
     rows = []
     steps = LINES if bench.tiny else LOOP_STEPS
@@ -50,7 +50,7 @@ def loop(bench: Bench) -> Figures:
                 print(rows[-1], flush=True)
                 bench.forget()
         start = _first_step(bench, data)
-    return {"rows": rows, "first_step_seconds": start}
+    yield {"rows": rows, "first_step_seconds": start}
 
 
 @contextlib.contextmanager
@@ -86,7 +86,7 @@ def _first_step(bench: Bench, data: Path) -> float:
     return round(seconds, 2)
 
 
-def sampling(bench: Bench) -> Figures:
+def sampling(bench: Bench) -> Iterator[Figures]:
     """`save_samples` into an .npz, against the network alone; and whether CPU and GPU draw and score alike."""
     model = ddpm.load(MODEL, device=str(bench.device))
     rows = []
@@ -94,7 +94,7 @@ def sampling(bench: Bench) -> Figures:
         for precision in PRECISIONS:
             rows.append(_drawing(bench, model, batch, precision))
             print(rows[-1], flush=True)
-    return {"model": MODEL.name, "calls": CALLS, "rows": rows, "agreement": _agreement(bench, model)}
+    yield {"model": MODEL.name, "calls": CALLS, "rows": rows, "agreement": _agreement(bench, model)}
 
 
 def _drawing(bench: Bench, model: Model, batch: int, precision: str) -> Figures:
