@@ -18,8 +18,8 @@ import pytest
 import torch
 
 from ddpm.base.files import only_process
+from ddpm.base.noise import normals, stream_keys
 from ddpm.base.progress import Advance, Progress
-from ddpm.base.seeding import generator
 from ddpm.base.units import bits, images_to_x
 from ddpm.data.stream import Reader
 from ddpm.diffusion.bound import prior_nats, step_term
@@ -73,8 +73,8 @@ def test_it_is_the_sum_of_all_terms(chain, tmp_path: Path):
     x0 = images_to_x(torch.from_numpy(pixels(IMAGES)), torch.float64)
     for n in range(IMAGES):
         for i in range(1, chain.steps + 1):
-            noise = generator("full noise", 3, n * chain.steps + i - 1).standard_normal((1, *x0.shape[1:]), np.float32)
-            noise = torch.from_numpy(noise).double()
+            key = stream_keys("full noise", 3, torch.tensor([n * chain.steps + i - 1]))
+            noise = normals(key, x0.shape[1:]).double()
             term = step_term(whole.scoring.denoiser, x0[n : n + 1], torch.tensor([i]), noise=noise, chain=chain)
             nats[n, i - 1], errors[n, i - 1] = float(term.nats), float(term.squared_error)
     prior = prior_nats(x0, chain).numpy()

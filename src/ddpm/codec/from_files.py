@@ -66,7 +66,7 @@ class Decompression:
                     count = (0, 0) if file.packet.header.stored else (int(file.done.min()), len(codec.chain.steps))
                     self._done(k, Decoded(None, LOSSLESS, count, file.packet.header.stored), by, there=True)
                 else:
-                    tiles.setdefault(codec.fingerprint, {})[k] = max(len(file.done), 1)
+                    tiles.setdefault(file.packet.header.fingerprint.hex(), {})[k] = max(len(file.done), 1)
                     steps += file.steps
         with self.progress.stage("Decompressing", steps) as advance:
             for fingerprint, waiting in tiles.items():
