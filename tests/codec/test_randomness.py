@@ -12,30 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddpm.codec import randomness
-from ddpm.codec.randomness import GOLDEN, QUANTILES, mix, normals, quantiles, scrambling, words
+from ddpm.codec.randomness import QUANTILES, normals, quantiles, scrambling, words
 
 WORD = 2**64
-SPLITMIX64 = {  # seed: its first words, as Vigna's and Rosetta Code's programs print them
-    1234567: [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821],
-    0: [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F],
-}
-
 a_word = st.integers(0, WORD - 1)
 a_key = st.lists(a_word, min_size=1, max_size=5)
 
 
 # ---- words ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("seed", SPLITMIX64)
-def test_finaliser_makes_the_published_sequences(seed: int):
-    states = [(seed + (i + 1) * GOLDEN) % WORD for i in range(len(SPLITMIX64[seed]))]
-    assert mix(np.array(states, np.uint64)).tolist() == SPLITMIX64[seed]
-
-
-@given(st.lists(a_word, min_size=1, max_size=30))
-def test_mix_is_that_of_whole_numbers_modulo_2_to_64(numbers: list[int]):
-    assert mix(np.array(numbers, np.uint64)).tolist() == [independent.mix(number) for number in numbers]
 
 
 @given(a_key, st.integers(0, 20))

@@ -1,6 +1,6 @@
 """The randomness that encoder and decoder share, specified to the bit: integers only, never a library's stream.
 
-    mix(z)      SplitMix64's finaliser (Steele, Lea & Flood 2014) on 64-bit words
+    mix(z)      SplitMix64's finaliser on 64-bit words, as in base/noise.py
     key(words)  k = 0; for each word: k = mix(k xor word)
     word i      of a key: mix(key + (i + 1) * 0x9E3779B97F4A7C15), modulo 2^64
     Gaussian i  of a key: quantile number (word i >> 52) of a table of 4096, in units of 2^-12
@@ -15,13 +15,14 @@ import hashlib
 from statistics import NormalDist
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from ddpm.base import noise
 from ddpm.base.tensors import Floats, Integers
 
 Words = NDArray[np.uint64]
 
-GOLDEN = 0x9E3779B97F4A7C15
 START, ORDER, SIGNS, CODEBOOK, CHOICE = 1, 2, 3, 4, 5
 """What numbers are for: the first state, the order and signs of the dimensions, the codebook, the choice of a class."""
 QUANTILES = 4096
@@ -29,19 +30,12 @@ UNIT = 2.0**-12
 TABLE_SHA256 = "588bef1101842acd87cd5cc394e1faaaf2c845e78b0da3559c6f9799a6957f8b"
 
 
-def mix(z: Words) -> Words:
-    """SplitMix64's finaliser, word by word."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
 def words(*key: int, count: int) -> Words:
     """The first `count` 64-bit words of the stream of a key."""
-    state = np.zeros(1, np.uint64)
+    state = torch.zeros(1, dtype=torch.int64)
     for part in key:
-        state = mix(state ^ np.uint64(part))
-    return mix(state + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GOLDEN))
+        state = noise.mix(state ^ noise.signed(part))
+    return noise.words(state, count)[0].numpy().view(np.uint64)
 
 
 @functools.cache
