@@ -451,3 +451,11 @@ def test_a_history_is_that_of_losses_added_one_by_one():
         np.testing.assert_array_equal(history.table(), plain)
         if number == 20:
             history = history_of(history.table().numpy())
+
+
+@pytest.mark.parametrize("part", [1, 7, 64])
+def test_levels_do_not_depend_on_the_split_of_a_batch(part: int):
+    whole, p = keys(64), history_of(full_history(20)).probabilities()
+    for probabilities in (None, p):
+        drawn = [draw_levels(some, 20, probabilities)[0] for some in (whole, *whole.split(part))]
+        assert torch.equal(drawn[0], torch.cat(drawn[1:]))

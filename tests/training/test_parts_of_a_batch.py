@@ -9,6 +9,7 @@ import torch
 from tests.devices import OnCpu
 from tests.training.test_learner import batch, small, speaking
 
+from ddpm.errors import InputError
 from ddpm.model.recipe import Recipe
 from ddpm.training.learner import Learner
 
@@ -64,3 +65,9 @@ def test_a_step_takes_images_and_labels_from_the_cpu_and_nothing_else(objective,
         learner.step(images)
     assert {name for name, _ in operations.seen} == {"aten._to_copy.default"}
     assert sorted(shapes for _, shapes in operations.seen) == [[(4,)], [(4, 1, 4, 6)]]
+
+
+def test_parts_divide_the_batch_or_are_larger() -> None:
+    with pytest.raises(InputError, match="micro_batch = 3 does not divide batch_size = 4: choose"):
+        small(micro_batch=3)
+    assert small(micro_batch=16).micro_batch == 16

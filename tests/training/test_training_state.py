@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from ddpm.model.checkpoint import CONFIG_FILE, TRAINING_FILE, checkpoints
 from ddpm.model.recipe import make_recipe
 from ddpm.training.loop import train
 from ddpm.training.run_folder import RunFolder
-from scorings import RECIPE, edited, image_set, merged, pixels
+from scorings import RECIPE, Watching, edited, image_set, merged, pixels
 
 CHANGES = {
     "train_images": 16,
@@ -186,3 +187,17 @@ def test_a_place_for_its_files_that_is_something_else_is_refused_before_a_step(n
         (run / name).touch()
     with pytest.raises(InputError, match=rf"{name}' is a f"):
         RunFolder(run).check(make_recipe({}), image_set(pixels(2)))
+
+
+def test_a_run_of_an_older_version_goes_on_with_todays_noise_and_says_so(whole: tuple[Path, bytes], tmp_path: Path):
+    """Its state has no version of the noise, no norms and no faults; no losses of levels."""
+
+    def aged(state: State) -> None:
+        for key in ("noise", "norms", "faults"):
+            del state[key]
+
+    for change, times in ((aged, 1), (lambda state: None, 0)):
+        copy = shutil.copytree(whole[0], tmp_path / str(times))
+        run, heard = with_state((copy, whole[1]), change), Watching()
+        train(make_recipe(merged(RECIPE, CHANGES | {"train_images": 24})), IMAGES, run, progress=heard)
+        assert sum("began this run with other random numbers" in said for said in heard.sentences) == times

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field
 
 from ddpm.base.fields import MOST_COUNT
 from ddpm.errors import InputError
+from ddpm.networks.blocks import MOST_TIMES
 from ddpm.networks.size import NetworkSize
 
 MOST_PARAMETERS = 10**10
@@ -19,7 +20,7 @@ MOST_IN_BATCH = 2 * 10**11
 """The same of a batch, which a device holds while it learns: 400 GB in bfloat16."""
 LONGEST_LINEAR = 8192
 """Pixels a side of images with a linear denoiser, whose cosine transforms are matrices of side x side."""
-MOST_STEPS = 10_000
+MOST_STEPS = MOST_TIMES
 """T of a process: the best levels and the smoothing of errors take tables of T x T."""
 MOST_RATE = 1e37
 """Of learning, and of a gradient's norm: Adam divides by 0.1 at first, and float32 ends at 3e38."""

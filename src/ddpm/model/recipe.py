@@ -294,8 +294,9 @@ def _check_objective(recipe: Recipe) -> None:
 
 
 def _check_micro_batch(recipe: Recipe) -> None:
-    if recipe.micro_batch and recipe.batch_size % recipe.micro_batch:
-        raise InputError(f"micro_batch = {recipe.micro_batch} does not divide batch_size = {recipe.batch_size}.")
+    part, whole = recipe.micro_batch or recipe.batch_size, recipe.batch_size
+    if part < whole and whole % part:
+        raise InputError(f"micro_batch = {part} does not divide batch_size = {whole}: choose a number that does.")
 
 
 def _check_geometry(recipe: Recipe) -> None:

@@ -110,7 +110,7 @@ class UNet(nn.Module):
         """Evaluate the network.
 
         x       (B, in_channels, H, W); H and W multiples of space_to_depth * 2 ** (levels - 1)
-        time    (B,) from 0, integer or real, best on the device of x
+        time    (B,) from 0, integers below MOST_TIMES or real, best on the device of x
         labels  (B,) integers, needed if and only if the network has classes
         drops   (B,) int64, a stream for each image (base.noise): dropout is a function of it; None: no dropout
         """

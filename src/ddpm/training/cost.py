@@ -61,9 +61,9 @@ def multiply_adds(recipe: Recipe) -> int:
 
 def worth_compiling(recipe: Recipe, device: torch.device, images_seen: int) -> bool:
     """Whether `compile` wants the rest of a run compiled: "auto" does on NVIDIA GPUs, where the rest is long enough."""
-    if recipe.compile != "auto" or device.type != "cuda":
-        return bool(recipe.compile == "on")
     images = recipe.train_images - images_seen
+    if recipe.compile != "auto" or device.type != "cuda":
+        return recipe.compile == "on" and images > 0
     flop = 2 * 3 * multiply_adds(recipe)  # backward is twice forward
     return images * (flop / EAGER_SPEED + EAGER_STEP / recipe.batch_size) > WORTH_SECONDS
 

@@ -141,6 +141,7 @@ class Learner:
         if batch.labels is not None and self.recipe.network.classes:
             labels = self._dropped(to_device(batch.labels, self.device), numbers)
         t, weights = self._levels(numbers)
+        self.variation = torch.zeros((), device=self.device)
         parts = []
         for start in range(0, count, size):
             rows = slice(start, start + size)
@@ -208,7 +209,8 @@ class Learner:
     def _see(self, network: nn.Module, given: object, output: Tensor) -> None:
         """Note how much the prediction varies over images and pixels: the largest standard deviation of a channel."""
         prediction = output.detach()[:, : self.recipe.geometry.channels].float()
-        self.variation = prediction.std(dim=(0, 2, 3), correction=0).amax()
+        deviation = prediction.std(dim=(0, 2, 3), correction=0).amax()
+        self.variation = torch.maximum(self.variation, deviation)  # of the parts of a batch
 
     def _dropped(self, labels: Tensor, numbers: Tensor) -> Tensor:
         """Classes, some of them replaced by no class, so that the network learns to do without (Ho & Salimans 2022)."""
@@ -229,9 +231,10 @@ class Learner:
     def faults(self) -> list[dict[str, Any]]:
         """The steps since take_loss that were left out: images seen after each, the levels of images whose loss is not
         finite, the loss, and the norm of the gradient."""
-        for step in self._steps:
-            if not bool(torch.isfinite(step.loss) & torch.isfinite(step.norm)):
-                self._faults.append(step.fault())
+        if self._steps:  # the device is waited for once
+            values = torch.stack([torch.stack([step.loss, step.norm]) for step in self._steps])
+            sound = torch.isfinite(values).all(1).tolist()
+            self._faults += [step.fault() for step, fine in zip(self._steps, sound, strict=True) if not fine]
         self._steps.clear()
         return self._faults
 
@@ -263,8 +266,8 @@ class Learner:
         return {
             "images_seen": self.images_seen,
             "updates": self.updates,
-            "losses": [float(loss) for loss in self.losses],
-            "norms": [float(norm) for norm in self.norms],
+            "losses": _numbers(self.losses),
+            "norms": _numbers(self.norms),
             "faults": list(self.faults()),
             "optimiser": self.optimiser.state_dict(),
             "history": self.history.table() if self.history else None,
@@ -285,6 +288,10 @@ class Learner:
         history = state.get("history")
         if self.history and history is not None and len(history):  # else levels were drawn otherwise before
             self.history.restore(history)
+
+
+def _numbers(values: list[Tensor]) -> list[float]:
+    return list(torch.stack(values).tolist()) if values else []
 
 
 def _finite_mean(values: list[Tensor]) -> float:

@@ -157,6 +157,7 @@ class _Run:
         """Step until the recipe's images were seen, a signal came, or the run is lost."""
         recipe, training = self.learner.recipe, self.learner.recipe.training
         if worth_compiling(recipe, self.learner.device, self.seen):
+            self.progress.say("The network is being compiled; that takes a minute or two.")
             self.progress.say(compile_learner(self.learner))
         self._lap, self._note = (self.seen, time.monotonic()), ""
         sparing = Sparing()
