@@ -39,6 +39,7 @@ from ddpm.training.watch import IN_A_ROW, KEPT, bad_in_a_row, fault_keys, good_u
 
 GRID_SEEDS = range(16)
 GRID_STEPS = 20
+AT_A_TIME = 128  # images of a validation's network call
 
 
 def train(
@@ -283,7 +284,8 @@ class _Run:
             return
         if self.seen in [line["images"] for line in self.folder.validation.lines()]:
             return
-        scoring = scoring_for(self.learner.ema_model(), self.held_out)
+        most = min(self.learner.recipe.micro_batch or AT_A_TIME, AT_A_TIME)  # where memory is short for training
+        scoring = scoring_for(self.learner.ema_model(), self.held_out, batch_size=most)
         bound = estimate_bound(scoring, self.learner.recipe.training.validation_calls)
         terms = {name: value for name, value in asdict(bound).items() if name in ValidationFields.model_fields}
         self.folder.validation.append({**terms, "images": self.seen})
