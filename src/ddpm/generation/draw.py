@@ -14,11 +14,9 @@ import torch
 from torch import Tensor
 
 from ddpm.base.device_memory import within_memory
-from ddpm.base.noise import NOISE_VERSION
+from ddpm.base.noise import HALF, NOISE_VERSION, halves, stream_keys
 from ddpm.base.precision import STRICT, computed_in
 from ddpm.base.progress import Advance, unheard
-from ddpm.base.seeding import generator
-from ddpm.base.tensors import to_device
 from ddpm.base.units import images_begun, x_to_images
 from ddpm.diffusion.denoiser import OPTIMAL, Guided, Network
 from ddpm.errors import InputError
@@ -28,7 +26,7 @@ from ddpm.model.variances import denoiser_for, read_variances
 from ddpm.networks.replayed import Replayed
 from ddpm.samplers.base import State
 from ddpm.samplers.plan import TUNED, Plan, Sampling, plan
-from ddpm.samplers.trajectory import predicted_images, trajectory
+from ddpm.samplers.trajectory import numbers_of, predicted_images, trajectory
 
 T = TypeVar("T")
 
@@ -211,8 +209,8 @@ def labels_for(model: Model, seeds: Sequence[int], name: str | None = None) -> T
             raise InputError(f"the model in '{model.source}' was trained without classes; leave the class out.")
         return None
     if name is None:
-        drawn = [int(generator("class", seed).integers(classes)) for seed in seeds]
-        return to_device(torch.tensor(drawn), model.device)
+        high, _ = halves(stream_keys("class", 0, numbers_of(seeds, model.device)), 1)
+        return high[:, 0] * classes // HALF  # of uniforms, in integers: a float32 might round up to `classes`
     names, number = list(model.class_names), int(name) if re.fullmatch("[0-9]{1,9}", name) else classes
     numbered = not any(known.isdecimal() for known in names) and number < classes
     if name not in names and not numbered:
