@@ -32,7 +32,8 @@ T = TypeVar("T")
 
 MOST_SHOWN = 20  # levels in a sentence
 AHEAD = 1  # batches that a GPU draws while the one before is copied from it, and used
-LEAST_REPLAYED = 30  # network calls from which recording one of them pays
+RECORDED_ON = "cuda"  # the kind of device whose calls are recorded
+LEAST_REPLAYED = 30  # steps of all batches from which recording a call pays
 
 
 def plan_for(model: Model, sampling: Sampling) -> Plan:
@@ -113,17 +114,25 @@ def protocol(model: Model, plan: Plan) -> dict[str, Any]:
 
 
 def draw_batches(
-    model: Model, seeds: Sequence[int], plan: Plan, *, batch_size: int = 64, advance: Advance = unheard
+    model: Model,
+    seeds: Sequence[int],
+    plan: Plan,
+    *,
+    batch_size: int = 64,
+    asked: int | None = None,
+    advance: Advance = unheard,
 ) -> Iterator[tuple[Sequence[int], Tensor]]:
     """Draw one image per seed, a batch at a time: its seeds, and uint8 (B, C, H, W) on the CPU.
 
     A GPU draws the next batch while what one gave is used.
 
     batch_size  images drawn at a time; it changes none of them
+    asked       images of the whole command, where some were drawn before it was stopped: the network is called as if
+                none were, so that its sums agree to the last bit
     advance     told after every step of a batch how many images are in it
     """
     parts = _parts(seeds, batch_size)
-    states = _states_of(model, plan, advance, len(parts))
+    states = _states_of(model, plan, advance, asked or len(seeds), batch_size)
 
     def begun() -> Iterator[Callable[[], Tensor]]:
         for part in parts:
@@ -170,20 +179,23 @@ def draw_progressively(
     """
     every = math.ceil(model.recipe.process.steps / slots)
     parts = _parts(seeds, batch_size)
-    states, rows = _states_of(model, plan, advance, len(parts)), []
+    states, rows = _states_of(model, plan, advance, len(seeds), batch_size), []
     for part in parts:
         found = predicted_images(states(part), every=every)
         rows.append(torch.stack([x_to_images(x0) for x0 in reversed(found)], dim=1))
     return torch.cat(rows)
 
 
-def _states_of(model: Model, plan: Plan, advance: Advance, batches: int) -> Callable[[Sequence[int]], Iterator[State]]:
-    """From the seeds of a batch to its states; side files are read once, here, for all batches."""
+def _states_of(
+    model: Model, plan: Plan, advance: Advance, asked: int, batch_size: int
+) -> Callable[[Sequence[int]], Iterator[State]]:
+    """From the seeds of a batch to its states; side files are read once, here, for all batches of a command."""
     sampling = plan.sampling
+    guided = sampling.guidance != 1
     network: Network = computed_in(sampling.precision, model.device, model.network)
-    if model.device.type == "cuda" and batches * plan.calls >= LEAST_REPLAYED:
-        network = Replayed(network)
-    if sampling.guidance != 1:
+    if model.device.type == RECORDED_ON and -(-asked // batch_size) * plan.chain.steps >= LEAST_REPLAYED:
+        network = Replayed(network, min(asked, batch_size) * (2 if guided else 1))
+    if guided:
         network = Guided(network, weight=sampling.guidance, no_label=model.recipe.network.classes or 0)
     denoiser = replace(denoiser_for(model, sampling.variance), threshold=sampling.threshold, network=network)
 

@@ -5,10 +5,10 @@
     FILE.npz.parts/   the batches it is packed from, until all images are there, see batches.py; and sampling.json
 
 A batch is put down whole (and only then written as PNGs), so what a drawing that was killed has left to draw are whole
-batches. The same command therefore cuts the same ones and ends in the same pixels as if it had never been stopped: a
-network's sums depend on the batch in their last bits. Nothing is done before the images lie there as they were drawn:
-every PNG has the hash that was written down with it, every batch its checksums, and an array is read back before it
-takes its name.
+batches. The same command therefore cuts the same ones, calls its network with as many images, and ends in the same
+pixels as if it had never been stopped: a network's sums depend on the batch in their last bits. Nothing is done before
+the images lie there as they were drawn: every PNG has the hash that was written down with it, every batch its
+checksums, and an array is read back before it takes its name.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Drawing:
                 remove_unfinished(self.folder)
                 self._claim()
                 self._write_pngs()
-                options: dict[str, Any] = {"batch_size": batch_size, "advance": advance}
+                options: dict[str, Any] = {"batch_size": batch_size, "asked": len(self.asked), "advance": advance}
                 for seeds, images in draw_batches(self.model, missing, self.plan, **options) if missing else ():
                     self._claim()
                     write_batch(self.folder / self._batch(seeds), seeds, images.numpy(), synced=not self._packed)
