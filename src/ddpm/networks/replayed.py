@@ -21,6 +21,9 @@ def record(call: Call, device: torch.device) -> Recorded:
 
     call  reads tensors that stay where they are, and changes nothing else
 
+    No other thread may read from the GPU meanwhile: what finds out beforehand that a call waits is a mode of the whole
+    process, and a wait in another thread then raises RuntimeError there.
+
     Errors (RuntimeError): it cannot be recorded, because it waits for the GPU or the memory is too small.
     """
     # Whatever fails in the block, its stream is put back: a recording that failed does not do that itself.
@@ -32,7 +35,7 @@ def record(call: Call, device: torch.device) -> Recorded:
             _without_waiting(call)
         here.wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may use the GPU meanwhile
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may take memory meanwhile
             output = call()
     return graph.replay, output
 
