@@ -61,7 +61,7 @@ class Fake:
         return None
 
     def draw_batches(
-        self, seeds: Sequence[int], plan: Plan, *, batch_size: int, advance: Advance
+        self, seeds: Sequence[int], plan: Plan, *, batch_size: int, asked: int, advance: Advance
     ) -> Iterator[tuple[Sequence[int], Tensor]]:
         """In two steps a batch."""
         for start in range(0, len(seeds), batch_size):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from drawings import Stop, contents, drawing, stopping
 
 from ddpm.base.precision import PRECISIONS
 from ddpm.base.tensors import fetched
 from ddpm.generation import draw as module
 from ddpm.generation.draw import behind, draw, plan_for
 from ddpm.model.checkpoint import load_model
+from ddpm.networks.replayed import Call, Recorded, Replayed
 from ddpm.samplers.plan import Sampling
 from scorings import stored_model
 
@@ -64,7 +68,42 @@ def test_images_of_replayed_calls_are_those_of_plain_ones(
     assert (replayed[8:] - plain[8:]).abs().max() <= 1
 
 
+def by_hand(call: Call, device: torch.device) -> Recorded:
+    """A CUDA graph without a GPU."""
+    output = call()
+
+    def replay() -> None:
+        output.copy_(call())
+
+    return replay, output
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_the_batches_that_a_stop_left_are_drawn_in_calls_of_the_whole_commands_size(
+    guidance: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Two whole batches and a smaller one, of ten steps each: all are recorded, or what is left would not be."""
+    settings = {"network": {"classes": 2}, "training": {"label_dropout": 0.1}}
+    model, sizes = stored_model(tmp_path / "model", ("a", "b"), **settings), set()
+    model.network.register_forward_hook(lambda module, inputs, output: sizes.add(len(inputs[0])))
+    monkeypatch.setattr(module, "RECORDED_ON", "cpu")
+    monkeypatch.setattr(module, "Replayed", functools.partial(Replayed, record=by_hand))
+    sampling, ends = Sampling(steps=10, guidance=guidance), []
+    for steps in (0, 20):
+        there = tmp_path / str(steps) / "images"
+        with contextlib.suppress(Stop):
+            drawing(model, range(7), sampling, there).draw(batch_size=3, advance=stopping(steps))
+        sizes.clear()
+        drawing(model, range(7), sampling, there).draw(batch_size=3)
+        assert sizes == {3 * round(guidance)}
+        ends.append(contents(there))
+    assert ends[0] == ends[1]
+    few = plan_for(model, Sampling(steps=9, guidance=guidance))
+    assert len(draw(model, range(7), few, batch_size=3)) == 7
+    assert sizes == {3 * round(guidance), round(guidance)}, "27 steps are too few, and their calls are as they come"
+
+
 def test_nothing_is_recorded_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "Replayed", lambda network: pytest.fail("it is recorded"))
+    monkeypatch.setattr(module, "Replayed", lambda *given: pytest.fail("it is recorded"))
     model = stored_model(tmp_path / "model")
     draw(model, range(8), plan_for(model, Sampling(steps=10)), batch_size=2)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from drawings import (
     BATCH,
     BOTH,
@@ -34,6 +35,7 @@ from drawings import (
 )
 from PIL import Image
 
+from ddpm.base.noise import stream_keys, uniforms
 from ddpm.base.progress import Advance
 from ddpm.base.tables import signed
 from ddpm.errors import DamagedFile, DdpmError, InputError
@@ -471,10 +473,12 @@ def test_what_an_older_version_wrote_without_names_of_classes_is_gone_on_with(cl
     assert claim(tmp_path / "images")["class_names"] == list(NAMES)
 
 
-def test_classes_drawn_from_seeds_stay_those_of_older_versions(classed: Model):
+def test_classes_drawn_from_seeds_are_those_of_uniform_numbers_and_stay_what_they_are(classed: Model):
     drawn = labels_for(classed, range(12))
     assert drawn is not None
-    assert drawn.tolist() == [0, 2, 1, 2, 1, 1, 2, 0, 1, 2, 2, 1]
+    assert drawn.tolist() == [1, 0, 2, 1, 0, 0, 2, 0, 2, 1, 2, 1]
+    chances = uniforms(stream_keys("class", 0, torch.arange(12)))
+    assert drawn.tolist() == (chances * 3).long().tolist()
 
 
 def test_classes_that_are_not_those_of_the_seeds_are_damage(classed: Model, tmp_path: Path):

@@ -26,6 +26,7 @@ from drawings import (
     OUT,
     SAMPLING,
     SEEDS,
+    SMALL,
     Fake,
     contents,
     drawing,
@@ -44,7 +45,8 @@ from ddpm.base.image_io import MODES, save_folder
 from ddpm.base.npz import read_own_arrays
 from ddpm.base.tables import signed
 from ddpm.errors import DamagedFile, DdpmError, InputError
-from ddpm.generation.batches import batches_in
+from ddpm.generation import batches
+from ddpm.generation.batches import batch_name, batches_in, images_at, places_in, write_batch
 from ddpm.generation.draw import draw, labels_for, plan_for, protocol
 from ddpm.generation.image_folder import FORMAT, open_image_folder, protocol_of, seeds_in, write_protocol
 from ddpm.generation.resumable import Drawing
@@ -307,6 +309,41 @@ def test_memory_holds_one_batch_at_a_time(tmp_path: Path):
     assert peak < 200 * 3 * 64 * 64 / 4
     with np.load(tmp_path / "a.npz") as held:
         assert held["arr_0"].shape == (200, 64, 64, 3)
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The batches whose images were read."""
+    names: list[str] = []
+
+    def counted(path: Path, *arrays: str) -> list[np.ndarray]:
+        names.extend([path.name] * ("images" in arrays))
+        return read_own_arrays(path, *arrays)
+
+    monkeypatch.setattr(batches, "read_own_arrays", counted)
+    return names
+
+
+def test_images_are_read_when_all_are_drawn_and_when_they_are_packed_and_not_to_be_removed(
+    tmp_path: Path, read: list[str]
+):
+    fake(tmp_path / "a.npz").draw(batch_size=BATCH)
+    assert read == 2 * ["000000.npz", "000003.npz", "000006.npz"]
+
+
+@pytest.mark.parametrize(("batch_size", "reads"), [(1, 9), (3, 9), (5, 6), (9, 3)])
+def test_images_in_another_order_are_read_file_by_file(batch_size: int, reads: int, tmp_path: Path, read: list[str]):
+    images, seeds = np.random.default_rng(0).integers(0, 256, (9, *SMALL.shape), np.uint8), list(range(9))
+    for start in (0, 3, 6):
+        write_batch(tmp_path / batch_name(seeds[start:]), seeds[start : start + 3], images[start : start + 3])
+    order, places = [0, 3, 6, 1, 4, 7, 2, 5, 8], places_in(tmp_path)
+    assert read == []
+    found = torch.cat(list(images_at(places, order, SMALL.shape, batch_size)))
+    np.testing.assert_array_equal(found.numpy(), images[order])
+    assert len(read) == reads
+    read.clear()
+    assert len(list(images_at(places, seeds, SMALL.shape, batch_size))) == -(-9 // batch_size)
+    assert len(read) == 3, "in their own order each is read once"
 
 
 # ---- whose images they are ----------------------------------------------------------------------------------------

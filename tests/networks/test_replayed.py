@@ -48,26 +48,27 @@ def given(count: int, seed: int = 0, shape: tuple[int, ...] = (2, 3, 4)) -> tupl
     return x, torch.randint(100, (count,), generator=random), torch.randint(5, (count,), generator=random)
 
 
+@pytest.mark.parametrize("counts", [(5, 5, 3, 5, 1), (2, 5, 1), (3,)])
 @pytest.mark.parametrize("classes", [False, True])
-def test_replayed_calls_give_what_the_network_gives(classes: bool) -> None:
+def test_replayed_calls_give_what_the_network_gives(classes: bool, counts: tuple[int, ...]) -> None:
     recorder, network = Recorder(), Network()
-    replayed = Replayed(network, recorder)
-    for seed, count in enumerate((5, 5, 3, 5, 1)):
+    replayed = Replayed(network, 5, recorder)
+    for seed, count in enumerate(counts):
         inputs = given(count, seed)[: 2 + classes]
         assert torch.equal(replayed(*inputs), Network()(*inputs))
-    assert (recorder.recordings, recorder.replays) == (1, 5)
-    assert set(network.sizes) == {5}, "fewer images ride along"
+    assert (recorder.recordings, recorder.replays) == (1, len(counts))
+    assert set(network.sizes) == {5}, "fewer images ride along, at first too"
 
 
 def test_an_output_is_not_overwritten_by_the_next() -> None:
-    replayed = Replayed(Network(), Recorder())
+    replayed = Replayed(Network(), 4, Recorder())
     first, kept = replayed(*given(4)), Network()(*given(4))
     replayed(*given(4, seed=1))
     assert torch.equal(first, kept)
 
 
 def test_the_inputs_of_the_first_call_may_be_changed_afterwards() -> None:
-    replayed, inputs = Replayed(Network(), Recorder()), given(4)
+    replayed, inputs = Replayed(Network(), 4, Recorder()), given(4)
     replayed(*inputs)
     inputs[0].zero_()
     assert torch.equal(replayed(*given(4)), Network()(*given(4)))
@@ -85,7 +86,7 @@ OTHERS: dict[str, Callable[[], tuple[Tensor, ...]]] = {
 @pytest.mark.parametrize("other", OTHERS)
 def test_calls_of_another_kind_are_made_plainly(other: str) -> None:
     recorder = Recorder()
-    replayed = Replayed(Network(), recorder)
+    replayed = Replayed(Network(), 4, recorder)
     replayed(*given(4))
     assert torch.equal(replayed(*OTHERS[other]()), Network()(*OTHERS[other]()))
     assert torch.equal(replayed(*given(4, seed=1)), Network()(*given(4, seed=1)))
@@ -100,7 +101,7 @@ def test_a_network_that_cannot_be_recorded_is_tried_once_and_called_plainly() ->
         raise RuntimeError("operation not permitted when stream is capturing")
 
     network = Network()
-    replayed = Replayed(network, refuse)
+    replayed = Replayed(network, 4, refuse)
     for seed in range(3):
         assert torch.equal(replayed(*given(4, seed)), Network()(*given(4, seed)))
     assert len(tries) == 1
@@ -112,7 +113,7 @@ def test_a_graph_on_a_gpu_gives_what_the_network_gives() -> None:
     network = torch.nn.Conv2d(2, 2, 3, padding=1).cuda()
     inputs = [tuple(value.cuda() for value in given(4, seed)) for seed in range(4)]
     with torch.no_grad():
-        replayed = Replayed(lambda x, time, labels: network(x) + time.reshape(-1, 1, 1, 1))
+        replayed = Replayed(lambda x, time, labels: network(x) + time.reshape(-1, 1, 1, 1), 4)
         for x, time, labels in inputs:
             assert torch.equal(replayed(x, time, labels), network(x) + time.reshape(-1, 1, 1, 1))
     assert replayed.recorded is not None
@@ -120,7 +121,7 @@ def test_a_graph_on_a_gpu_gives_what_the_network_gives() -> None:
 
 @CUDA
 def test_a_network_that_waits_for_the_gpu_is_called_plainly() -> None:
-    replayed = Replayed(lambda x, time, labels: x.cpu().cuda())
+    replayed = Replayed(lambda x, time, labels: x.cpu().cuda(), 4)
     for seed in range(3):
         x, time, labels = (value.cuda() for value in given(4, seed))
         assert torch.equal(replayed(x, time, labels), x)

@@ -27,6 +27,7 @@ R = TypeVar("R")
 def computing(precision: str, device: torch.device) -> Iterator[None]:
     """Compute in one of PRECISIONS inside the block, and as before after it; costs some 20 microseconds.
 
+    PyTorch's flags of TF32 are the whole process's: threads that compute at once on GPUs must want the same of it.
     Without gradients, autocast keeps no rounded weights: a CUDA graph that used them would outlive them.
     """
     known("precision", precision, PRECISIONS)

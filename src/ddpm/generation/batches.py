@@ -25,7 +25,6 @@ from ddpm.base.npz import read_own_arrays
 from ddpm.errors import DamagedFile
 
 BATCH_NAME = re.compile(r"-?[0-9]{5,20}\.npz")
-KEPT = 2  # batches that packing holds in memory
 
 Shape = tuple[int, ...]  # of an image: C, H, W
 Places = Mapping[int, tuple[Path, int]]
@@ -45,10 +44,22 @@ def write_batch(path: Path, seeds: Sequence[int], images: NDArray[np.uint8], *, 
 
 def read_batch(path: Path, shape: Shape) -> tuple[list[int], NDArray[np.uint8]]:
     """Seeds and images (B, C, H, W) of a batch. DamagedFile: it is not what was written, or of another shape."""
-    seeds, images = read_own_arrays(path, "seeds", "images")
-    if seeds.dtype != np.int64 or seeds.ndim != 1 or images.dtype != np.uint8 or images.shape != (seeds.size, *shape):
-        raise DamagedFile(f"'{path}' holds no batch of images: remove it, and the same command goes on.")
-    return seeds.tolist(), images
+    seeds, (images,) = read_seeds(path), read_own_arrays(path, "images")
+    if images.dtype != np.uint8 or images.shape != (len(seeds), *shape):
+        raise _no_batch(path)
+    return seeds, images
+
+
+def read_seeds(path: Path) -> list[int]:
+    """The seeds of a batch, whose images are not read. DamagedFile: they are not what was written."""
+    (seeds,) = read_own_arrays(path, "seeds")
+    if seeds.dtype != np.int64 or seeds.ndim != 1:
+        raise _no_batch(path)
+    return list(seeds.tolist())
+
+
+def _no_batch(path: Path) -> DamagedFile:
+    return DamagedFile(f"'{path}' holds no batch of images: remove it, and the same command goes on.")
 
 
 def batches_in(folder: Path) -> list[Path]:
@@ -58,22 +69,27 @@ def batches_in(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(names) if BATCH_NAME.fullmatch(name)]
 
 
-def places_in(folder: Path, shape: Shape) -> Places:
-    """Where the images in a folder lie; batches that are not whole count for nothing."""
+def places_in(folder: Path, shape: Shape | None = None) -> Places:
+    """Where the images in a folder lie; batches that are not whole count for nothing.
+
+    shape  of an image, all of which are read; None: none is read, and only what names their seeds must be whole
+    """
     places: dict[int, tuple[Path, int]] = {}
     for path in batches_in(folder):
         with suppress(DamagedFile):
             if path.is_file():
-                places |= {seed: (path, row) for row, seed in enumerate(read_batch(path, shape)[0])}
+                seeds = read_batch(path, shape)[0] if shape else read_seeds(path)
+                places |= {seed: (path, row) for row, seed in enumerate(seeds)}
     return places
 
 
 def images_at(places: Places, seeds: Sequence[int], shape: Shape, batch_size: int) -> Iterator[Tensor]:
-    """Images of seeds in this order: uint8 (B, C, H, W). DamagedFile: one has no place, and as in read_batch."""
-    read = functools.lru_cache(KEPT)(lambda path: read_batch(path, shape)[1])
+    """Images of seeds in this order, read file by file: uint8 (B, C, H, W). DamagedFile: as in read_batch."""
+    read = functools.lru_cache(1)(lambda path: read_batch(path, shape)[1])
     for start in range(0, len(seeds), batch_size):
-        here = seeds[start : start + batch_size]
-        gone = next((seed for seed in here if seed not in places), None)
-        if gone is not None:
-            raise DamagedFile(f"the image of seed {gone} is not there any more: the same command draws it again.")
-        yield torch.from_numpy(np.stack([read(path)[row] for path, row in map(places.__getitem__, here)]))
+        here = [places[seed] for seed in seeds[start : start + batch_size]]
+        images = np.empty((len(here), *shape), np.uint8)
+        for k in sorted(range(len(here)), key=here.__getitem__):
+            path, row = here[k]
+            images[k] = read(path)[row]
+        yield torch.from_numpy(images)

@@ -14,11 +14,9 @@ import torch
 from torch import Tensor
 
 from ddpm.base.device_memory import within_memory
-from ddpm.base.noise import NOISE_VERSION
+from ddpm.base.noise import HALF, NOISE_VERSION, halves, stream_keys
 from ddpm.base.precision import STRICT, computed_in
 from ddpm.base.progress import Advance, unheard
-from ddpm.base.seeding import generator
-from ddpm.base.tensors import to_device
 from ddpm.base.units import images_begun, x_to_images
 from ddpm.diffusion.denoiser import OPTIMAL, Guided, Network
 from ddpm.errors import InputError
@@ -28,13 +26,14 @@ from ddpm.model.variances import denoiser_for, read_variances
 from ddpm.networks.replayed import Replayed
 from ddpm.samplers.base import State
 from ddpm.samplers.plan import TUNED, Plan, Sampling, plan
-from ddpm.samplers.trajectory import predicted_images, trajectory
+from ddpm.samplers.trajectory import numbers_of, predicted_images, trajectory
 
 T = TypeVar("T")
 
 MOST_SHOWN = 20  # levels in a sentence
 AHEAD = 1  # batches that a GPU draws while the one before is copied from it, and used
-LEAST_REPLAYED = 30  # network calls from which recording one of them pays
+RECORDED_ON = "cuda"  # the kind of device whose calls are recorded
+LEAST_REPLAYED = 30  # steps of all batches from which recording a call pays
 
 
 def plan_for(model: Model, sampling: Sampling) -> Plan:
@@ -115,17 +114,25 @@ def protocol(model: Model, plan: Plan) -> dict[str, Any]:
 
 
 def draw_batches(
-    model: Model, seeds: Sequence[int], plan: Plan, *, batch_size: int = 64, advance: Advance = unheard
+    model: Model,
+    seeds: Sequence[int],
+    plan: Plan,
+    *,
+    batch_size: int = 64,
+    asked: int | None = None,
+    advance: Advance = unheard,
 ) -> Iterator[tuple[Sequence[int], Tensor]]:
     """Draw one image per seed, a batch at a time: its seeds, and uint8 (B, C, H, W) on the CPU.
 
     A GPU draws the next batch while what one gave is used.
 
     batch_size  images drawn at a time; it changes none of them
+    asked       images of the whole command, where some were drawn before it was stopped: the network is called as if
+                none were, so that its sums agree to the last bit
     advance     told after every step of a batch how many images are in it
     """
     parts = _parts(seeds, batch_size)
-    states = _states_of(model, plan, advance, len(parts))
+    states = _states_of(model, plan, advance, asked or len(seeds), batch_size)
 
     def begun() -> Iterator[Callable[[], Tensor]]:
         for part in parts:
@@ -172,20 +179,23 @@ def draw_progressively(
     """
     every = math.ceil(model.recipe.process.steps / slots)
     parts = _parts(seeds, batch_size)
-    states, rows = _states_of(model, plan, advance, len(parts)), []
+    states, rows = _states_of(model, plan, advance, len(seeds), batch_size), []
     for part in parts:
         found = predicted_images(states(part), every=every)
         rows.append(torch.stack([x_to_images(x0) for x0 in reversed(found)], dim=1))
     return torch.cat(rows)
 
 
-def _states_of(model: Model, plan: Plan, advance: Advance, batches: int) -> Callable[[Sequence[int]], Iterator[State]]:
-    """From the seeds of a batch to its states; side files are read once, here, for all batches."""
+def _states_of(
+    model: Model, plan: Plan, advance: Advance, asked: int, batch_size: int
+) -> Callable[[Sequence[int]], Iterator[State]]:
+    """From the seeds of a batch to its states; side files are read once, here, for all batches of a command."""
     sampling = plan.sampling
+    guided = sampling.guidance != 1
     network: Network = computed_in(sampling.precision, model.device, model.network)
-    if model.device.type == "cuda" and batches * plan.calls >= LEAST_REPLAYED:
-        network = Replayed(network)
-    if sampling.guidance != 1:
+    if model.device.type == RECORDED_ON and -(-asked // batch_size) * plan.chain.steps >= LEAST_REPLAYED:
+        network = Replayed(network, min(asked, batch_size) * (2 if guided else 1))
+    if guided:
         network = Guided(network, weight=sampling.guidance, no_label=model.recipe.network.classes or 0)
     denoiser = replace(denoiser_for(model, sampling.variance), threshold=sampling.threshold, network=network)
 
@@ -211,8 +221,8 @@ def labels_for(model: Model, seeds: Sequence[int], name: str | None = None) -> T
             raise InputError(f"the model in '{model.source}' was trained without classes; leave the class out.")
         return None
     if name is None:
-        drawn = [int(generator("class", seed).integers(classes)) for seed in seeds]
-        return to_device(torch.tensor(drawn), model.device)
+        high, _ = halves(stream_keys("class", 0, numbers_of(seeds, model.device)), 1)
+        return high[:, 0] * classes // HALF  # of uniforms, in integers: a float32 might round up to `classes`
     names, number = list(model.class_names), int(name) if re.fullmatch("[0-9]{1,9}", name) else classes
     numbered = not any(known.isdecimal() for known in names) and number < classes
     if name not in names and not numbered:

@@ -5,10 +5,10 @@
     FILE.npz.parts/   the batches it is packed from, until all images are there, see batches.py; and sampling.json
 
 A batch is put down whole (and only then written as PNGs), so what a drawing that was killed has left to draw are whole
-batches. The same command therefore cuts the same ones and ends in the same pixels as if it had never been stopped: a
-network's sums depend on the batch in their last bits. Nothing is done before the images lie there as they were drawn:
-every PNG has the hash that was written down with it, every batch its checksums, and an array is read back before it
-takes its name.
+batches. The same command therefore cuts the same ones, calls its network with as many images, and ends in the same
+pixels as if it had never been stopped: a network's sums depend on the batch in their last bits. Nothing is done before
+the images lie there as they were drawn: every PNG has the hash that was written down with it, every batch its
+checksums, and an array is read back before it takes its name.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ddpm.base.image_io import save_folder
 from ddpm.base.progress import Advance, unheard
 from ddpm.errors import DamagedFile, DdpmError, InputError
 from ddpm.generation.array_file import NAMES, fault_in, protocol_in, write_array
-from ddpm.generation.batches import batch_name, batches_in, images_at, places_in, read_batch, write_batch
+from ddpm.generation.batches import Places, batch_name, batches_in, images_at, places_in, read_batch, write_batch
 from ddpm.generation.draw import draw_batches, labels_for, protocol
 from ddpm.generation.image_folder import (
     HASHES_FILE,
@@ -92,7 +92,7 @@ class Drawing:
         """
         if self._finished():
             return []
-        missing = self._not_there()
+        missing, _ = self._not_there()
         pixels = math.prod(self.model.geometry.shape)
         images = len(missing) + len(self.seeds) if self._packed else len(missing) / PNG_FACTOR
         check_room(self.out, int(images * pixels))
@@ -109,15 +109,14 @@ class Drawing:
                 remove_unfinished(self.folder)
                 self._claim()
                 self._write_pngs()
-                options: dict[str, Any] = {"batch_size": batch_size, "advance": advance}
+                options: dict[str, Any] = {"batch_size": batch_size, "asked": len(self.asked), "advance": advance}
                 for seeds, images in draw_batches(self.model, missing, self.plan, **options) if missing else ():
                     self._claim()
                     write_batch(self.folder / self._batch(seeds), seeds, images.numpy(), synced=not self._packed)
                     self._write_pngs()
-                if missing:
-                    self._check_whole()
+                places = self._check_whole() if missing or self._packed else {}
                 if self._packed:
-                    self._pack(batch_size)
+                    self._pack(places, batch_size)
         if self._packed:
             self._clear()
 
@@ -170,14 +169,15 @@ class Drawing:
             raise InputError(f"'{self.folder}' is a link, and images that are not packed yet go there: remove it.")
         return False
 
-    def _not_there(self) -> list[int]:
-        """The seeds, each once, whose images are not in the folder as they were drawn."""
+    def _not_there(self) -> tuple[list[int], Places]:
+        """The seeds, each once, whose images are not in the folder as they were drawn; where those in batches are."""
         batch = self._batch_seeds()
         if batch or self._holds_images():
             check_protocol(self.folder, self.protocol)
         shape = self.model.geometry.shape
-        sound = places_in(self.folder, shape) if self._packed else sound_seeds(self.folder, self.asked, shape)
-        return [seed for seed in self.asked if seed not in sound and seed not in batch]
+        places = places_in(self.folder, shape) if self._packed else {}
+        sound = places.keys() if self._packed else sound_seeds(self.folder, self.asked, shape)
+        return [seed for seed in self.asked if seed not in sound and seed not in batch], places
 
     def _holds_images(self) -> bool:
         """Whether the folder holds batches or PNGs; older versions packed arrays from those."""
@@ -221,20 +221,20 @@ class Drawing:
             with refusals(batch, "removed"):
                 batch.unlink(missing_ok=True)
 
-    def _check_whole(self) -> None:
-        """Raise DamagedFile if images that were drawn are not in the folder."""
+    def _check_whole(self) -> Places:
+        """Where the images in batches are; DamagedFile if one that was drawn is not in the folder."""
         self._claim()
-        lost = self._not_there()
+        lost, places = self._not_there()
         if lost:
             raise DamagedFile(
                 f"{len(lost):,} of {len(self.asked):,} images in '{self.folder}' were removed or changed while others "
                 f"were drawn, that of seed {lost[0]} for one: the same command draws them again."
             )
+        return places
 
-    def _pack(self, batch_size: int) -> None:
+    def _pack(self, places: Places, batch_size: int) -> None:
         """Put the images into one file, holding a batch at a time, and read it back before it takes its name."""
-        shape = self.model.geometry.shape
-        images = images_at(places_in(self.folder, shape), self.seeds, shape, batch_size)
+        images = images_at(places, self.seeds, self.model.geometry.shape, batch_size)
         packed = self.folder / PACKED_FILE
         with whole_file(packed) as temporary:
             write_array(temporary, images, self._shape, self._others)
@@ -252,7 +252,7 @@ class Drawing:
         if not self.folder.is_dir() or self.folder.is_symlink():
             return
         with suppress(DdpmError, OSError), only_process(self.folder):
-            found, there = protocol_of(self.folder), places_in(self.folder, self.model.geometry.shape).keys()
+            found, there = protocol_of(self.folder), places_in(self.folder).keys()
             if (found == self.protocol and there <= set(self.seeds)) or (found is None and not self._holds_images()):
                 remove_unfinished(self.folder)
                 names = (PACKED_FILE, PROTOCOL_FILE, ".lock")

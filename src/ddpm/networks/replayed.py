@@ -21,6 +21,9 @@ def record(call: Call, device: torch.device) -> Recorded:
 
     call  reads tensors that stay where they are, and changes nothing else
 
+    No other thread may read from the GPU meanwhile: what finds out beforehand that a call waits is a mode of the whole
+    process, and a wait in another thread then raises RuntimeError there.
+
     Errors (RuntimeError): it cannot be recorded, because it waits for the GPU or the memory is too small.
     """
     # Whatever fails in the block, its stream is put back: a recording that failed does not do that itself.
@@ -32,7 +35,7 @@ def record(call: Call, device: torch.device) -> Recorded:
             _without_waiting(call)
         here.wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may use the GPU meanwhile
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may take memory meanwhile
             output = call()
     return graph.replay, output
 
@@ -49,19 +52,21 @@ def _without_waiting(call: Call) -> None:
 
 
 class Replayed:
-    """A network, see denoiser.Network, that replays its first call; for inference, on one device.
+    """A network, see denoiser.Network, that replays a call of one size; for inference, on one device.
 
     network  the outputs of images are independent of each other
+    size     images in the recorded call; its kind is that of the first call
     record   as above
 
-    Fewer images than at first ride along with what lies in the other places. Calls of another kind (more images,
-    another shape or type) are made plainly, and so are all if the network cannot be recorded.
+    Fewer images ride along with what lies in the other places. Calls of another kind (more images, another shape or
+    type) are made plainly, and so are all if the network cannot be recorded.
     """
 
     def __init__(
-        self, network: Callable[..., Tensor], record: Callable[[Call, torch.device], Recorded] = record
+        self, network: Callable[..., Tensor], size: int, record: Callable[[Call, torch.device], Recorded] = record
     ) -> None:
         self.network = network
+        self.size = size
         self.record = record
         self.inputs: tuple[Tensor, ...] = ()
         self.recorded: Recorded | None = None
@@ -80,7 +85,8 @@ class Replayed:
         return output[: len(x)].clone()
 
     def _begin(self, given: tuple[Tensor, ...]) -> None:
-        self.inputs = tuple(value.clone() for value in given)
+        # Copies of the images fill the places: their numbers are such as the network takes.
+        self.inputs = tuple(torch.cat([value] * -(-self.size // len(value)))[: self.size] for value in given)
         try:
             self.recorded = self.record(lambda: self.network(*self.inputs), given[0].device)
         except RuntimeError:

@@ -45,7 +45,7 @@ def trajectory(
 def noise_along(chain: Schedule, seeds: Sequence[int], shape: tuple[int, ...], device: torch.device) -> Noise:
     """The noise of some seeds by level, made for the next levels of a chain too where that is little: a GPU then spends
     its time on fewer and larger kernels."""
-    numbers = to_device(torch.tensor([signed(seed) for seed in seeds]), device)
+    numbers = numbers_of(seeds, device)
     arrivals = chain.levels[-2:0:-1].tolist()
     at_once = max(1, MOST_AT_ONCE // (len(seeds) * math.prod(shape)))
     ready: dict[float, Tensor] = {}
@@ -59,6 +59,11 @@ def noise_along(chain: Schedule, seeds: Sequence[int], shape: tuple[int, ...], d
         return ready.pop(level)
 
     return noise
+
+
+def numbers_of(seeds: Sequence[int], device: torch.device) -> Tensor:
+    """Any integers, modulo 2^64, as numbers of images in noise.stream_keys: (B,) int64."""
+    return to_device(torch.tensor([signed(seed) for seed in seeds], dtype=torch.int64), device)
 
 
 def predicted_images(states: Iterable[State], *, every: int) -> list[Tensor]:
