@@ -129,8 +129,10 @@ def draw_batches(
 
     def begun() -> Iterator[Callable[[], Tensor]]:
         for part in parts:
-            (last,) = collections.deque(states(part), maxlen=1)
-            yield images_begun(last.x)
+            with within_memory(len(part), model.device):
+                (last,) = collections.deque(states(part), maxlen=1)
+                images = images_begun(last.x)
+            yield images
 
     yield from zip(parts, behind(begun(), AHEAD if model.device.type == "cuda" else 0), strict=True)
 
@@ -174,8 +176,9 @@ def draw_progressively(
     parts = _parts(seeds, batch_size)
     states, rows = _states_of(model, plan, advance, len(parts)), []
     for part in parts:
-        found = predicted_images(states(part), every=every)
-        rows.append(torch.stack([x_to_images(x0) for x0 in reversed(found)], dim=1))
+        with within_memory(len(part), model.device):
+            found = predicted_images(states(part), every=every)
+            rows.append(torch.stack([x_to_images(x0) for x0 in reversed(found)], dim=1))
     return torch.cat(rows)
 
 
@@ -191,10 +194,9 @@ def _states_of(model: Model, plan: Plan, advance: Advance, batches: int) -> Call
 
     def states(seeds: Sequence[int]) -> Iterator[State]:
         labels = labels_for(model, seeds, sampling.class_name)
-        with within_memory(len(seeds), model.device):
-            for state in trajectory(denoiser, model.geometry, seeds, plan, labels=labels, device=model.device):
-                advance(len(seeds))
-                yield state
+        for state in trajectory(denoiser, model.geometry, seeds, plan, labels=labels, device=model.device):
+            advance(len(seeds))
+            yield state
 
     return states
 
