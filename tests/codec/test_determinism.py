@@ -127,9 +127,10 @@ def test_no_step_brings_anything_to_the_cpu_or_from_it(monkeypatch: pytest.Monke
     codec = opened("fashion-mnist")
     network = codec.chain.denoiser.network
     assert isinstance(network, torch.nn.Module)
-    assert codec.at_once == 16
+    assert codec.at_once() == 16
     network.to("meta")
-    assert codec.at_once == 2**17 // 28**2
+    assert codec.at_once() == 2**17 // 28**2
+    assert codec.at_once(7) == 7
     images, start = (torch.zeros(3, 1, 28, 28, dtype=torch.float64, device="meta") for _ in range(2))
     steps = []
     for advance in (lambda tiles: None, steps.append):  # tables come to the device once

@@ -139,7 +139,7 @@ def decode(
     see Decoded.
     """
     check_reconstruct(reconstruct)
-    batch_size = batch_size or codec.at_once
+    batch_size = codec.at_once(batch_size)
     with within_memory(batch_size, codec.chain.device):
         states = _walk_all(codec, files, batch_size, advance)
         clean = partial(_clean, codec, files, states, batch_size)

@@ -26,8 +26,6 @@ from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.schedule import Schedule
 from ddpm.model.model import some_weight
 
-AT_ONCE = 16
-"""Tiles in a network call by default, on the CPU."""
 View = Callable[[Tensor, int, Tensor | None], Tensor]
 """Of states after a number of steps, with their labels: clean images."""
 
@@ -174,13 +172,7 @@ class Chain:
         return x
 
     def clean(
-        self,
-        x: Tensor,
-        counts: Integers,
-        labels: Tensor | None = None,
-        *,
-        batch_size: int = AT_ONCE,
-        view: View | None = None,
+        self, x: Tensor, counts: Integers, labels: Tensor | None = None, *, batch_size: int, view: View | None = None
     ) -> Tensor:
         """The clean images seen from states (B, C, H, W) after so many steps each (B,).
 
