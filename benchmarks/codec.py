@@ -290,7 +290,7 @@ def guess(run: str, data: str, count: int = 16) -> None:
         bits = np.split(part, np.cumsum(codec.chain.bits)[:-1], axis=1)
         counts = np.full(len(part), len(codec.chain.steps))
         x = codec.chain.decode(bits, codec.chain.start([(0, 0)] * len(part), codec.geometry.shape), counts)
-        found.append((codec.chain.clean(x, counts, batch_size=size) + 1) * (127.5 * 16))
+        found.append((codec.chain.clean(x.cpu(), counts, batch_size=size) + 1) * (127.5 * 16))
     np.save(FILES / "guesses.npy", torch.cat(found).numpy())
 
 
