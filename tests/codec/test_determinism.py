@@ -18,6 +18,7 @@ from ddpm.codec import decode as decoding
 from ddpm.codec import progressive
 from ddpm.codec.decode import LOSSLESS, LOSSY
 from ddpm.codec.encode import MARGIN, encode
+from ddpm.codec.randomness import words
 
 FAST = {
     "two threads, contiguous memory": {"OMP_NUM_THREADS": "2", "LAYOUT": "contiguous_format"},
@@ -88,6 +89,16 @@ def test_a_file_among_many_decodes_to_its_pixels(batch_size: int, together: int,
     for found in decoded(shared("fashion-mnist"), [data] * 17, batch_size=batch_size):  # 68 tiles
         assert found.status == LOSSLESS
         assert pixels_hash(found.image) == entry["sha256"]
+
+
+@pytest.mark.parametrize("name", ["lossy.dpc", "tiles.dpc"])
+def test_the_default_device_decodes_nothing_differently(name: str):
+    """On "meta", the default device has no numbers."""
+    codec = shared("linear")
+    with torch.device("meta"):
+        assert words(1, count=3).tolist() == words(1, count=4).tolist()[:3]
+        found = decoded(codec, [(GOLDEN / name).read_bytes()])[0]
+    assert pixels_hash(found.image) == entries()[name]["sha256"]
 
 
 def test_network_is_never_asked_in_float32(monkeypatch: pytest.MonkeyPatch):

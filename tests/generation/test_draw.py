@@ -64,6 +64,15 @@ def test_images_of_replayed_calls_are_those_of_plain_ones(
     assert (replayed[8:] - plain[8:]).abs().max() <= 1
 
 
+def test_the_default_device_draws_nothing_differently(tmp_path: Path):
+    """On "meta", the default device has no numbers."""
+    model = stored_model(tmp_path / "model", ("a", "b"), network={"classes": 2})
+    plan = plan_for(model, Sampling(steps=2))
+    with torch.device("meta"):
+        found = draw(model, range(3), plan)
+    assert torch.equal(found, draw(model, range(3), plan))
+
+
 def test_nothing_is_recorded_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "Replayed", lambda network: pytest.fail("it is recorded"))
     model = stored_model(tmp_path / "model")

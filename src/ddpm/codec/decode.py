@@ -232,9 +232,9 @@ def _finish(codec: Codec, file: OpenFile, exact: Pixels | None, clean: Tensor | 
 def _image(codec: Codec, file: OpenFile, clean: Tensor) -> Pixels:
     """The lossy image, from its first tiles; those without a single step are mid-grey."""
     header, channels = file.packet.header, 1 if file.packet.header.grey else codec.geometry.channels
-    tiles = torch.full((len(file.done), channels, *codec.geometry.size), GREY_LEVEL, dtype=torch.uint8)
-    tiles[: len(clean)] = x_to_images(clean.mean(1, keepdim=True) if header.grey else clean)
-    return np.ascontiguousarray(joined(tiles, header.size).numpy())
+    tiles = np.full((len(file.done), channels, *codec.geometry.size), GREY_LEVEL, np.uint8)
+    tiles[: len(clean)] = x_to_images(clean.mean(1, keepdim=True) if header.grey else clean).numpy()
+    return np.ascontiguousarray(joined(torch.from_numpy(tiles), header.size).numpy())
 
 
 def _flow(codec: Codec, x: Tensor, count: int, labels: Tensor | None) -> Tensor:

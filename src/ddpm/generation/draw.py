@@ -214,7 +214,7 @@ def labels_for(model: Model, seeds: Sequence[int], name: str | None = None) -> T
         return None
     if name is None:
         drawn = [int(generator("class", seed).integers(classes)) for seed in seeds]
-        return to_device(torch.tensor(drawn), model.device)
+        return to_device(torch.tensor(drawn, device="cpu"), model.device)
     names, number = list(model.class_names), int(name) if re.fullmatch("[0-9]{1,9}", name) else classes
     numbered = not any(known.isdecimal() for known in names) and number < classes
     if name not in names and not numbered:

@@ -45,7 +45,7 @@ def trajectory(
 def noise_along(chain: Schedule, seeds: Sequence[int], shape: tuple[int, ...], device: torch.device) -> Noise:
     """The noise of some seeds by level, made for the next levels of a chain too where that is little: a GPU then spends
     its time on fewer and larger kernels."""
-    numbers = to_device(torch.tensor([signed(seed) for seed in seeds]), device)
+    numbers = to_device(torch.tensor([signed(seed) for seed in seeds], device="cpu"), device)
     arrivals = chain.levels[-2:0:-1].tolist()
     at_once = max(1, MOST_AT_ONCE // (len(seeds) * math.prod(shape)))
     ready: dict[float, Tensor] = {}
