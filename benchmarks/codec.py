@@ -34,10 +34,9 @@ from record import RESULTS, write_result
 
 import ddpm
 from ddpm.codec import pixel_model, progressive
-from ddpm.codec.codec_data import Codec, make_codec, read_codec_data
+from ddpm.codec.codec_data import CPU_TILES, Codec, make_codec, read_codec_data
 from ddpm.codec.decode import decode, open_file
 from ddpm.codec.encode import MARGIN, encode
-from ddpm.codec.progressive import AT_ONCE
 from ddpm.evaluation.codec_measurement import CodecReport, codec_for, measure_codec
 from ddpm.evaluation.codec_report import coded, plot_bytes, plot_report, plot_strip
 from ddpm.evaluation.image_formats import measure_others, psnr
@@ -284,14 +283,14 @@ def guess(run: str, data: str, count: int = 16) -> None:
         network.to(memory_format=torch.contiguous_format)
     files = sorted((FILES / Path(run).name).glob("*.dpc"))[:count]
     rows = np.stack([open_file(codec, file.read_bytes()).packet.bits for file in files])
-    size = int(os.environ.get("CODEC_BATCH", str(AT_ONCE)))
+    size = int(os.environ.get("CODEC_BATCH", str(CPU_TILES)))
     found = []
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
         bits = np.split(part, np.cumsum(codec.chain.bits)[:-1], axis=1)
         counts = np.full(len(part), len(codec.chain.steps))
         x = codec.chain.decode(bits, codec.chain.start([(0, 0)] * len(part), codec.geometry.shape), counts)
-        found.append((codec.chain.clean(x, counts) + 1) * (127.5 * 16))
+        found.append((codec.chain.clean(x.cpu(), counts, batch_size=size) + 1) * (127.5 * 16))
     np.save(FILES / "guesses.npy", torch.cat(found).numpy())
 
 

@@ -10,6 +10,7 @@ import torch
 from codecs_of_tests import Pixels, decoded, header_bytes
 
 import ddpm
+from ddpm.codec import encode as module
 from ddpm.codec.codec_data import Codec, make_codec, read_codec_data
 from ddpm.codec.container import CLASS, LOSSLESS, Cursor, read_header
 from ddpm.codec.decode import DAMAGED
@@ -19,7 +20,7 @@ from ddpm.codec.encode import choose_label, encode
 from ddpm.codec.progressive import Chain
 from ddpm.codec.randomness import CHOICE, UNIT, normals
 from ddpm.codec.tiles import cut
-from ddpm.errors import DamagedFile
+from ddpm.errors import DamagedFile, InputError
 
 TINY = {
     "train_images": 160,
@@ -64,7 +65,7 @@ def test_file_names_a_class_and_comes_back(classes: Codec, images: list[Pixels])
     for image, one, back in zip(images, found, decoded(classes, [one.data for one in found]), strict=True):
         header = read_header(Cursor(one.data))
         assert one.stored or header.flags & CLASS
-        assert one.stored or header.label == choose_label(classes, cut(image, (8, 8)))
+        assert one.stored or header.label == choose_label(classes, cut(image, (8, 8)), 5)
         assert back.status == EXACT
         assert (back.image == image).all()
     assert not all(one.stored for one in found)
@@ -84,7 +85,8 @@ def test_class_is_the_one_whose_network_sees_the_image_best(
 
     monkeypatch.setattr(Chain, "x0", seen)
     tiles = np.full((6, 1, 8, 8), 127.5).astype(np.uint8)  # grey 127 is about 0
-    assert choose_label(classes, tiles) == chosen
+    assert choose_label(classes, tiles, 8) == chosen
+    assert {len(x) for x, _, _ in asked} == {8}
     every = [label for _, _, labels in asked for label in labels]
     assert every == [label for label in range(10) for _ in range(4)]  # four tiles are looked at
     number = len(classes.chain.steps) // 2
@@ -95,6 +97,18 @@ def test_class_is_the_one_whose_network_sees_the_image_best(
     for x, asked_number, _ in asked:
         assert asked_number == number
         assert np.abs(x.numpy().reshape(-1, *state.shape) - state).max() < 1e-12
+
+
+def test_memory_that_the_class_is_looked_for_in_is_guarded(
+    classes: Codec, images: list[Pixels], monkeypatch: pytest.MonkeyPatch
+):
+    def full(codec: Codec, tiles: Pixels, batch_size: int) -> int:
+        assert batch_size == 7
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(module, "choose_label", full)
+    with pytest.raises(InputError, match=r"7 images at a time .*smaller batch size"):
+        encode(classes, images, batch_size=7)
 
 
 def test_class_in_the_header_is_what_the_network_is_asked_for(classes: Codec, images: list[Pixels]):

@@ -18,6 +18,7 @@ from ddpm.codec import decode as decoding
 from ddpm.codec import progressive
 from ddpm.codec.decode import LOSSLESS, LOSSY
 from ddpm.codec.encode import MARGIN, encode
+from ddpm.codec.randomness import words
 
 FAST = {
     "two threads, contiguous memory": {"OMP_NUM_THREADS": "2", "LAYOUT": "contiguous_format"},
@@ -90,6 +91,16 @@ def test_a_file_among_many_decodes_to_its_pixels(batch_size: int, together: int,
         assert pixels_hash(found.image) == entry["sha256"]
 
 
+@pytest.mark.parametrize("name", ["lossy.dpc", "tiles.dpc"])
+def test_the_default_device_decodes_nothing_differently(name: str):
+    """On "meta", the default device has no numbers."""
+    codec = shared("linear")
+    with torch.device("meta"):
+        assert words(1, count=3).tolist() == words(1, count=4).tolist()[:3]
+        found = decoded(codec, [(GOLDEN / name).read_bytes()])[0]
+    assert pixels_hash(found.image) == entries()[name]["sha256"]
+
+
 def test_network_is_never_asked_in_float32(monkeypatch: pytest.MonkeyPatch):
     codec = opened("fashion-mnist")
     network = codec.chain.denoiser.network
@@ -127,9 +138,10 @@ def test_no_step_brings_anything_to_the_cpu_or_from_it(monkeypatch: pytest.Monke
     codec = opened("fashion-mnist")
     network = codec.chain.denoiser.network
     assert isinstance(network, torch.nn.Module)
-    assert codec.at_once == 16
+    assert codec.at_once() == 16
     network.to("meta")
-    assert codec.at_once == 2**17 // 28**2
+    assert codec.at_once() == 2**17 // 28**2
+    assert codec.at_once(7) == 7
     images, start = (torch.zeros(3, 1, 28, 28, dtype=torch.float64, device="meta") for _ in range(2))
     steps = []
     for advance in (lambda tiles: None, steps.append):  # tables come to the device once

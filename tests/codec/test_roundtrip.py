@@ -213,6 +213,20 @@ def test_what_no_file_holds_is_refused(image: Pixels, words: str, linear: Codec)
         encode(linear, [image])
 
 
+def test_a_device_holds_the_states_of_one_batch(linear: Codec, large_coded: Encoded, monkeypatch: pytest.MonkeyPatch):
+    """Of four tiles, two at a time, first states and then clean images are fetched batch by batch."""
+    fetched, plain = [], torch.Tensor.cpu
+
+    def cpu(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.dtype == torch.float64:
+            fetched.append(tuple(tensor.shape))
+        return plain(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", cpu)
+    decoded(linear, [large_coded.data], batch_size=2)
+    assert fetched == [(2, 3, 32, 32)] * 4
+
+
 def test_tiles_that_memory_does_not_hold_are_refused_both_ways(
     linear: Codec, crops: list[Pixels], coded: list[Encoded], monkeypatch: pytest.MonkeyPatch
 ):

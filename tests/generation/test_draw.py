@@ -103,6 +103,15 @@ def test_the_batches_that_a_stop_left_are_drawn_in_calls_of_the_whole_commands_s
     assert sizes == {3 * round(guidance), round(guidance)}, "27 steps are too few, and their calls are as they come"
 
 
+def test_the_default_device_draws_nothing_differently(tmp_path: Path):
+    """On "meta", the default device has no numbers."""
+    model = stored_model(tmp_path / "model", ("a", "b"), network={"classes": 2})
+    plan = plan_for(model, Sampling(steps=2))
+    with torch.device("meta"):
+        found = draw(model, range(3), plan)
+    assert torch.equal(found, draw(model, range(3), plan))
+
+
 def test_nothing_is_recorded_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "Replayed", lambda *given: pytest.fail("it is recorded"))
     model = stored_model(tmp_path / "model")

@@ -6,12 +6,14 @@ import errno
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from torch import Tensor
 
 from ddpm.base.image_io import save_grid
 from ddpm.base.progress import Progress
@@ -112,13 +114,24 @@ def test_more_images_than_memory_holds_are_refused_before_a_network_call(model: 
         draw(model, range(10**14), plan_for(model, Sampling(**FEW)))
 
 
-def test_a_batch_that_memory_does_not_hold_is_refused_with_what_to_do(model: Model, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("way", "where"),
+    [
+        (draw, "trajectory"),
+        (draw, "images_begun"),
+        (draw_progressively, "trajectory"),
+        (draw_progressively, "x_to_images"),
+    ],
+)
+def test_a_batch_that_memory_does_not_hold_is_refused_with_what_to_do(
+    way: Callable[..., Tensor], where: str, model: Model, monkeypatch: pytest.MonkeyPatch
+):
     def full(*args: object, **options: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(drawing, "trajectory", full)
+    monkeypatch.setattr(drawing, where, full)
     with pytest.raises(InputError, match=r"2 images at a time .*smaller batch size"):
-        draw(model, [0, 1, 2], plan_for(model, Sampling(**FEW)), batch_size=2)
+        way(model, [0, 1, 2], plan_for(model, Sampling(**FEW)), batch_size=2)
 
 
 @pytest.mark.parametrize("name", ["3", "9" * 5000, "\u0661", "-1", "1.0", ""])

@@ -13,6 +13,7 @@ from ddpm.base.units import images_to_x
 from ddpm.diffusion.bound import prior_nats, step_term
 from ddpm.diffusion.schedule import make_schedule
 from ddpm.errors import InputError
+from ddpm.likelihood import monte_carlo as module
 from ddpm.likelihood.monte_carlo import Calls, balanced
 from scorings import Counting, Network, pixels, scoring_of
 
@@ -100,6 +101,15 @@ def test_too_little_memory_is_said_with_the_batch_size():
 
     with pytest.raises(InputError, match=r"37 images.*cpu.*smaller batch size"):
         scoring_of(SHORT, pixels(6), denoiser={"network": full}, batch_size=37).terms(PLAN, "a test")
+
+
+def test_too_little_memory_for_the_noise_is_said_alike(monkeypatch: pytest.MonkeyPatch):
+    def full(*given: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(module, "normals", full)
+    with pytest.raises(InputError, match=r"37 images.*cpu.*smaller batch size"):
+        scoring_of(SHORT, pixels(6), batch_size=37).inputs(np.array([0]), np.array([0]), "a test")
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 100])

@@ -9,6 +9,7 @@ from tests.devices import OnCpu
 from tests.networks.test_blocks import tiny
 from torch import Tensor, nn
 
+from ddpm.base.precision import computing
 from ddpm.networks import linear as module
 from ddpm.networks.linear import LEAST_VARIANCE, LinearDenoiser, cosines
 
@@ -180,6 +181,22 @@ def test_correction_is_asked_what_the_denoiser_is_asked():
     drops = torch.tensor([3, 7])
     denoiser(correction)(x, time, labels, drops=drops)
     assert all(given is asked for given, asked in zip((x, time, labels, drops), correction.asked, strict=True))
+
+
+def test_rounding_is_for_the_correction_alone():
+    class Rounded(nn.Module):
+        def forward(self, x: Tensor, *_: object, **__: object) -> Tensor:
+            return torch.eye(x.shape[2]) @ x
+
+    x, time = drawn(6, *SHAPE).float(), torch.arange(6)
+    for correction in (None, Says(0.7, 6), Rounded()):
+        network = denoiser(correction).float()
+        plain = network(x, time)
+        with computing("bfloat16", torch.device("cpu")):
+            found = network(x, time)
+        assert found.dtype == torch.float32
+        assert torch.equal(found, plain) == (not isinstance(correction, Rounded))
+        assert torch.allclose(found, plain, atol=0.1)
 
 
 def test_gaussian_is_no_parameter_and_is_written_down():

@@ -19,7 +19,13 @@ def within_memory(count: int, device: torch.device, advice: str = "choose a smal
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        full = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-        if not full and not any(words in str(error) for words in UNALLOCATED):
+        if not out_of_memory(error):
             raise
         raise InputError(f"{count:,} images at a time are too many for the memory of {device}: {advice}.") from None
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says, whoever raised it, that memory could not be had."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in UNALLOCATED)

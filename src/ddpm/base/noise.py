@@ -6,6 +6,9 @@ the number of the image, and whatever else tells streams apart. All of it is ari
 waits for the CPU and no number depends on the batch, its split, or the device. Normal numbers are made in float64 and
 rounded once; devices differ in them by the rounding of a logarithm or a cosine, which a float32 hardly ever shows.
 
+`mix`, `words` and `signed` are part of the .dpc format (docs/format.md) and never change; NOISE_VERSION is about what
+is drawn with them here.
+
 Streams are stretches of one sequence of 2^64 words, at places that a hash chose: among 10^8 images of 3,072 numbers one
 pair is expected to share a part of its noise.
 """

@@ -46,7 +46,7 @@ def on_device(table: np.ndarray, device: torch.device, dtype: torch.dtype) -> Te
     key = (id(table), device, dtype)
     if key not in _COPIES:
         with torch.inference_mode(False):
-            _COPIES[key] = torch.tensor(table, dtype=dtype).to(device)
+            _COPIES[key] = torch.tensor(table, dtype=dtype, device="cpu").to(device)
         weakref.finalize(table, _COPIES.pop, key, None)
     return _COPIES[key]
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from ddpm.base.fields import Amount, Fields, Word
 from ddpm.base.geometry import Geometry
 from ddpm.codec.pixel_model import LARGEST_BIAS, LARGEST_WEIGHT, CausalModel, Layers, width
-from ddpm.codec.progressive import AT_ONCE, Chain
+from ddpm.codec.progressive import Chain
 from ddpm.codec.trellis import fewest_bits
 from ddpm.errors import InputError
 from ddpm.model.limits import MOST_STEPS
@@ -34,6 +34,8 @@ from ddpm.model.sidecar import CODEC, Sidecar, SideFields, Weights
 CHANNELS = (1, 3)
 MOST_BITS = 2**16
 """Of a step: the trellis takes 4,096 numbers for each."""
+CPU_TILES = 16
+"""In a network call on the CPU."""
 GPU_PIXELS = 2**17
 """In a network call on a GPU: 128 tiles of 32 x 32, whose activations take some GB in float64."""
 Weight = Annotated[int, Field(ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)]
@@ -102,11 +104,10 @@ class Codec:
     classes: int = 0
     no_class: int | None = None
 
-    @property
-    def at_once(self) -> int:
-        """Tiles in a network call by default."""
-        if self.chain.device.type == "cpu":
-            return AT_ONCE
+    def at_once(self, asked: int | None = None) -> int:
+        """Tiles in a network call: as many as were asked for, or what suits the device."""
+        if asked or self.chain.device.type == "cpu":
+            return asked or CPU_TILES
         return max(1, GPU_PIXELS // math.prod(self.geometry.size))
 
     def labels(self, chosen: Sequence[int | None]) -> Tensor | None:

@@ -139,7 +139,7 @@ def decode(
     see Decoded.
     """
     check_reconstruct(reconstruct)
-    batch_size = batch_size or codec.at_once
+    batch_size = codec.at_once(batch_size)
     with within_memory(batch_size, codec.chain.device):
         states = _walk_all(codec, files, batch_size, advance)
         clean = partial(_clean, codec, files, states, batch_size)
@@ -150,11 +150,14 @@ def decode(
 
 
 def _walk_all(codec: Codec, files: Sequence[OpenFile], batch_size: int, advance: Advance) -> list[Tensor]:
-    """The last states of the tiles of each file that have had a step, (n, C, h, w); these tiles are its first n."""
+    """The last states of the tiles of each file that have had a step, (n, C, h, w); these tiles are its first n.
+
+    They wait on the CPU, so that a device holds one batch at a time.
+    """
     seeds = [dict(file.packet.header.seeds) for file in files]
     sizes = [int((file.done > 0).sum()) for file in files]
     every = [(k, tile) for k, size in enumerate(sizes) for tile in range(size)]
-    found = [torch.empty(0, *codec.geometry.shape, dtype=torch.float64, device=codec.chain.device)]
+    found = [torch.empty(0, *codec.geometry.shape, dtype=torch.float64, device="cpu")]
     for begin in range(0, len(every), batch_size):
         part = every[begin : begin + batch_size]
         counts = np.array([files[k].done[tile] for k, tile in part])
@@ -164,7 +167,7 @@ def _walk_all(codec: Codec, files: Sequence[OpenFile], batch_size: int, advance:
         ]
         start = codec.chain.start([(seeds[k].get(tile, 0), tile) for k, tile in part], codec.geometry.shape)
         labels = codec.labels([files[k].packet.header.label for k, _ in part])
-        found.append(codec.chain.decode(bits, start, counts, labels, advance=advance))
+        found.append(codec.chain.decode(bits, start, counts, labels, advance=advance).cpu())
     return list(torch.split(torch.cat(found), sizes))
 
 
@@ -183,7 +186,7 @@ def _clean(
     counts = np.concatenate([files[k].done[: len(states[k])] for k in chosen])
     labels = codec.labels([files[k].packet.header.label for k in chosen for _ in states[k]])
     x = torch.cat([states[k] for k in chosen])
-    clean = codec.chain.clean(x, counts, labels, batch_size=batch_size, view=view).cpu()
+    clean = codec.chain.clean(x, counts, labels, batch_size=batch_size, view=view)
     return dict(zip(chosen, torch.split(clean, sizes), strict=True))
 
 
@@ -229,9 +232,9 @@ def _finish(codec: Codec, file: OpenFile, exact: Pixels | None, clean: Tensor | 
 def _image(codec: Codec, file: OpenFile, clean: Tensor) -> Pixels:
     """The lossy image, from its first tiles; those without a single step are mid-grey."""
     header, channels = file.packet.header, 1 if file.packet.header.grey else codec.geometry.channels
-    tiles = torch.full((len(file.done), channels, *codec.geometry.size), GREY_LEVEL, dtype=torch.uint8)
-    tiles[: len(clean)] = x_to_images(clean.mean(1, keepdim=True) if header.grey else clean)
-    return np.ascontiguousarray(joined(tiles, header.size).numpy())
+    tiles = np.full((len(file.done), channels, *codec.geometry.size), GREY_LEVEL, np.uint8)
+    tiles[: len(clean)] = x_to_images(clean.mean(1, keepdim=True) if header.grey else clean).numpy()
+    return np.ascontiguousarray(joined(torch.from_numpy(tiles), header.size).numpy())
 
 
 def _flow(codec: Codec, x: Tensor, count: int, labels: Tensor | None) -> Tensor:

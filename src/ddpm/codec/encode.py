@@ -110,9 +110,9 @@ def encode(
     Errors (InputError): see check_image.
     """
     limits = [None] * len(images) if most_bytes is None else list(most_bytes)
-    jobs = [_job(codec, image, limit) for image, limit in zip(images, limits, strict=True)]
-    batch_size = batch_size or codec.at_once
+    batch_size = codec.at_once(batch_size)
     with within_memory(batch_size, codec.chain.device):
+        jobs = [_job(codec, image, limit, batch_size) for image, limit in zip(images, limits, strict=True)]
         walked = _walk_all(codec, jobs, batch_size, advance)
     found, start = [], 0
     for job in jobs:
@@ -138,11 +138,11 @@ def check_image(codec: Codec, image: Pixels, limit: int | None = None) -> None:
         _lossy_header(codec, image, limit, 0)
 
 
-def _job(codec: Codec, image: Pixels, limit: int | None) -> _Job:
+def _job(codec: Codec, image: Pixels, limit: int | None, batch_size: int) -> _Job:
     check_image(codec, image)
     grey = len(image) < codec.geometry.channels
     tiles = cut(np.repeat(image, 3, axis=0) if grey else image, codec.geometry.size)
-    label = choose_label(codec, tiles) if codec.classes else None
+    label = choose_label(codec, tiles, batch_size) if codec.classes else None
     if limit is None:
         return _Job(image, tiles, _header(codec, image, LOSSLESS, label), label)
     return _Job(image, tiles, _lossy_header(codec, image, limit, label), label)
@@ -173,10 +173,11 @@ def _lossy_header(codec: Codec, image: Pixels, limit: int, label: int | None) ->
     return replace(header, units=units)
 
 
-def choose_label(codec: Codec, tiles: Pixels) -> int:
+def choose_label(codec: Codec, tiles: Pixels, batch_size: int) -> int:
     """The class whose network sees an image best half way down the chain; "no class" where the model learned that.
 
-    tiles  (M, C, h, w); the first few are looked at
+    tiles       (M, C, h, w); the first few are looked at
+    batch_size  tiles in a network call
     """
     if codec.no_class is not None:
         return codec.no_class
@@ -187,9 +188,11 @@ def choose_label(codec: Codec, tiles: Pixels) -> int:
     x = float(chain.schedule.signal[index]) * some + float(chain.schedule.sigma[index]) * to_device(noise, some.device)
     labels = codec.labels([label for label in range(codec.classes) for _ in x])
     assert labels is not None
-    every = (torch.split(one, codec.at_once) for one in (x.repeat(codec.classes, 1, 1, 1), labels))
-    seen = torch.cat([chain.x0(part, number, given) for part, given in zip(*every, strict=True)])
-    return int(((seen.reshape(codec.classes, *some.shape) - some) ** 2).flatten(1).sum(1).argmin())
+    errors = []
+    for rows in torch.split(torch.arange(len(labels), device=x.device), batch_size):
+        tile = rows % len(x)
+        errors.append(((chain.x0(x[tile], number, labels[rows]) - some[tile]) ** 2).flatten(1).sum(1))
+    return int(torch.cat(errors).reshape(codec.classes, -1).sum(1).argmin())
 
 
 def _walk_all(codec: Codec, jobs: Sequence[_Job], batch_size: int, advance: Advance) -> list[_Walked]:

@@ -70,7 +70,7 @@ class Decompression:
                     steps += file.steps
         with self.progress.stage("Decompressing", steps) as advance:
             for fingerprint, waiting in tiles.items():
-                most = GROUP * (self.batch_size or self.codecs.wanted(fingerprint)[0].at_once)
+                most = GROUP * self.codecs.wanted(fingerprint)[0].at_once(self.batch_size)
                 for group in in_groups(list(waiting.values()), most):
                     self._decompress(list(waiting)[group.start : group.stop], advance)
         return DecompressionReport(tuple(self.rows[k] for k in range(len(self.plan))))

@@ -26,8 +26,6 @@ from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.schedule import Schedule
 from ddpm.model.model import some_weight
 
-AT_ONCE = 16
-"""Tiles in a network call by default, on the CPU."""
 View = Callable[[Tensor, int, Tensor | None], Tensor]
 """Of states after a number of steps, with their labels: clean images."""
 
@@ -174,23 +172,19 @@ class Chain:
         return x
 
     def clean(
-        self,
-        x: Tensor,
-        counts: Integers,
-        labels: Tensor | None = None,
-        *,
-        batch_size: int = AT_ONCE,
-        view: View | None = None,
+        self, x: Tensor, counts: Integers, labels: Tensor | None = None, *, batch_size: int, view: View | None = None
     ) -> Tensor:
         """The clean images seen from states (B, C, H, W) after so many steps each (B,).
 
-        view  None is x0
+        x       on the CPU, as the result is
+        labels  on the device
+        view    None is x0
         """
         out = torch.empty_like(x)
         for count in np.unique(counts):
-            every = to_device(torch.from_numpy(np.flatnonzero(counts == count)), x.device)
-            for rows in every.split(batch_size):  # type: ignore[no-untyped-call]
-                out[rows] = (view or self.x0)(x[rows], int(count), None if labels is None else labels[rows])
+            for rows in torch.split(torch.from_numpy(np.flatnonzero(counts == count)), batch_size):
+                here = to_device(x[rows], self.device)
+                out[rows] = (view or self.x0)(here, int(count), None if labels is None else labels[rows]).cpu()
         return out
 
     def _advance(self, x: Tensor, x0: Tensor, step: Step, given: Tensor) -> Tensor:

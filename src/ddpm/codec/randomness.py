@@ -32,7 +32,7 @@ TABLE_SHA256 = "588bef1101842acd87cd5cc394e1faaaf2c845e78b0da3559c6f9799a6957f8b
 
 def words(*key: int, count: int) -> Words:
     """The first `count` 64-bit words of the stream of a key."""
-    state = torch.zeros(1, dtype=torch.int64)
+    state = torch.zeros(1, dtype=torch.int64, device="cpu")
     for part in key:
         state = noise.mix(state ^ noise.signed(part))
     return noise.words(state, count)[0].numpy().view(np.uint64)

@@ -119,7 +119,7 @@ class Compression:
         tiles = {k: count for k in range(len(self.plan)) if (count := self._look(k))}
         if tiles:
             total = sum(tiles.values()) * len(self.codec().chain.steps)
-            most = GROUP * (self.batch_size or self.codec().at_once)
+            most = GROUP * self.codec().at_once(self.batch_size)
             with self.progress.stage("Compressing", total) as advance:
                 for group in in_groups(list(tiles.values()), most):
                     self._compress({k: tiles[k] for k in list(tiles)[group.start : group.stop]}, advance)

@@ -11,7 +11,7 @@ Trellis source coding of Gaussians is old (Mao, Gray & Linder 2010 call it rate-
 diffusion chain follows Theis et al. 2022.
 
 All of it is tensors on the network's device. Scores are float64 products, rounded once to float32, and the search adds
-and compares them in an order of its own: CPU and GPU choose the same bits.
+and compares them in an order of its own. CPU and GPU chose the same bits in all that was measured; any bits decode.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def simulate(wanted: Tensor, share: float, bits: int, step: int) -> Tensor:
     return torch.cat([search(_scores(part, share, bits, step)) for part in parts])
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=64)
 def _products(longest: int, device: torch.device) -> Tensor:
     """What a codeword's V values and squares are multiplied by to give its score, (STATES, V + 2) float64."""
     words = _words(longest, device)

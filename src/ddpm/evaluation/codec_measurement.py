@@ -217,7 +217,7 @@ def _curves(codec: Codec, originals: Sequence[Pixels], opened: Sequence[OpenFile
     seen: list[Tensor] = []
     counts = np.full(len(packets), len(chain.steps))
     x = chain.decode(bits, chain.start(seeds, codec.geometry.shape), counts, labels, on_x0=seen.append)
-    seen.append(chain.clean(x, counts, labels))
+    seen.append(chain.clean(x.cpu(), counts, labels, batch_size=codec.at_once()))
     shown = [np.full(x.shape, GREY_LEVEL, np.uint8), *(x_to_images(x0).numpy() for x0 in seen[1:])]
     return [np.array([psnr(step[k], image) for step in shown]) for k, image in enumerate(originals)]
 

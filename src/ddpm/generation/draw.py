@@ -136,8 +136,10 @@ def draw_batches(
 
     def begun() -> Iterator[Callable[[], Tensor]]:
         for part in parts:
-            (last,) = collections.deque(states(part), maxlen=1)
-            yield images_begun(last.x)
+            with within_memory(len(part), model.device):
+                (last,) = collections.deque(states(part), maxlen=1)
+                images = images_begun(last.x)
+            yield images
 
     yield from zip(parts, behind(begun(), AHEAD if model.device.type == "cuda" else 0), strict=True)
 
@@ -181,8 +183,9 @@ def draw_progressively(
     parts = _parts(seeds, batch_size)
     states, rows = _states_of(model, plan, advance, len(seeds), batch_size), []
     for part in parts:
-        found = predicted_images(states(part), every=every)
-        rows.append(torch.stack([x_to_images(x0) for x0 in reversed(found)], dim=1))
+        with within_memory(len(part), model.device):
+            found = predicted_images(states(part), every=every)
+            rows.append(torch.stack([x_to_images(x0) for x0 in reversed(found)], dim=1))
     return torch.cat(rows)
 
 
@@ -201,10 +204,9 @@ def _states_of(
 
     def states(seeds: Sequence[int]) -> Iterator[State]:
         labels = labels_for(model, seeds, sampling.class_name)
-        with within_memory(len(seeds), model.device):
-            for state in trajectory(denoiser, model.geometry, seeds, plan, labels=labels, device=model.device):
-                advance(len(seeds))
-                yield state
+        for state in trajectory(denoiser, model.geometry, seeds, plan, labels=labels, device=model.device):
+            advance(len(seeds))
+            yield state
 
     return states
 

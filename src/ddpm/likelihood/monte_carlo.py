@@ -19,7 +19,7 @@ from ddpm.base.device_memory import within_memory
 from ddpm.base.noise import normals, stream_keys
 from ddpm.base.precision import STRICT, computing
 from ddpm.base.progress import Advance, Progress, unheard
-from ddpm.base.tensors import Floats, Integers
+from ddpm.base.tensors import Floats, Integers, to_device
 from ddpm.base.units import images_to_x
 from ddpm.data.stream import Reader
 from ddpm.diffusion.bound import prior_nats, step_term
@@ -84,8 +84,8 @@ class Scoring:
             here = slice(start, start + self.batch_size)
             part = Calls(*(column[here] for column in calls))
             x0, noise, labels = self.inputs(part.images, part.numbers, purpose)
-            steps = torch.from_numpy(part.steps).to(x0.device)
             with torch.no_grad(), self.guarded():
+                steps = to_device(torch.from_numpy(part.steps), x0.device)
                 term = step_term(self.denoiser, x0, steps, noise=noise, chain=self.chain, labels=labels)
             nats[here], squared_error[here] = term.nats.cpu().numpy(), term.squared_error.cpu().numpy()
             self.check_numbers(nats[here])
@@ -106,10 +106,12 @@ class Scoring:
     def inputs(self, images: Integers, numbers: Integers, purpose: str) -> tuple[Tensor, Tensor, Tensor | None]:
         """Clean images and their noise in float64, and their labels, where the arithmetic is done."""
         device = CPU if self.device.type == "mps" else self.device  # Apple's GPUs have no float64
-        x0 = images_to_x(torch.from_numpy(self.images.read(images)).to(device), torch.float64)
-        keys = stream_keys(purpose, self.seed, torch.from_numpy(numbers).to(device))
-        noise = normals(keys, x0.shape[1:]).double()
-        labels = None if self.labels is None else torch.from_numpy(self.labels[images]).to(self.device)
+        pixels = torch.from_numpy(self.images.read(images))
+        with self.guarded():
+            x0 = images_to_x(to_device(pixels, device), torch.float64)
+            keys = stream_keys(purpose, self.seed, to_device(torch.from_numpy(numbers), device))
+            noise = normals(keys, x0.shape[1:]).double()
+            labels = None if self.labels is None else to_device(torch.from_numpy(self.labels[images]), self.device)
         return x0, noise, labels
 
     def prior(self, images: Integers) -> Floats:

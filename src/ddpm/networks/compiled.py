@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ddpm.base.device_memory import out_of_memory
+
 Body = Callable[..., Tensor]
 
 _COMPILED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -45,9 +47,9 @@ def compile_network(network: nn.Module, trial: Callable[[], object]) -> str:
     try:
         with warnings.catch_warnings(action="ignore"):
             trial()
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # compilers fail in many ways, and none of them should end a run
+        if out_of_memory(error):
+            raise
         _COMPILED.clear()
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         return f"The network could not be compiled and runs in eager mode: {reason}."

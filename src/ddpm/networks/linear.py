@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ddpm.base.precision import STRICT, computing
 from ddpm.base.tensors import float64_on, on_device
 
 LEAST_VARIANCE = 1e-9
@@ -65,18 +66,24 @@ class LinearDenoiser(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None, *, drops: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), time (B,) from 0, integer or real -> the noise, (B, C, H, W), or what `correction` has
-        channels for: the first C are the noise. All else is for the correction."""
+        channels for: the first C are the noise. All else is for the correction, and only it computes in the precision
+        around it."""
+        with computing(STRICT, x.device):
+            noise, rest = self._predicted(x, time)
+        if self.correction is None:
+            return noise
+        added, channels = self.correction(x, time, labels, drops=drops).to(noise.dtype), x.shape[1]
+        return torch.cat([noise + rest * added[:, :channels], added[:, channels:]], dim=1)
+
+    def _predicted(self, x: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+        """The noise of the Gaussian, (B, C, H, W), and its root mean squared error, (B, 1, 1, 1)."""
         log_snr = self._log_snr(time.to(x.device), x)[:, None, None, None]
         signal, sigma = torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
         share = self._share(log_snr)
         rows, columns = self._transforms(x)
         spectrum = self._forth(x - signal * self.mean, self.colours, rows, columns)
         noise = self._back(spectrum * (1 - share) / sigma, rows, columns)
-        if self.correction is None:
-            return noise
-        added: Tensor = self.correction(x, time, labels, drops=drops)
-        channels, rest = x.shape[1], share.mean((1, 2, 3), keepdim=True).sqrt()
-        return torch.cat([noise + rest * added[:, :channels], added[:, channels:]], dim=1)
+        return noise, share.mean((1, 2, 3), keepdim=True).sqrt()
 
     def _transforms(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """The cosines of rows and of columns."""

@@ -218,8 +218,8 @@ def _guessed(scoring: Scoring, level: int, purpose: str, draw: int) -> Iterator[
     for start in range(0, count, scoring.batch_size):
         rows = np.arange(start, min(start + scoring.batch_size, count))
         x0, noise, labels = scoring.inputs(rows, rows + draw * count, purpose)
-        xt = denoiser.process.q_sample(x0, level, noise=noise)
         with torch.no_grad(), scoring.guarded():
+            xt = denoiser.process.q_sample(x0, level, noise=noise)
             guess = denoiser.x0(xt, level, labels)
         yield x0.cpu(), guess.cpu()
         scoring.advance(len(rows))

@@ -164,8 +164,8 @@ def _fit_decoder(scoring: Scoring, calls: Calls, level: int) -> tuple[float, flo
     for start in range(0, len(calls.steps), scoring.batch_size):
         here = slice(start, start + scoring.batch_size)
         x0, noise, labels = scoring.inputs(calls.images[here], calls.numbers[here], "measure noise")
-        xt = denoiser.process.q_sample(x0, level, noise=noise)
         with torch.no_grad(), scoring.guarded():
+            xt = denoiser.process.q_sample(x0, level, noise=noise)
             pairs.append((x0, denoiser.reverse(xt, 1, chain=chain, labels=labels).gaussian.mean))
         scoring.advance(len(x0))
     pixels = sum(x0.numel() for x0, _ in pairs)
