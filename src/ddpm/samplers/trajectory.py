@@ -63,7 +63,7 @@ def noise_along(chain: Schedule, seeds: Sequence[int], shape: tuple[int, ...], d
 
 def numbers_of(seeds: Sequence[int], device: torch.device) -> Tensor:
     """Any integers, modulo 2^64, as numbers of images in noise.stream_keys: (B,) int64."""
-    return to_device(torch.tensor([signed(seed) for seed in seeds], dtype=torch.int64), device)
+    return to_device(torch.tensor([signed(seed) for seed in seeds], dtype=torch.int64, device="cpu"), device)
 
 
 def predicted_images(states: Iterable[State], *, every: int) -> list[Tensor]:
