@@ -82,7 +82,12 @@ def learned(run: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("key", first_of(OTHERS, ("validation", "training.log_images", "training.checkpoint_images")))
 def test_keys_that_change_nothing_of_what_is_learned_change_freely(key: str, run: RunFolder, whole: dict[str, Any]):
     train(longer(**table(key, OTHERS[key])), IMAGES, run.path, held_out=HELD_OUT if key == "validation" else None)
-    assert learned(run.path) == whole
+    found = learned(run.path)
+    if key == "micro_batch":  # sums in another order: test_parts_of_a_batch says how far apart
+        found, whole = (
+            {name: one[name] for name in one if "seen" in name or "updates" in name} for one in (found, whole)
+        )
+    assert found == whole
     assert not run.changes.file.exists()
 
 
