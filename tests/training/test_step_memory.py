@@ -105,6 +105,7 @@ LAST = "1 images .*: choose a narrower network or smaller images"
     [
         ({}, f"64 images .* memory of cpu: {EVERY}"),
         ({"batch_size": 96, "micro_batch": 32, "precision": "bfloat16"}, "32 images .*: set micro_batch = 16 or check"),
+        ({"batch_size": 8, "micro_batch": 16, "precision": "bfloat16"}, "8 images .*: set micro_batch = 4 or check"),
         ({"batch_size": 1, "precision": "bfloat16", "checkpointing": True}, LAST),
     ],
 )

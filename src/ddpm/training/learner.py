@@ -69,7 +69,7 @@ def learning_rate(recipe: Recipe, images_seen: int) -> float:
 
 def lighter(recipe: Recipe) -> str:
     """What makes a training step take less memory: first what changes no step beyond rounding."""
-    size, part = recipe.batch_size, recipe.micro_batch or recipe.batch_size
+    size, part = recipe.batch_size, min(recipe.micro_batch or recipe.batch_size, recipe.batch_size)
     smaller = next((n for n in range(part // 2, 0, -1) if size % n == 0), 0)
     ways = [f"micro_batch = {smaller}"] if smaller else []
     ways += [] if recipe.checkpointing else ["checkpointing = true"]
