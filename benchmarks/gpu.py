@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py [--part eager,loop] [--out results/gpu.json]
 
-Parts: eager, loop, sampling, codec, ode, memory take five minutes together, compiled takes up to five of its own. Each
+Parts: eager, loop, sampling, codec, ode, memory want five minutes together, compiled five or more of its own. Each
 row is written to results/gpu.json as soon as it is measured; other parts stay there as they were. The tables are
 printed from that file. `--device cpu --tiny` runs the same lines on a CPU, whose figures say nothing.
 """

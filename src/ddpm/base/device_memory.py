@@ -25,7 +25,7 @@ def within_memory(count: int, device: torch.device, advice: str = "choose a smal
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether an error says, whoever raised it, that memory could not be had."""
+    """Whether an error of PyTorch, or of a library below it, means that memory ran out."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in UNALLOCATED)

@@ -91,7 +91,8 @@ def _box_muller(keys: Tensor, size: int) -> Tensor:
 def uniforms(keys: Tensor) -> Tensor:
     """One number in [0, 1) for each stream: (B,) float64, or float32 where there is no float64."""
     high = halves(keys, 1)[0].squeeze(1)
-    return high.float() / HALF if keys.device.type == "mps" else high.double() / HALF
+    # 24 bits are what a float32 holds: more would round up to 1.
+    return (high >> 8).float() / 2**24 if keys.device.type == "mps" else high.double() / HALF
 
 
 def kept(keys: Tensor, shape: Sequence[int], rate: float) -> Tensor:
