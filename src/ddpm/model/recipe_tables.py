@@ -70,9 +70,10 @@ class ObjectiveTable(Table):
 
 
 class TrainingTable(Table):
-    """How it learns; all intervals are counts of images seen."""
+    """How it learns; all intervals are counts of images seen, `cooldown` is a share of the run."""
 
     warmup_images: Count = 640_000
+    cooldown: Share = 0.0
     clip_norm: Rate = 1.0
     flip: Annotated[bool, Field(strict=True)] = False
     label_dropout: Share = 0.0
