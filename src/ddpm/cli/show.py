@@ -26,7 +26,7 @@ def show(
 
 
 def _model_lines(table: dict[str, Any]) -> list[str]:
-    image, older = table["recipe"]["image"], table["checkpoints"][:-1]
+    image, older = table["recipe"]["image"], [row["checkpoint"] for row in table["by_checkpoint"][:-1]]
     return [
         f"checkpoint    {table['checkpoint']}",
         *(f"              {found}" for found in older),
