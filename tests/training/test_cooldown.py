@@ -117,7 +117,7 @@ def test_each_step_has_the_rate_of_the_images_before_it_and_no_alarm_is_raised(t
         pytest.param(START, True, id="stopped at its start", marks=pytest.mark.slow),
         pytest.param(64, False, id="killed at its first step", marks=pytest.mark.slow),
         pytest.param(80, False, id="killed within it"),
-        pytest.param(80, True, id="stopped within it"),
+        pytest.param(80, True, id="stopped within it", marks=pytest.mark.slow),
     ],
 )
 def test_broken_off_anywhere_it_goes_on_to_the_same_end(at: int, saves: bool, whole: dict[int, Path], tmp_path: Path):
@@ -152,7 +152,9 @@ def test_a_longer_run_passes_through_the_states_of_a_shorter_one_up_to_its_cool_
     assert contents(saved(tmp_path)[-1]) != contents(RunFolder(whole[SHORT]).checkpoint(72))
 
 
-def test_a_finished_run_is_continued_from_before_its_cool_down_and_its_model_stays(done: Path, whole: dict[int, Path]):
+def test_a_finished_run_is_continued_from_before_its_cool_down_and_its_model_stays_until_it_is_named(
+    done: Path, whole: dict[int, Path]
+):
     finished = contents(saved(done)[-1])
     heard = run(done, LONG)
     assert_equal(done, whole[LONG])
@@ -161,11 +163,15 @@ def test_a_finished_run_is_continued_from_before_its_cool_down_and_its_model_sta
     assert f"goes on from {START} images" in told
     assert contents(left) == finished
     assert ddpm.load(left, device="cpu").images_seen == SHORT
-    names = [path.name for path in saved(done)]
-    assert names == [path.name for path in saved(whole[LONG])]
-    run(done, 2 * LONG)
-    assert (done / "checkpoints" / f"left-{LONG:010d}").is_dir()
+    before = saved(done)
+    assert [path.name for path in before] == [path.name for path in saved(whole[LONG])]
+    assert f"              {left}" in _model_lines(ddpm.show(done))
+    first, *_ = ddpm.prune(done, codec=True).checkpoints
+    assert (first.checkpoint, first.removed) == (str(left), False)
+    assert "finished" in first.why
     assert left.is_dir()
+    ddpm.prune(done, [left.name])
+    assert (left.exists(), saved(done)) == (False, before)
 
 
 @pytest.mark.parametrize("at", [pytest.param(64, marks=pytest.mark.slow), 80])
@@ -176,6 +182,7 @@ def test_a_run_that_is_cooling_down_goes_back_too(at: int, whole: dict[int, Path
     assert_equal(tmp_path, whole[LONG])
 
 
+@pytest.mark.slow
 def test_before_its_cool_down_a_run_grows_where_it_is(whole: dict[int, Path], tmp_path: Path):
     broken_off(tmp_path, START, saves=True)
     heard = run(tmp_path, LONG)
@@ -184,6 +191,7 @@ def test_before_its_cool_down_a_run_grows_where_it_is(whole: dict[int, Path], tm
     assert_equal(tmp_path, whole[LONG])
 
 
+@pytest.mark.slow
 def test_a_continued_run_that_is_broken_off_goes_on_to_the_same_end(done: Path, whole: dict[int, Path]):
     broken_off(done, START + 8, LONG)
     run(done, LONG)
@@ -252,17 +260,6 @@ def test_the_state_before_the_cool_down_stays_and_prune_says_why(whole: dict[int
         "0 removed, 3 left",
     ]
     assert ddpm.prune(done, codec=True).left == 3
-
-
-def test_the_model_of_a_finished_run_that_was_continued_stays_until_it_is_named(done: Path):
-    run(done, LONG)
-    left, before = done / "checkpoints" / f"left-{SHORT:010d}", saved(done)
-    first, *_ = ddpm.prune(done, codec=True).checkpoints
-    assert (first.checkpoint, first.removed) == (str(left), False)
-    assert "finished" in first.why
-    assert f"              {left}" in _model_lines(ddpm.show(done))
-    ddpm.prune(done, [left.name])
-    assert (left.exists(), saved(done)) == (False, before)
 
 
 def test_without_that_state_no_longer_run_is_begun(done: Path):
