@@ -18,11 +18,12 @@ from ddpm.base.noise import normals, stream_keys
 from ddpm.base.units import images_to_x
 from ddpm.data.stream import Batch
 from ddpm.diffusion.denoiser import LEARNED
-from ddpm.diffusion.objectives import LEVEL_SAMPLING, LOSSES, REMEMBERED, bound_loss, draw_levels
+from ddpm.diffusion.objectives import LEVEL_SAMPLING, LOSSES, bound_loss
 from ddpm.diffusion.schedule import VARIANCES
 from ddpm.model.recipe import Recipe, load_recipe, resolve
 from ddpm.training.averages import ema_decay, follow
 from ddpm.training.learner import Learner, learning_rate
+from ddpm.training.levels import REMEMBERED, draw_levels
 
 CPU = torch.device("cpu")
 SMALL = {

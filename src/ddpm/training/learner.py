@@ -26,12 +26,13 @@ from ddpm.base.tensors import to_device
 from ddpm.base.units import images_to_x
 from ddpm.data.sources import ImageSet
 from ddpm.data.stream import Batch
-from ddpm.diffusion.objectives import LOSSES, LossHistory, draw_levels
+from ddpm.diffusion.objectives import LOSSES
 from ddpm.errors import InputError
 from ddpm.model.model import Model, build_denoiser, build_network
 from ddpm.model.recipe import Recipe
 from ddpm.networks.linear import LinearDenoiser
 from ddpm.training.averages import ema_decay, follow, follow_masked
+from ddpm.training.levels import LossHistory, draw_levels
 
 MEASURED = 8192  # images that a linear denoiser is measured on
 MASKED = ("cuda",)  # devices whose own Adam takes the flag that masks a step, so that the host never waits for it

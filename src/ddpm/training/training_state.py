@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ddpm.base.fields import Fields, Whole, check_fields
 from ddpm.base.tensor_files import is_plain, not_finite
-from ddpm.diffusion.objectives import REMEMBERED
 from ddpm.errors import DamagedFile
 from ddpm.model.checkpoint import Config
 from ddpm.training.changes import differences, why_not
 from ddpm.training.learner import Learner
+from ddpm.training.levels import REMEMBERED
 from ddpm.training.watch import FaultFields
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
