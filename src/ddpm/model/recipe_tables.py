@@ -14,7 +14,7 @@ from ddpm.likelihood.estimate import FEWEST_CALLS
 from ddpm.model import limits
 from ddpm.model.limits import Count, Positive, Rate, Share
 
-LINEAR = ("none", "corrected", "alone")
+LINEAR = ("none", "corrected", "scalar", "alone")
 
 
 class Table(BaseModel):
@@ -33,7 +33,8 @@ class NetworkTable(Table):
     """The U-Net, see networks.UNet; unset attention_levels means the first level of at most 16 pixels a side.
 
     linear  "none" is the U-Net by itself; "corrected" has it correct the best linear guess, see
-            networks.LinearDenoiser; "alone" is that guess and no U-Net
+            networks.LinearDenoiser, and "scalar" that of one variance for everything; "alone" is the best guess and no
+            U-Net
     """
 
     channels: limits.Width = 128
