@@ -13,7 +13,15 @@ from torch import Tensor, nn
 
 from ddpm.diffusion.bound import step_term
 from ddpm.diffusion.denoiser import LEARNED, Denoiser
-from ddpm.diffusion.objectives import HYBRID_WEIGHT, LEVEL_SAMPLING, LOSSES, bound_loss, hybrid_loss, simple_loss
+from ddpm.diffusion.objectives import (
+    HYBRID_WEIGHT,
+    LEVEL_SAMPLING,
+    LOSSES,
+    WEIGHTINGS,
+    bound_loss,
+    hybrid_loss,
+    simple_loss,
+)
 from ddpm.diffusion.optimal_variance import Measured
 from ddpm.diffusion.process import PREDICTIONS, Process
 from ddpm.diffusion.schedule import VARIANCES, make_schedule
@@ -119,7 +127,8 @@ def saying(prediction: Tensor, spread: Tensor | None = None, kind: str = "eps", 
 def test_the_lists_of_choices_are_what_the_recipes_offer():
     by_name = dict(LOSSES)
     assert by_name == {"simple": simple_loss, "bound": bound_loss, "hybrid": hybrid_loss}
-    assert set(LEVEL_SAMPLING) == {"uniform", "importance"}
+    assert set(LEVEL_SAMPLING) == {"uniform", "importance", "log-normal"}
+    assert set(WEIGHTINGS) == {"none", "unit", "min-snr", "uncertainty"}
 
 
 @EVERY_PREDICTION

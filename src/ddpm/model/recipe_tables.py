@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ddpm.diffusion.denoiser import LEARNED
-from ddpm.diffusion.objectives import LEVEL_SAMPLING, LOSSES
+from ddpm.diffusion.objectives import LEVEL_SAMPLING, LOSSES, WEIGHTINGS
 from ddpm.diffusion.process import PREDICTIONS
 from ddpm.diffusion.schedule import BETAS, VARIANCES, Schedule, make_schedule
 from ddpm.likelihood.estimate import FEWEST_CALLS
@@ -63,11 +63,14 @@ class ProcessTable(Table):
 
 
 class ObjectiveTable(Table):
-    """What the network predicts, by which loss it learns, and at which levels."""
+    """What the network predicts, by which loss it learns, what each level's error counts, and which levels it sees."""
 
     prediction: Literal[*PREDICTIONS] = "eps"  # type: ignore[valid-type]
     loss: Literal[*LOSSES] = "simple"  # type: ignore[valid-type]
+    weighting: Literal[*WEIGHTINGS] = "none"  # type: ignore[valid-type]
     levels: Literal[*LEVEL_SAMPLING] = "uniform"  # type: ignore[valid-type]
+    level_mean: limits.LogScale = -1.2
+    level_std: Rate = 1.2
 
 
 class TrainingTable(Table):
