@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -33,8 +32,8 @@ from ddpm.model.recipe import Recipe
 from ddpm.networks.linear import LinearDenoiser
 from ddpm.training.averages import ema_decay, follow, follow_masked
 from ddpm.training.levels import LevelRule
+from ddpm.training.linear_model import measure
 
-MEASURED = 8192  # images that a linear denoiser is measured on
 MASKED = ("cuda",)  # devices whose own Adam takes the flag that masks a step, so that the host never waits for it
 KEPT_STEPS = 1000  # steps on such a device after which the host looks, so that what is kept of them stays small
 FEW_LEVELS = 8  # of a step, in what is told of it
@@ -115,8 +114,7 @@ class Learner:
     def begin(self, images: ImageSet) -> None:
         """Measure, before the first step, what a linear denoiser knows of the images."""
         if isinstance(self.network, LinearDenoiser):
-            rows = np.unique(np.linspace(0, len(images) - 1, MEASURED).astype(np.int64))
-            self.network.measure(images_to_x(torch.from_numpy(images.array(rows.tolist()))).to(self.device))
+            measure(self.network, images)
             self.ema.load_state_dict(self.network.state_dict())
 
     def step(self, batch: Batch) -> None:
