@@ -94,7 +94,7 @@ LEVEL_SAMPLING = ("uniform", "importance", "log-normal")
 def min_snr(process: Process, prediction: str) -> Floats:
     """Weights of a prediction's squared error at levels 0..T, (T + 1,): the clean image's error counts min(SNR, GAMMA).
 
-    Hang et al. 2023, sec. 3.4; index 0 is unused (0).
+    Hang et al. 2023; index 0 is unused (0).
     """
     snr, t = process.schedule.snr[1:], torch.arange(1, process.schedule.steps + 1)
     one = torch.ones(len(t), 1, 1, 1, dtype=torch.float64)
