@@ -15,7 +15,8 @@ FREE = {
 """Keys that change nothing of what is learned but its rounding."""
 
 CHANGEABLE = {
-    *("seed", "batch_size", "learning_rate", "precision", "network.dropout", "objective.loss", "objective.levels"),
+    *("seed", "batch_size", "learning_rate", "precision", "network.dropout"),
+    *(f"objective.{name}" for name in ("loss", "weighting", "levels", "level_mean", "level_std")),
     *(f"training.{name}" for name in ("warmup_images", "clip_norm", "flip", "label_dropout", "ema_decay", "ema_ramp")),
 }
 """Keys that change what is learned from there on."""
