@@ -102,7 +102,7 @@ def test_validation_and_sampling_are_broken_off_and_made_up_for_later(
     phase: str, at: int, number: int, whole: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """At an interval, and at the end of the run; nothing of the phase is left, and nothing is missing afterwards."""
-    monkeypatch.setattr(sparing, "SHARE", math.inf)
+    monkeypatch.setattr(sparing, "GRACE", math.inf)
     real, sent = getattr(shown, phase), []
 
     def signalled(model_or_scoring, *rest):
