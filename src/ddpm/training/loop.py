@@ -17,6 +17,7 @@ from ddpm.data.sources import ImageSet
 from ddpm.data.stream import batches
 from ddpm.errors import DamagedFile, InputError
 from ddpm.model.checkpoint import TRAINING_FILE, checkpoints, read_config, read_training, read_weights, write_checkpoint
+from ddpm.model.lengths import Marks, every, preview_marks
 from ddpm.model.model import resolve_device
 from ddpm.model.pruning import forget_checkpoints, prune
 from ddpm.model.recipe import Recipe
@@ -30,6 +31,9 @@ from ddpm.training.sparing import Sparing
 from ddpm.training.training_state import check_state
 from ddpm.training.watch import IN_A_ROW, KEPT, bad_in_a_row, fault_keys, good_until, learned_nothing, new_alarms, told
 
+UNSAVED_SECONDS = 900.0
+"""A checkpoint is written at the latest when so much time has passed since the last one."""
+
 
 def train(
     recipe: Recipe,
@@ -42,14 +46,14 @@ def train(
 ) -> None:
     """Train until recipe.train_images were seen (to the end of that batch); resume if the folder holds this run.
 
-    recipe        fully resolved for these images
+    recipe        resolved for these images; lengths that are unset follow from train_images
     held_out      images the bound is estimated on at intervals; None: on none
     allow_change  go on with a recipe that differs in keys that change what is learned; where is written down
 
     SIGINT, SIGTERM, SIGHUP and SIGUSR1 end the step in hand and save; then KeyboardInterrupt or SystemExit is raised.
     """
     run_folder = RunFolder(Path(folder))
-    run_folder.check(recipe, images, allow_change=allow_change)
+    recipe = run_folder.check(recipe, images, allow_change=allow_change)
     learner = _new_learner(recipe, images)
     shown = Shown(run_folder, held_out, progress)
     shown.check(learner, images)
@@ -137,19 +141,23 @@ class _Run:
 
     def learn(self, stop: Stop) -> None:
         """Step until the recipe's images were seen, a signal came, or the run is lost."""
-        recipe, training = self.learner.recipe, self.learner.recipe.training
+        recipe, lengths = self.learner.recipe, self.learner.recipe.lengths
         if worth_compiling(recipe, self.learner.device, self.seen):
             self.progress.say("The network is being compiled; that takes a minute or two.")
             self.progress.say(compile_learner(self.learner))
         self._lap, self._note = (self.seen, time.monotonic()), ""
+        self._save_by = time.monotonic() + UNSAVED_SECONDS
         sparing = Sparing()
         again = (
-            (training.sample_images, lambda: sparing(lambda: stop.unless_stopped(self.shown.preview, self.learner))),
-            (training.validate_images, lambda: stop.unless_stopped(self.shown.validate, self.learner)),
+            (
+                preview_marks(lengths, recipe.batch_size),
+                lambda: sparing(stop.unless_stopped, self.shown.preview, self.learner),
+            ),
+            (every(lengths.validate_images), lambda: stop.unless_stopped(self.shown.validate, self.learner)),
         )
-        due = ((training.log_images, self._log), *again, (training.checkpoint_images, self._save))
+        due = ((every(lengths.log_images), self._log), *again, (every(lengths.checkpoint_images), self._save))
         stream = batches(
-            self.images, seed=recipe.seed, position=self.seen, batch_size=recipe.batch_size, flip=training.flip
+            self.images, seed=recipe.seed, position=self.seen, batch_size=recipe.batch_size, flip=recipe.training.flip
         )
         with contextlib.closing(stream), self.progress.stage("Training", recipe.train_images, self.seen) as advance:
             if 0 < self.seen < recipe.train_images:  # what a signal broke off here before
@@ -158,12 +166,14 @@ class _Run:
                 before = self.seen
                 self.learner.step(next(stream))
                 self._act(due, before)
+                if time.monotonic() >= self._save_by:
+                    self._save()
                 advance(self.seen - before, self._note)
 
-    def _act(self, due: Sequence[tuple[int, Callable[[], None]]], before: int) -> None:
-        """Do what is due at every multiple of so many images that was passed since `before`."""
-        for every, act in due:
-            if self.seen // every != before // every and not self.lost:
+    def _act(self, due: Sequence[tuple[Marks, Callable[[], None]]], before: int) -> None:
+        """Do what is due at marks that were passed since `before`."""
+        for marks, act in due:
+            if marks(self.seen) != marks(before) and not self.lost:
                 act()
 
     def go_back(self) -> None:
@@ -232,7 +242,7 @@ class _Run:
         }
         self.recent = [*self.recent, line][-KEPT:]
         self._tell(line)
-        if alarms := new_alarms(self.recent, learner.recipe.training.warmup_images):
+        if alarms := new_alarms(self.recent, learner.recipe.lengths.warmup_images):
             line["warnings"] = alarms
         for alarm in alarms:
             self.progress.say(f"Warning: {alarm}")
@@ -240,7 +250,7 @@ class _Run:
 
     def _save(self) -> None:
         """Write a checkpoint unless this point already has one; weights that are not finite are not saved."""
-        folder = self.folder.checkpoint(self.seen)
+        folder, self._save_by = self.folder.checkpoint(self.seen), time.monotonic() + UNSAVED_SECONDS
         if folder.exists() or not self.learner.finite():
             return
         write_checkpoint(
