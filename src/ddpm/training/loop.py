@@ -23,6 +23,7 @@ from ddpm.model.pruning import forget_checkpoints, prune
 from ddpm.model.recipe import Recipe
 from ddpm.training.compiling import compile_learner
 from ddpm.training.cost import worth_compiling
+from ddpm.training.expectations import Expecting, meaning
 from ddpm.training.learner import Learner
 from ddpm.training.run_folder import RunFolder
 from ddpm.training.shown import Shown, finite_or_none
@@ -60,7 +61,7 @@ def train(
     run = _Run(learner, run_folder, images, shown, progress)
     with only_process(run.folder.path):
         run.begin()
-        for line in images.summary():
+        for line in [*images.summary(), *(meaning(recipe) if run.seen < recipe.train_images else [])]:
             progress.say(line)
         with stop_on_signal() as stop:
             run.learn(stop)
@@ -147,7 +148,7 @@ class _Run:
             self.progress.say(compile_learner(self.learner))
         self._lap, self._note = (self.seen, time.monotonic()), ""
         self._save_by = time.monotonic() + UNSAVED_SECONDS
-        sparing = Sparing()
+        sparing, expecting = Sparing(), Expecting(recipe, self.progress.say)
         again = (
             (
                 preview_marks(lengths, recipe.batch_size),
@@ -169,6 +170,7 @@ class _Run:
                 if time.monotonic() >= self._save_by:
                     self._save()
                 advance(self.seen - before, self._note)
+                expecting(self.seen)
 
     def _act(self, due: Sequence[tuple[Marks, Callable[[], None]]], before: int) -> None:
         """Do what is due at marks that were passed since `before`."""
