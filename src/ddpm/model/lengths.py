@@ -13,8 +13,9 @@ from ddpm.model.recipe_tables import TrainingTable
 
 WARMUP_STEPS, WARMUP_SHARE = 500, 20
 """A warm-up of so many steps, but at most a twentieth of the run."""
-LINES, STEPS_A_LINE = 250, 100
-"""So many lines of the log, more where a line would stand for more than so many steps."""
+LINES, STEPS_A_LINE = 250, (4, 100)
+"""So many lines of the log, but a line is of so few and so many steps: one of fewer is the noise of its batches, which
+alarms would take for news, and many say soon that something is wrong."""
 PREVIEWS, FIRST_PREVIEW = 16, 32
 """So many previews, and before the first of them some after so many steps, twice as many, four times as many ..."""
 CHECKPOINTS, STEPS_SAVED = 20, 20
@@ -39,7 +40,7 @@ def lengths(training: TrainingTable, train_images: int, batch_size: int) -> Leng
     steps, apart = -(-train_images // batch_size), -(-CALLS_SPARED * training.validation_calls // batch_size)
     suiting = Lengths(
         warmup_images=min(WARMUP_STEPS * batch_size, train_images // WARMUP_SHARE),
-        log_images=batch_size * min(max(steps // LINES, 1), STEPS_A_LINE),
+        log_images=batch_size * min(max(steps // LINES, STEPS_A_LINE[0]), STEPS_A_LINE[1]),
         sample_images=batch_size * max(steps // PREVIEWS, FIRST_PREVIEW),
         checkpoint_images=batch_size * max(steps // CHECKPOINTS, STEPS_SAVED),
         validate_images=batch_size * max(steps // VALIDATIONS, apart),

@@ -10,7 +10,7 @@ from ddpm.base.progress import duration
 from ddpm.model.lengths import preview_marks
 from ddpm.model.recipe import Recipe
 
-STEPS_TO_SEE = ((8, 300), (32, 1000))
+STEPS_TO_SEE = ((8, 100), (32, 1000))
 """Steps after which a person first recognises something in a preview, by the longer side of images, up to so many
 pixels. Larger images have not been measured."""
 SPEED_SECONDS = 10.0  # of training, after which its speed is known
