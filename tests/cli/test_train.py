@@ -196,7 +196,7 @@ def test_dry_run_prints_the_recipe_that_the_run_has_and_quotes_what_toml_would_m
     assert recipe == {key: value for key, value in held("run").items() if value is not None}
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.01, "<0.1 s"), (89, "89 s"), (91, "1.52 min"), (5399, "90 min"),
+@pytest.mark.parametrize(("seconds", "text"), [(0.01, "<0.1 s"), (89, "89 s"), (91, "1.5 min"), (5399, "90 min"),
                                                (5401, "1.5 h"), (172799, "48 h"), (1e6, "12 days")])  # fmt: skip
 def test_durations_are_words(seconds: float, text: str):
     from ddpm.base.progress import duration

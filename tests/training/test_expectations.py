@@ -49,11 +49,11 @@ def test_it_is_said_how_long_a_run_takes_and_where_to_look_when():
     assert wanted == STEPS_TO_SEE[-1][1] * 64
     preview = preview_after(found, wanted)
     assert timing(found, 1000.0) == [
-        "At 1,000 images/s the run takes about 16.7 min.",
+        "On this machine the run takes about 17 min.",
         f"Samples become recognisable after about {wanted:,} images: look at the preview of {preview:,}, which comes "
         f"in {duration(preview / 1000)}.",
     ]
-    assert timing(found, 1000.0, 400_000) == ["At 1,000 images/s the run takes about 10 min more."]
+    assert timing(found, 1000.0, 400_000) == ["On this machine the run takes about 10 min more."]
 
 
 def test_a_run_that_ends_before_and_a_size_that_nobody_measured_say_so():

@@ -29,7 +29,7 @@ def duration(seconds: float) -> str:
         return "<0.1 s"
     for unit, length, limit in (("s", 1.0, 90.0), ("min", 60.0, 5400.0), ("h", 3600.0, 172_800.0)):
         if seconds < limit:
-            return f"{seconds / length:.3g} {unit}"
+            return f"{seconds / length:.2g} {unit}"
     return f"{seconds / 86_400:,.0f} days"
 
 

@@ -37,7 +37,7 @@ def timing(recipe: Recipe, images_per_second: float, seen: int = 0) -> list[str]
     """
     total, wanted = recipe.train_images, images_to_see(recipe)
     rest = duration((total - seen) / images_per_second)
-    found = [f"At {images_per_second:,.0f} images/s the run takes about {rest}{' more' if seen else ''}."]
+    found = [f"On this machine the run takes about {rest}{' more' if seen else ''}."]
     if wanted is None:
         found.append("How soon samples of this size become recognisable has not been measured.")
     elif wanted > total:
@@ -55,11 +55,11 @@ def meaning(recipe: Recipe) -> list[str]:
     """Sentences: what the loss says, and the bits/dim of a validation."""
     objective = recipe.objective
     if objective.loss == "bound":
-        loss = "The loss is the bound on training images in bits/dim, estimated with much noise."
+        loss = "The loss is a noisy estimate of the bound on training images in bits/dim."
     else:
         loss = f"The loss is the mean squared error of the predicted {PREDICTED[objective.prediction]}"
         loss += ": 1 is knowing nothing." if objective.prediction == "eps" else "."
-    found = [f"{loss} Compare it only between runs of the same schedule and objective."]
+    found = [f"{loss} How low it gets hangs on schedule and objective: compare only runs that share them."]
     if recipe.validation is not None:
         found.append("bits/dim are what lossless compression would take at most: 8 is raw 8-bit, less is better.")
     return found
