@@ -69,7 +69,7 @@ def test_a_recipe_survives_being_written_down_and_read_again(name: str):
     assert make_recipe(recipe.model_dump(mode="json")) == recipe
 
 
-def test_the_defaults_are_the_papers_settings_for_cifar10_but_for_drop_out_and_flips():
+def test_the_defaults_are_the_papers_settings_for_cifar10_but_for_drop_out_flips_and_lengths():
     recipe = Recipe()
     network, process, training = recipe.network, recipe.process, recipe.training
     assert (network.channels, network.multipliers, network.blocks, network.groups) == (128, (1, 2, 2, 2), 2, 32)
@@ -77,7 +77,7 @@ def test_the_defaults_are_the_papers_settings_for_cifar10_but_for_drop_out_and_f
     assert (process.schedule, process.steps, process.beta_start, process.beta_end) == ("linear", 1000, 1e-4, 0.02)
     assert (recipe.objective.prediction, recipe.objective.loss, recipe.objective.levels) == ("eps", "simple", "uniform")
     assert (recipe.batch_size, recipe.learning_rate, recipe.train_images) == (128, 2e-4, 800_000 * 128)
-    assert (training.warmup_images, training.clip_norm, training.ema_decay) == (5000 * 128, 1, 0.9999)
+    assert (training.warmup_images, training.clip_norm, training.ema_decay) == (None, 1, 0.9999)
     assert (training.ema_ramp, training.flip, training.label_dropout) == (True, False, 0)
     assert (recipe.seed, recipe.precision, recipe.fit, recipe.on_bad_image) == (0, "float32", "crop", "stop")
 

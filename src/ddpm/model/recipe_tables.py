@@ -74,16 +74,16 @@ class ObjectiveTable(Table):
 
 
 class TrainingTable(Table):
-    """How it learns; all intervals are counts of images seen."""
+    """How it learns; all lengths are counts of images seen, and what is unset suits the run, see model.lengths."""
 
-    warmup_images: Count = 640_000
+    warmup_images: Count | None = None
     clip_norm: Rate = 1.0
     flip: Annotated[bool, Field(strict=True)] = False
     label_dropout: Share = 0.0
     ema_decay: Share = 0.9999
     ema_ramp: Annotated[bool, Field(strict=True)] = True
-    log_images: Positive = 6_400
-    sample_images: Positive = 500_000
-    checkpoint_images: Positive = 100_000
-    validate_images: Positive = 100_000
+    log_images: Positive | None = None
+    sample_images: Positive | None = None
+    checkpoint_images: Positive | None = None
+    validate_images: Positive | None = None
     validation_calls: Annotated[limits.Calls, Field(ge=FEWEST_CALLS)] = 4_096

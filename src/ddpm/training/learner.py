@@ -63,7 +63,7 @@ def _plain(number: float) -> float | str:
 
 def learning_rate(recipe: Recipe, images_seen: int) -> float:
     """Linear warm-up from 0, then constant (App. B)."""
-    warmup = recipe.training.warmup_images
+    warmup = recipe.lengths.warmup_images
     return recipe.learning_rate * (min(1.0, images_seen / warmup) if warmup else 1.0)
 
 
