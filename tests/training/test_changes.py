@@ -159,7 +159,7 @@ def test_a_changed_key_is_the_runs_own_from_then_on(run: RunFolder):
 def test_a_change_that_was_never_saved_is_replaced_by_the_next_one(run: RunFolder):
     """Two calls from one checkpoint: the first one died before it saved."""
     run.record_changes(BEGUN, longer(learning_rate=5e-3), 24)
-    run.begin(longer(learning_rate=5e-3), IMAGES)
+    run.begin(longer(learning_rate=5e-3), IMAGES, 24)
     train(longer(learning_rate=4e-3), IMAGES, run.path, allow_change=True)
     assert [(line["images"], line["to"]) for line in run.changes.lines()] == [(24, 4e-3)]
 
@@ -246,5 +246,5 @@ def test_every_key_has_its_rule():
     assert FREE.isdisjoint(CHANGEABLE)
     lasting = {key for key in keys if why_not(key, 1, 2) is not None}
     assert lasting == keys - FREE - CHANGEABLE
-    assert {*OTHERS, "train_images"} == FREE
+    assert {*OTHERS, "train_images", "training.cooldown"} == FREE
     assert {*CHANGED, "training.label_dropout"} == CHANGEABLE

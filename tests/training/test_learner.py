@@ -22,7 +22,7 @@ from ddpm.diffusion.objectives import LEVEL_SAMPLING, LOSSES, bound_loss
 from ddpm.diffusion.schedule import VARIANCES
 from ddpm.model.recipe import Recipe, load_recipe, resolve
 from ddpm.training.averages import ema_decay, follow
-from ddpm.training.learner import Learner, learning_rate
+from ddpm.training.learner import Learner
 from ddpm.training.levels import REMEMBERED, draw_levels
 
 CPU = torch.device("cpu")
@@ -92,22 +92,6 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 # ---- rate and gradients ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("step", "rate"), [(0, 0), (1, 4e-8), (2500, 1e-4), (5000, 2e-4), (5001, 2e-4), (10**6, 2e-4)])
-def test_the_rate_of_the_cifar10_recipe_rises_over_five_thousand_steps(step: int, rate: float):
-    assert learning_rate(load_recipe("cifar10"), 128 * step) == pytest.approx(rate, rel=1e-12, abs=0)
-
-
-@pytest.mark.parametrize(("name", "rate"), [("lsun-bedroom-256", 2e-5), ("lsun-bedroom-256-large", 2e-5)])
-def test_the_rate_of_the_large_images_recipes_rises_over_as_many_steps_of_their_batch(name: str, rate: float):
-    recipe = load_recipe(name)
-    found = [learning_rate(recipe, recipe.batch_size * step) for step in (0, 2500, 5000, 9000)]
-    assert found == pytest.approx([0, rate / 2, rate, rate], rel=1e-12, abs=0)
-
-
-def test_without_a_warm_up_the_rate_is_constant():
-    assert learning_rate(small(training={"warmup_images": 0}), 0) == 2e-4
 
 
 def test_each_step_is_taken_at_the_rate_of_the_images_seen_before_it():

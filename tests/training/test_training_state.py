@@ -158,7 +158,7 @@ TABLES: dict[str, Callable[[State], Any]] = {
 def test_each_field_of_a_runs_recipe_is_checked_under_a_right_hash(field: str, tmp_path: Path):
     recipe = make_recipe(merged(RECIPE, CHANGES))
     run = RunFolder(tmp_path)
-    run.begin(recipe, IMAGES)
+    run.begin(recipe, IMAGES, 0)
     run.check(recipe, IMAGES)
     edited(run.recipe_file, TABLES[field])
     with pytest.raises(DdpmError, match=rf"recipe\.json'.*{field.strip()}"):

@@ -74,9 +74,13 @@ class ObjectiveTable(Table):
 
 
 class TrainingTable(Table):
-    """How it learns; all lengths are counts of images seen, and what is unset suits the run, see model.lengths."""
+    """How it learns; all lengths are counts of images seen, and what is unset suits the run, see model.lengths.
+
+    cooldown  a share of the run
+    """
 
     warmup_images: Count | None = None
+    cooldown: Share = 0.0
     clip_norm: Rate = 1.0
     flip: Annotated[bool, Field(strict=True)] = False
     label_dropout: Share = 0.0

@@ -10,9 +10,10 @@ from ddpm.model.recipe import Recipe
 FREE = {
     *("device", "train_images", "validation", "micro_batch", "checkpointing", "compile"),
     *(f"training.{name}_images" for name in ("log", "sample", "checkpoint", "validate")),
-    "training.validation_calls",
+    *("training.validation_calls", "training.cooldown"),
 }
-"""Keys that change nothing of what is learned but its rounding."""
+"""Keys that change nothing of what was learned so far but its rounding: for another length or cool-down a run goes back
+to where it is the same, see model.continuing."""
 
 CHANGEABLE = {
     *("seed", "batch_size", "learning_rate", "precision", "network.dropout"),

@@ -28,6 +28,7 @@ from ddpm.data.stream import Batch
 from ddpm.diffusion.objectives import LOSSES
 from ddpm.errors import InputError
 from ddpm.model.model import Model, build_denoiser, build_network
+from ddpm.model.rates import learning_rate
 from ddpm.model.recipe import Recipe
 from ddpm.networks.linear import LinearDenoiser
 from ddpm.training.averages import ema_decay, follow, follow_masked
@@ -59,12 +60,6 @@ class _Step(NamedTuple):
 def _plain(number: float) -> float | str:
     """What JSON has no number for, by its name: nan, inf, -inf."""
     return number if math.isfinite(number) else str(number)
-
-
-def learning_rate(recipe: Recipe, images_seen: int) -> float:
-    """Linear warm-up from 0, then constant (App. B)."""
-    warmup = recipe.lengths.warmup_images
-    return recipe.learning_rate * (min(1.0, images_seen / warmup) if warmup else 1.0)
 
 
 def lighter(recipe: Recipe) -> str:
