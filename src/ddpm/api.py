@@ -46,7 +46,7 @@ from ddpm.model.checkpoint import load_model as load
 from ddpm.model.datasets import recipe_images
 from ddpm.model.model import Model
 from ddpm.model.pruning import PruneReport, prune_run
-from ddpm.model.recipe import Recipe, changed, load_recipe, resolve
+from ddpm.model.recipe import Recipe, changed, load_recipe, resolve, with_lengths
 from ddpm.samplers.plan import Sampling, SamplingOptions
 from ddpm.training.cost import Cost, estimate_cost
 from ddpm.training.linear_model import linear_images, make_linear
@@ -101,7 +101,7 @@ def train(
 ) -> Path:
     """Train a model; the same call again resumes.
 
-    recipe        what is unset in it (geometry, classes) is taken from the data
+    recipe        what is unset in it is taken from the data (geometry, classes) or suits the run's length
     out           the run folder
     data          a source of images, instead of recipe.data
     allow_change  resume with other settings than the run has, such as learning_rate; where is written down
@@ -124,7 +124,7 @@ def cost(recipe: Recipe) -> tuple[Recipe, Cost]:
     """A recipe with everything filled in, and what running it will take; one without data must fix its geometry."""
     if recipe.data is not None:
         recipe = _resolved(recipe)[1]
-    resolved = resolve(recipe, recipe.geometry, recipe.network.classes or 0)
+    resolved = with_lengths(resolve(recipe, recipe.geometry, recipe.network.classes or 0))
     return resolved, estimate_cost(resolved)
 
 

@@ -100,7 +100,10 @@ CHANGED = {
     "precision": "bfloat16",
     "network.dropout": 0.2,
     "objective.loss": "bound",
+    "objective.weighting": "uncertainty",
     "objective.levels": "importance",
+    "objective.level_mean": -1.0,
+    "objective.level_std": 1.5,
     "training.warmup_images": 100,
     "training.clip_norm": 0.1,
     "training.flip": True,
@@ -109,7 +112,7 @@ CHANGED = {
 }
 
 
-@pytest.mark.parametrize("key", first_of(CHANGED, ("seed", "batch_size", "learning_rate", "objective.levels")))
+@pytest.mark.parametrize("key", first_of(CHANGED, ("seed", "batch_size", "learning_rate", "objective.weighting")))
 def test_a_key_that_changes_what_is_learned_is_refused_unless_that_is_wanted_and_then_written_down(
     key: str, run: RunFolder
 ):

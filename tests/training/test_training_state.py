@@ -22,7 +22,7 @@ from scorings import RECIPE, Watching, edited, image_set, merged, pixels
 
 CHANGES = {
     "train_images": 16,
-    "objective": {"levels": "importance"},
+    "objective": {"levels": "importance", "weighting": "uncertainty"},
     "process": {"steps": 4},
     "training": {"checkpoint_images": 1000, "sample_images": 10_000},
 }
@@ -86,6 +86,9 @@ FIELDS: dict[str, Callable[[State], Any]] = {
     "history": lambda state: state.update(history=torch.zeros(3, 10, dtype=torch.float64)),
     "history ": lambda state: state.update(history=state["history"].float()),
     "history  ": lambda state: state.update(history=[1.0]),
+    "uncertainty": lambda state: state.update(uncertainty=torch.zeros(3, dtype=torch.float64)),
+    "uncertainty ": lambda state: state.update(uncertainty=state["uncertainty"] * math.nan),
+    "uncertainty  ": lambda state: state.update(uncertainty=1.0),
 }
 
 

@@ -12,7 +12,7 @@ def learning_rate(recipe: Recipe, images_seen: int) -> float:
     Compute-Optimal Training Beyond Fixed Training Durations): until it begins, the rate does not depend on how long the
     run will be.
     """
-    warmup = recipe.training.warmup_images
+    warmup = recipe.lengths.warmup_images
     warm = min(1.0, images_seen / warmup) if warmup else 1.0
     return recipe.learning_rate * warm * cooling(recipe, images_seen)
 

@@ -16,7 +16,8 @@ FREE = {
 to where it is the same, see model.continuing."""
 
 CHANGEABLE = {
-    *("seed", "batch_size", "learning_rate", "precision", "network.dropout", "objective.loss", "objective.levels"),
+    *("seed", "batch_size", "learning_rate", "precision", "network.dropout"),
+    *(f"objective.{name}" for name in ("loss", "weighting", "levels", "level_mean", "level_std")),
     *(f"training.{name}" for name in ("warmup_images", "clip_norm", "flip", "label_dropout", "ema_decay", "ema_ramp")),
 }
 """Keys that change what is learned from there on."""
