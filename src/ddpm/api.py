@@ -41,12 +41,12 @@ from ddpm.evaluation.memorisation import evaluate_memorisation
 from ddpm.generation.draw import draw, plan_for
 from ddpm.generation.save import save_samples
 from ddpm.metrics.neighbours import nearest_neighbours
-from ddpm.model.checkpoint import describe
 from ddpm.model.checkpoint import load_model as load
 from ddpm.model.datasets import recipe_images
 from ddpm.model.model import Model
 from ddpm.model.pruning import PruneReport, prune_run
 from ddpm.model.recipe import Recipe, changed, load_recipe, resolve
+from ddpm.model.shown import describe
 from ddpm.samplers.plan import Sampling, SamplingOptions
 from ddpm.training.cost import Cost, estimate_cost
 from ddpm.training.linear_model import linear_images, make_linear
@@ -147,7 +147,7 @@ def sample(
 
 
 def show(path: str | Path, run: str | Path | None = None) -> dict[str, Any]:
-    """What a model is, as plain values (see model.checkpoint.describe), with the `changes` of its run's recipe; or what
+    """What a model is, as plain values (see model.shown.describe), with the `changes` of its run's recipe; or what
     a .dpc file says of itself.
 
     run  for a .dpc file: the model it wants, unless that is `linear` or lies in runs/ or models/ here

@@ -31,7 +31,6 @@ from ddpm.model.checkpoint import (
     WEIGHTS,
     Config,
     checkpoints,
-    describe,
     find_checkpoint,
     is_run,
     read_config,
@@ -43,6 +42,7 @@ from ddpm.model.checkpoint import (
 )
 from ddpm.model.model import build_network
 from ddpm.model.recipe import changed, make_recipe
+from ddpm.model.shown import describe
 
 FILES = (MODEL_FILE, TRAINING_FILE, CONFIG_FILE)
 CLASSES = ("zero", "one", "Ångström", "three: ∞")

@@ -215,7 +215,7 @@ class RunFolder:
 
 
 def with_changes(described: dict[str, Any]) -> dict[str, Any]:
-    """What model.checkpoint.describe says, and `changes`: the lines of RunFolder.changes up to that checkpoint."""
+    """What model.shown.describe says, and `changes`: the lines of RunFolder.changes up to that checkpoint."""
     above, seen = Path(described["checkpoint"]).parent, described["images_seen"]
     lines = RunFolder(above.parent).changes.lines() if above.name == "checkpoints" else []
     return {**described, "changes": [line for line in lines if line["images"] <= seen]}
