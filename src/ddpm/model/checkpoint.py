@@ -1,6 +1,6 @@
 """Checkpoints: a folder with everything about one model, either whole or not there.
 
-    model.safetensors   weights, each name under "averaged/" (the EMA) or "raw/"
+    model.safetensors   weights, each name under its kind: "averaged/" (the EMA), "raw/", "averaged-0.05/"
     config.json         format version, resolved recipe, class names, images seen, data fingerprint, each file's SHA-256
     training.pt         optimiser and counters (tensors and plain containers), only in a run that can be continued
 
@@ -28,16 +28,16 @@ from torch import Tensor
 from ddpm.base.fields import Fields, Whole, check_fields
 from ddpm.base.files import UNFINISHED, cannot, check_output, file_sha256, refusals, remove_tree, sync
 from ddpm.base.tables import check_signed, read_json, signed
-from ddpm.base.tensor_files import is_plain, not_finite, read_pickled, read_safetensors
+from ddpm.base.tensor_files import is_plain, not_finite, read_pickled, read_safetensors, tensor_names
 from ddpm.errors import DamagedFile, InputError
+from ddpm.model.chosen import chosen_kind
 from ddpm.model.model import Model, build_network, resolve_device
 from ddpm.model.recipe import Recipe, make_recipe
-from ddpm.model.sidecar import STORED
+from ddpm.model.sidecar import EMA, RAW, kind_of, of_length, stored
 
 LONGEST_NAME = 20  # characters of a folder's name in its temporary one
 FORMAT = "ddpm checkpoint"
 FORMAT_VERSION = 1
-WEIGHTS = tuple(STORED)
 LINEAR = "linear"
 """The model without a network that comes with the package."""
 PACKAGED = Path(str(resources.files("ddpm") / LINEAR))
@@ -90,14 +90,14 @@ def write_checkpoint(
 ) -> None:
     """Write a checkpoint whole or not at all; the folder must not exist.
 
-    weights   "ema" and perhaps "raw", each a network's state dict
+    weights   by kind, "ema" and perhaps others, each a network's state dict
     training  what a run needs beyond the weights to continue
     """
     temporary = folder.parent / f"{UNFINISHED}{folder.name[:LONGEST_NAME]}"
     with refusals(folder, "written"):
         remove_tree(temporary)
     flat = {
-        f"{STORED[kind]}/{name}": tensor.contiguous()
+        f"{stored(kind)}/{name}": tensor.contiguous()
         for kind, state in weights.items()
         for name, tensor in state.items()
     }
@@ -224,9 +224,9 @@ def read_config(folder: Path) -> Config:
 def read_weights(folder: Path, config: Config, kind: str) -> dict[str, Tensor]:
     """A network's state dict from a checkpoint, on the CPU, its hash checked; of its shapes, all values finite."""
     path = _checked(folder / MODEL_FILE, config)
-    found = read_safetensors(path, f"{STORED[kind]}/")
-    if not found:
-        raise InputError(f"'{path}' holds no {kind} weights.")
+    if kind not in (held := kinds_held(folder)):
+        raise InputError(f"'{path}' holds no {kind} weights: choose {' or '.join(held)}.")
+    found = read_safetensors(path, f"{stored(kind)}/")
     with torch.device("meta"):
         shapes = {name: tuple(tensor.shape) for name, tensor in build_network(config.recipe).state_dict().items()}
     if found.keys() != shapes.keys() or not all(is_plain(found[name], shape) for name, shape in shapes.items()):
@@ -234,6 +234,18 @@ def read_weights(folder: Path, config: Config, kind: str) -> dict[str, Tensor]:
     if complaint := not_finite(found):
         raise DamagedFile(f"'{path}' holds no usable weights: {complaint}.")
     return found
+
+
+def read_kinds(folder: Path, config: Config) -> dict[str, dict[str, Tensor]]:
+    """The state dicts that a run goes on from, by kind."""
+    lengths = config.recipe.training.ema_lengths
+    return {kind: read_weights(folder, config, kind) for kind in (EMA, RAW, *map(of_length, lengths))}
+
+
+def kinds_held(folder: Path) -> list[str]:
+    """The kinds of weights in a checkpoint, by the names of its tensors alone."""
+    names = tensor_names(folder / MODEL_FILE)
+    return sorted({kind_of(name.partition("/")[0]) for name in names})
 
 
 def read_training(folder: Path, config: Config) -> dict[str, Any]:
@@ -247,17 +259,17 @@ def read_training(folder: Path, config: Config) -> dict[str, Any]:
     return found
 
 
-def load_model(path: str | Path, *, weights: str = "ema", device: str = "auto") -> Model:
+def load_model(path: str | Path, *, weights: str | None = None, device: str = "auto") -> Model:
     """Read a model from a run folder (its newest checkpoint) or a checkpoint folder.
 
-    weights  "ema" or "raw"
+    weights  their kind: "ema", "raw", or "ema-0.05" where training.ema_lengths had 0.05; None is the one that
+             `ddpm tune ema` chose, "ema" if it was not run
     device   "auto", "cpu", "cuda", ...
     """
-    if weights not in WEIGHTS:
-        raise InputError(f"weights must be {' or '.join(WEIGHTS)}, not '{weights}'.")
     folder = find_checkpoint(Path(path))
     config = read_config(folder)
-    state = read_weights(folder, config, weights)
+    kind = chosen_kind(folder, config.sha256[MODEL_FILE]) if weights is None else weights
+    state = read_weights(folder, config, kind)
     network = build_network(config.recipe)
     network.load_state_dict(state)
     network = network.to(resolve_device(device)).eval().requires_grad_(False)
@@ -267,7 +279,7 @@ def load_model(path: str | Path, *, weights: str = "ema", device: str = "auto") 
         config.class_names,
         images_seen=config.images_seen,
         data_fingerprint=config.data_fingerprint,
-        weights=weights,
+        weights=kind,
         source=str(folder),
         weights_sha256=config.sha256[MODEL_FILE],
     )

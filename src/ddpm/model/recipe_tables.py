@@ -70,7 +70,10 @@ class ObjectiveTable(Table):
 
 
 class TrainingTable(Table):
-    """How it learns; all intervals are counts of images seen."""
+    """How it learns; all intervals are counts of images seen.
+
+    ema_lengths  of averages beside the main one, see training.averages.power
+    """
 
     warmup_images: Count = 640_000
     clip_norm: Rate = 1.0
@@ -78,6 +81,7 @@ class TrainingTable(Table):
     label_dropout: Share = 0.0
     ema_decay: Share = 0.9999
     ema_ramp: Annotated[bool, Field(strict=True)] = True
+    ema_lengths: limits.Lengths = ()
     log_images: Positive = 6_400
     sample_images: Positive = 500_000
     checkpoint_images: Positive = 100_000

@@ -16,9 +16,13 @@ FREE = {
 
 CHANGEABLE = {
     *("seed", "batch_size", "learning_rate", "precision", "network.dropout", "objective.loss", "objective.levels"),
-    *(f"training.{name}" for name in ("warmup_images", "clip_norm", "flip", "label_dropout", "ema_decay", "ema_ramp")),
+    *(f"training.{name}" for name in ("warmup_images", "clip_norm", "flip", "label_dropout")),
+    *(f"training.{name}" for name in ("ema_decay", "ema_ramp", "ema_lengths")),
 }
 """Keys that change what is learned from there on."""
+
+AFTERWARDS = {"training.ema_lengths": "; an average that is new begins as a copy of the main one"}
+"""What follows from a change, where that is not plain."""
 
 LASTING = {
     "image": "it decides the network's shape",

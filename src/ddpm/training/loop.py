@@ -21,7 +21,7 @@ from ddpm.data.stream import batches
 from ddpm.errors import DamagedFile, InputError
 from ddpm.generation.draw import draw, plan_for
 from ddpm.likelihood.estimate import estimate_bound
-from ddpm.model.checkpoint import TRAINING_FILE, checkpoints, read_config, read_training, read_weights, write_checkpoint
+from ddpm.model.checkpoint import TRAINING_FILE, checkpoints, read_config, read_kinds, read_training, write_checkpoint
 from ddpm.model.model import resolve_device
 from ddpm.model.pruning import forget_checkpoints, prune
 from ddpm.model.recipe import Recipe
@@ -142,7 +142,7 @@ class _Run:
     def _restore(self, checkpoint: Path) -> None:
         try:
             config = read_config(checkpoint)
-            weights = {kind: read_weights(checkpoint, config, kind) for kind in self.learner.weights()}
+            weights = read_kinds(checkpoint, config)
             state = read_training(checkpoint, config)
             check_state(state, config, self.learner, checkpoint / TRAINING_FILE)
             self.learner.restore(weights, state)

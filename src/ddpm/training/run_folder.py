@@ -17,7 +17,7 @@ from ddpm.base.tables import check_signed, parse_json, read_json, signed
 from ddpm.data.sources import ImageSet
 from ddpm.errors import InputError
 from ddpm.model.recipe import Recipe, make_recipe
-from ddpm.training.changes import CHANGEABLE, FREE, differences, why_not
+from ddpm.training.changes import AFTERWARDS, CHANGEABLE, FREE, differences, why_not
 from ddpm.training.watch import RATE_SHARE, LineFields
 
 OPTION, WATCH = "--allow-change", "training itself"
@@ -155,7 +155,10 @@ class RunFolder:
         wanted = [*kept[:place], *added, *kept[place:]]
         if wanted != lines:
             self.changes.write(wanted)
-        return [f"{line['key']} = {line['to']} from here on, {line['from']} before." for line in found]
+        return [
+            f"{line['key']} = {line['to']} from here on, {line['from']} before{AFTERWARDS.get(line['key'], '')}."
+            for line in found
+        ]
 
     def record_going_back(self, images_seen: int, rate: float, why: str) -> None:
         """Write down that the run goes on from there with a share of its learning rate."""
