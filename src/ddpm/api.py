@@ -52,6 +52,7 @@ from ddpm.training.cost import Cost, estimate_cost
 from ddpm.training.linear_model import linear_images, make_linear
 from ddpm.training.loop import train as train_run
 from ddpm.training.run_folder import with_changes
+from ddpm.tuning.best_weights import tune_ema
 from ddpm.tuning.codec import CodecDataReport, tune_codec
 from ddpm.tuning.timesteps import tune_timesteps
 from ddpm.tuning.variances import tune_variance
@@ -61,7 +62,7 @@ __all__ = [
     "Console", "Progress", "compress", "compress_files", "convert", "cost", "decompress", "decompress_files",
     "evaluate_codec", "evaluate_fid", "evaluate_likelihood", "evaluate_memorisation", "images", "inspect", "load",
     "nearest_neighbours", "prune", "recipe", "sample", "save_grid", "save_samples", "show", "train", "tune_codec",
-    "tune_linear", "tune_timesteps", "tune_variance",
+    "tune_ema", "tune_linear", "tune_timesteps", "tune_variance",
 ]
 # fmt: on
 
