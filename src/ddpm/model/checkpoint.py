@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
@@ -223,23 +223,28 @@ def read_config(folder: Path) -> Config:
 
 def read_weights(folder: Path, config: Config, kind: str) -> dict[str, Tensor]:
     """A network's state dict from a checkpoint, on the CPU, its hash checked; of its shapes, all values finite."""
-    path = _checked(folder / MODEL_FILE, config)
-    if kind not in (held := kinds_held(folder)):
-        raise InputError(f"'{path}' holds no {kind} weights: choose {' or '.join(held)}.")
-    found = read_safetensors(path, f"{stored(kind)}/")
-    with torch.device("meta"):
-        shapes = {name: tuple(tensor.shape) for name, tensor in build_network(config.recipe).state_dict().items()}
-    if found.keys() != shapes.keys() or not all(is_plain(found[name], shape) for name, shape in shapes.items()):
-        raise DamagedFile(f"the weights in '{path}' are not of the network in {CONFIG_FILE}.")
-    if complaint := not_finite(found):
-        raise DamagedFile(f"'{path}' holds no usable weights: {complaint}.")
-    return found
+    return _read(folder, config, (kind,))[kind]
 
 
 def read_kinds(folder: Path, config: Config) -> dict[str, dict[str, Tensor]]:
-    """The state dicts that a run goes on from, by kind."""
-    lengths = config.recipe.training.ema_lengths
-    return {kind: read_weights(folder, config, kind) for kind in (EMA, RAW, *map(of_length, lengths))}
+    """The state dicts that a run goes on from, by kind, each as of read_weights."""
+    return _read(folder, config, (EMA, RAW, *map(of_length, config.recipe.training.ema_lengths)))
+
+
+def _read(folder: Path, config: Config, kinds: Sequence[str]) -> dict[str, dict[str, Tensor]]:
+    path, states = _checked(folder / MODEL_FILE, config), {}
+    held = kinds_held(folder)
+    with torch.device("meta"):
+        shapes = {name: tuple(tensor.shape) for name, tensor in build_network(config.recipe).state_dict().items()}
+    for kind in kinds:
+        if kind not in held:
+            raise InputError(f"'{path}' holds no {kind} weights: choose {' or '.join(held)}.")
+        found = states[kind] = read_safetensors(path, f"{stored(kind)}/")
+        if found.keys() != shapes.keys() or not all(is_plain(found[name], shape) for name, shape in shapes.items()):
+            raise DamagedFile(f"the weights in '{path}' are not of the network in {CONFIG_FILE}.")
+        if complaint := not_finite(found):
+            raise DamagedFile(f"'{path}' holds no usable weights: {complaint}.")
+    return states
 
 
 def kinds_held(folder: Path) -> list[str]:

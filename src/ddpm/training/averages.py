@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -40,6 +42,7 @@ def length_decay(length: float, updates: int) -> float:
     return float((updates / (updates + 1)) ** (power(length) + 1))
 
 
+@functools.cache
 def power(length: float) -> float:
     """The power of an average of a relative length (EDM2, sec. 3.1 and app. C).
 
