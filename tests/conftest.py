@@ -46,5 +46,5 @@ def quick_runs() -> Iterator[None]:
     """Training without its curve, and with grids of two steps: both take longer than runs this short."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ddpm.training.run_folder.RunFolder.plot_loss", lambda folder, lines: None)
-        patch.setattr("ddpm.training.loop.GRID_STEPS", 2)
+        patch.setattr("ddpm.training.shown.GRID_STEPS", 2)
         yield

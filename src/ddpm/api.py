@@ -43,10 +43,10 @@ from ddpm.generation.save import save_samples
 from ddpm.metrics.neighbours import nearest_neighbours
 from ddpm.model.checkpoint import load_model as load
 from ddpm.model.datasets import recipe_images
+from ddpm.model.description import describe
 from ddpm.model.model import Model
 from ddpm.model.pruning import PruneReport, prune_run
-from ddpm.model.recipe import Recipe, changed, load_recipe, resolve
-from ddpm.model.shown import describe
+from ddpm.model.recipe import Recipe, changed, load_recipe, resolve, with_lengths
 from ddpm.samplers.plan import Sampling, SamplingOptions
 from ddpm.training.cost import Cost, estimate_cost
 from ddpm.training.linear_model import linear_images, make_linear
@@ -102,7 +102,7 @@ def train(
 ) -> Path:
     """Train a model; the same call again resumes.
 
-    recipe        what is unset in it (geometry, classes) is taken from the data
+    recipe        what is unset in it is taken from the data (geometry, classes) or suits the run's length
     out           the run folder
     data          a source of images, instead of recipe.data
     allow_change  resume with other settings than the run has, such as learning_rate; where is written down
@@ -125,7 +125,7 @@ def cost(recipe: Recipe) -> tuple[Recipe, Cost]:
     """A recipe with everything filled in, and what running it will take; one without data must fix its geometry."""
     if recipe.data is not None:
         recipe = _resolved(recipe)[1]
-    resolved = resolve(recipe, recipe.geometry, recipe.network.classes or 0)
+    resolved = with_lengths(resolve(recipe, recipe.geometry, recipe.network.classes or 0))
     return resolved, estimate_cost(resolved)
 
 
@@ -148,8 +148,8 @@ def sample(
 
 
 def show(path: str | Path, run: str | Path | None = None) -> dict[str, Any]:
-    """What a model is, as plain values (see model.shown.describe), with the `changes` of its run's recipe; or what
-    a .dpc file says of itself.
+    """What a model is, as plain values (see model.description), with the `changes` of its run's recipe; or what a .dpc
+    file says of itself.
 
     run  for a .dpc file: the model it wants, unless that is `linear` or lies in runs/ or models/ here
     """
@@ -165,9 +165,11 @@ def show(path: str | Path, run: str | Path | None = None) -> dict[str, Any]:
 
 
 def prune(run: str | Path, checkpoints: Sequence[str] = (), *, codec: bool = False) -> PruneReport:
-    """Remove checkpoints of a run that are older than its newest two; never the newest one.
+    """Remove checkpoints of a run that are older than its newest two, and that nothing needs; never the newest one.
 
-    checkpoints  instead these alone, by name, whatever lies beside them
+    What a longer run would go on from stays, and the model of a finished run that a longer one continued.
+
+    checkpoints  instead these alone, by name, whatever they are for
     codec        also those with codec data: .dpc files that were made with them can then no longer be read
     """
     return prune_run(Path(run), checkpoints, codec=codec)

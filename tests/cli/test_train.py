@@ -144,8 +144,8 @@ def test_real_data_train_a_few_steps(recipe: str, source: str, shape: tuple[int,
 
 
 def printed(text: str) -> tuple[dict[str, object], dict[str, str]]:
-    """The recipe and the estimate that a dry run prints."""
-    recipe, estimate = text.rsplit("\n\n", 1)
+    """The recipe and the estimate that a dry run prints; the sentences behind them are left out."""
+    recipe, estimate, _ = text.rsplit("\n\n", 2)
     rows = dict(line.split(maxsplit=1) for line in estimate.splitlines())
     return tomllib.loads(recipe), rows
 
@@ -161,7 +161,8 @@ def contains(whole: dict[str, object], part: dict[str, object]) -> bool:
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in recipe_names()])
 def test_dry_run_prints_every_shipped_recipe_and_its_cost(name: str, here: Path):
-    recipe, rows = printed(done("train", name, "--dry-run", *(SHAPE if name in OPEN else ())).out)
+    out = done("train", name, "--dry-run", *(SHAPE if name in OPEN else ())).out
+    recipe, rows = printed(out)
     assert contains(recipe, load_recipe(name).model_dump(mode="json"))
     assert set(recipe["image"]) == {"channels", "height", "width"}
     assert set(rows) == {"parameters", "multiply-adds", "memory", "speed", "time"}
@@ -171,6 +172,9 @@ def test_dry_run_prints_every_shipped_recipe_and_its_cost(name: str, here: Path)
     assert re.search(r" GB\b", rows["memory"])
     assert re.search(r"\b(s|min|h|days)\b", rows["time"])
     assert not re.search(r"\de[+-]\d", "".join(rows.values())), "numbers as a person reads them"
+    said = out.rsplit("\n\n", 1)[1]
+    assert "become recognisable" in said
+    assert "The loss is the mean squared error" in said
     assert list(here.iterdir()) == [], "a dry run leaves nothing behind"
 
 
@@ -192,10 +196,11 @@ def test_dry_run_prints_the_recipe_that_the_run_has_and_quotes_what_toml_would_m
     assert recipe == {key: value for key, value in held("run").items() if value is not None}
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.01, "<0.1 s"), (89, "89 s"), (91, "1.52 min"), (5399, "90 min"),
+@pytest.mark.parametrize(("seconds", "text"), [(0.01, "<0.1 s"), (89, "89 s"), (91, "1.5 min"), (5399, "90 min"),
                                                (5401, "1.5 h"), (172799, "48 h"), (1e6, "12 days")])  # fmt: skip
 def test_durations_are_words(seconds: float, text: str):
-    from ddpm.cli.console import duration, giga
+    from ddpm.base.progress import duration
+    from ddpm.cli.console import giga
 
     assert duration(seconds) == text
     assert [giga(amount) for amount in (5.8e7, 1.24e10, 1.1171e12)] == ["0.058", "12.4", "1,117"]

@@ -39,9 +39,9 @@ from ddpm.model.checkpoint import (
     results_folder,
     write_checkpoint,
 )
+from ddpm.model.description import describe
 from ddpm.model.model import build_network
 from ddpm.model.recipe import changed, make_recipe
-from ddpm.model.shown import describe
 from ddpm.model.sidecar import EMA, RAW
 
 WEIGHTS = (EMA, RAW)

@@ -16,7 +16,7 @@ if not hasattr(signal, "SIGUSR1"):
 from crashing import contents, saved
 
 from ddpm.model.recipe import make_recipe
-from ddpm.training import loop, sparing
+from ddpm.training import shown, sparing
 from ddpm.training.loop import train
 from ddpm.training.run_folder import RunFolder
 from ddpm.training.signals import ASKING, stop_on_signal
@@ -102,8 +102,8 @@ def test_validation_and_sampling_are_broken_off_and_made_up_for_later(
     phase: str, at: int, number: int, whole: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """At an interval, and at the end of the run; nothing of the phase is left, and nothing is missing afterwards."""
-    monkeypatch.setattr(sparing, "SHARE", math.inf)
-    real, sent = getattr(loop, phase), []
+    monkeypatch.setattr(sparing, "GRACE", math.inf)
+    real, sent = getattr(shown, phase), []
 
     def signalled(model_or_scoring, *rest):
         if not sent and len(list((tmp_path / "run" / "checkpoints").glob("*"))) >= (at > 48):
@@ -114,7 +114,7 @@ def test_validation_and_sampling_are_broken_off_and_made_up_for_later(
                 raise AssertionError("the phase went on")
         return real(model_or_scoring, *rest)
 
-    monkeypatch.setattr(loop, phase, signalled)
+    monkeypatch.setattr(shown, phase, signalled)
     run = RunFolder(tmp_path / "run")
     code = stopped(tmp_path, number, lambda: train(RECIPE_OF_ALL, IMAGES, run.path, held_out=HELD_OUT))
     assert (code, sent) == (128 + number, [number])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ddpm.training.sparing import SHARE, Sparing
+import pytest
+
+from ddpm.training.sparing import GRACE, SHARE, Sparing
 
 
 class Clock:
@@ -18,25 +20,40 @@ class Clock:
         self.now += seconds
 
 
-def test_the_first_is_done_and_then_so_few_that_they_take_their_share():
-    clock, done = Clock(), []
+def done(seconds: float, apart: float, times: int) -> tuple[list[float], float]:
+    """When work of so many seconds was done that was due every so often, from the start; and how long that took."""
+    clock, found = Clock(), []
     sparing = Sparing(clock)
 
     def work() -> None:
-        done.append(clock.now)
-        clock.work(0.5)
+        found.append(clock.now - 1000)
+        clock.work(seconds)
 
-    for _ in range(1000):  # each second of training, half a second of work is due
+    for _ in range(times):
+        clock.work(apart)
         sparing(work)
-        clock.work(1.0)
-    assert done[0] == 1000.0
-    assert 0.9 * SHARE < 0.5 * len(done) / (clock.now - 1000) < 1.1 * SHARE
+    return found, clock.now - 1000
+
+
+@pytest.mark.parametrize("seconds", [0.5, 2.0])
+def test_all_of_it_takes_its_share_beyond_a_few_seconds(seconds: float):
+    found, passed = done(seconds, 1.0, 3000)
+    assert SHARE * passed + GRACE - 2 * seconds < seconds * len(found) <= SHARE * passed + GRACE
+
+
+def test_the_first_minute_has_several():
+    """Doublings of a network whose previews take a second."""
+    found, _ = done(1.0, 10.0, 5)
+    assert len(found) == 5
+
+
+def test_the_first_is_done_however_long_it_takes_and_then_none_for_long():
+    found, _ = done(30.0, 60.0, 60)
+    assert found[0] == 60.0
+    assert found[1] > (2 * 30.0 - GRACE) / SHARE - 60.0
+    assert len(found) == 2
 
 
 def test_work_that_takes_no_time_is_never_left_out():
-    clock, done = Clock(), []
-    sparing = Sparing(clock)
-    for _ in range(5):
-        sparing(lambda: done.append(clock.now))
-        clock.work(0.001)
-    assert len(done) == 5
+    found, _ = done(0.001, 0.001, 500)
+    assert len(found) == 500

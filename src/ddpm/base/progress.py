@@ -23,6 +23,16 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def duration(seconds: float) -> str:
+    """A time in words: <0.1 s, 45 s, 12 min, 3.5 h, 12 days."""
+    if seconds < 0.1:
+        return "<0.1 s"
+    for unit, length, limit in (("s", 1.0, 90.0), ("min", 60.0, 5400.0), ("h", 3600.0, 172_800.0)):
+        if seconds < limit:
+            return f"{seconds / length:.2g} {unit}"
+    return f"{seconds / 86_400:,.0f} days"
+
+
 class Progress:
     """What a verb reports to; this one is silent. A subclass may show, or keep, what it is told."""
 

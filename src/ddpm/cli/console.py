@@ -75,16 +75,6 @@ def load(run: str, weights: str | None, device: str) -> Model:
     return ddpm.load(run, weights=weights, device=device)
 
 
-def duration(seconds: float) -> str:
-    """A time in words: <0.1 s, 45 s, 12 min, 3.5 h, 12 days."""
-    if seconds < 0.1:
-        return "<0.1 s"
-    for unit, length, limit in (("s", 1.0, 90.0), ("min", 60.0, 5400.0), ("h", 3600.0, 172_800.0)):
-        if seconds < limit:
-            return f"{seconds / length:.3g} {unit}"
-    return f"{seconds / 86_400:,.0f} days"
-
-
 def rounded(amount: float) -> str:
     """A number as a person writes it, three digits or whole: 0.058, 12.4, 1,117."""
     return f"{amount:,.0f}" if amount >= 100 else f"{amount:.3g}"

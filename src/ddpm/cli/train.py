@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ddpm.base.progress import duration
 from ddpm.cli import options
-from ddpm.cli.console import PROGRESS, duration, giga, parse_changes, rounded, toml_lines
+from ddpm.cli.console import PROGRESS, giga, parse_changes, rounded, toml_lines
 from ddpm.errors import Stopped
 
 if TYPE_CHECKING:
@@ -64,8 +65,9 @@ def train(
 
 
 def _dry_run(recipe: Recipe) -> list[str]:
-    """The resolved recipe and its cost, as lines."""
+    """The resolved recipe, its cost and what to expect of it, as lines."""
     import ddpm
+    from ddpm.training.expectations import meaning, timing
 
     resolved, cost = ddpm.cost(recipe)
     batch = f"a batch of {recipe.batch_size}{f' in parts of {recipe.micro_batch}' if recipe.micro_batch else ''}"
@@ -77,4 +79,7 @@ def _dry_run(recipe: Recipe) -> list[str]:
         f"memory               about {giga(cost.memory)} GB at the peak of a step, for {batch}",
         f"speed                about {rounded(cost.images_per_second)} images/s on this machine as it is now",
         f"time                 about {duration(cost.seconds)} for {recipe.train_images:,} images",
+        "",
+        *timing(resolved, cost.images_per_second)[1:],
+        *meaning(resolved),
     ]

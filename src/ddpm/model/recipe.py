@@ -1,7 +1,7 @@
 """Recipes: everything that defines a run, in one frozen value that can be stored, compared and rebuilt.
 
 A recipe file holds only what differs from the defaults below, which are the paper's CIFAR-10 settings
-(Ho et al. 2020, App. B). What is left unset is taken from the data when a run starts.
+(Ho et al. 2020, App. B). What is left unset is taken from the data, or from the run's length, when it starts.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ddpm.data.sources import ON_BAD_IMAGE
 from ddpm.diffusion.denoiser import LEARNED
 from ddpm.errors import InputError, known
 from ddpm.model import limits
+from ddpm.model.lengths import Lengths, lengths
 from ddpm.model.limits import Positive, Rate
 from ddpm.model.recipe_tables import ImageTable, NetworkTable, ObjectiveTable, ProcessTable, Table, TrainingTable
 from ddpm.networks.size import NetworkSize, unet_size
@@ -67,6 +68,11 @@ class Recipe(Table):
                 "--set image.channels=, image.height= and image.width=."
             )
         return Geometry(image.channels, image.height, image.width)
+
+    @property
+    def lengths(self) -> Lengths:
+        """The warm-up and the intervals, where they are unset as they suit the run's length."""
+        return lengths(self.training, self.train_images, self.batch_size)
 
 
 def recipe_names() -> list[str]:
@@ -128,6 +134,11 @@ def resolve(recipe: Recipe, geometry: Geometry, classes: int) -> Recipe:
     whole = changed(recipe, {"image": image, "network": network})
     limits.check_batch(network_size(whole), whole.batch_size)
     return whole
+
+
+def with_lengths(recipe: Recipe) -> Recipe:
+    """Fill in what the recipe left to the length of the run."""
+    return changed(recipe, {"training": recipe.lengths._asdict()})
 
 
 def _attention_levels(recipe: Recipe, side: int) -> tuple[int, ...]:
@@ -202,8 +213,8 @@ def network_size(recipe: Recipe) -> NetworkSize:
 
 
 def _check_objective(recipe: Recipe) -> None:
-    """A learned variance needs a loss that trains it, and "hybrid" needs a learned variance."""
-    loss, variance = recipe.objective.loss, recipe.process.variance
+    """A learned variance needs a loss that trains it, "hybrid" needs a learned variance, and the bound no weights."""
+    loss, variance, weighting = recipe.objective.loss, recipe.process.variance, recipe.objective.weighting
     if recipe.network.linear != "none" and recipe.objective.prediction != "eps":
         raise InputError(
             f'network.linear = "{recipe.network.linear}" predicts the noise: set objective.prediction to "eps", '
@@ -213,6 +224,10 @@ def _check_objective(recipe: Recipe) -> None:
         raise InputError(
             f'objective.loss = "simple" does not train process.variance = "{variance}": set objective.loss to "bound" '
             'or "hybrid".'
+        )
+    if loss == "bound" and weighting != "none":
+        raise InputError(
+            f'objective.loss = "bound" has weights of its own: set objective.weighting to "none", not "{weighting}".'
         )
     if loss == "hybrid" and variance not in LEARNED:
         raise InputError(

@@ -3,43 +3,39 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import signal
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ddpm.base.files import only_process
-from ddpm.base.image_io import save_grid
 from ddpm.base.noise import NOISE_VERSION
 from ddpm.base.progress import SILENT, Progress
 from ddpm.data.sources import ImageSet
 from ddpm.data.stream import batches
 from ddpm.errors import DamagedFile, InputError
-from ddpm.generation.draw import draw, plan_for
-from ddpm.likelihood.estimate import estimate_bound
 from ddpm.model.checkpoint import TRAINING_FILE, checkpoints, read_config, read_kinds, read_training, write_checkpoint
+from ddpm.model.continuing import start_of
+from ddpm.model.lengths import Marks, every, preview_marks
 from ddpm.model.model import resolve_device
 from ddpm.model.pruning import forget_checkpoints, prune
+from ddpm.model.rates import cooldown_begins
 from ddpm.model.recipe import Recipe
-from ddpm.model.scoring import scoring_for
-from ddpm.model.trained_on import trained_on
-from ddpm.samplers.plan import Sampling
 from ddpm.training.compiling import compile_learner
 from ddpm.training.cost import worth_compiling
+from ddpm.training.expectations import Expecting, meaning
 from ddpm.training.learner import Learner
-from ddpm.training.run_folder import RunFolder, ValidationFields
+from ddpm.training.run_folder import RunFolder
+from ddpm.training.shown import Shown, finite_or_none
 from ddpm.training.signals import Stop, stop_on_signal
 from ddpm.training.sparing import Sparing
 from ddpm.training.training_state import check_state
 from ddpm.training.watch import IN_A_ROW, KEPT, bad_in_a_row, fault_keys, good_until, learned_nothing, new_alarms, told
 
-GRID_SEEDS = range(16)
-GRID_STEPS = 20
-AT_A_TIME = 128  # images of a validation's network call
+UNSAVED_SECONDS = 900.0
+"""A checkpoint is written at the latest when so much time has passed since the last one."""
 
 
 def train(
@@ -53,19 +49,21 @@ def train(
 ) -> None:
     """Train until recipe.train_images were seen (to the end of that batch); resume if the folder holds this run.
 
-    recipe        fully resolved for these images
+    recipe        resolved for these images; lengths that are unset follow from train_images
     held_out      images the bound is estimated on at intervals; None: on none
     allow_change  go on with a recipe that differs in keys that change what is learned; where is written down
 
     SIGINT, SIGTERM, SIGHUP and SIGUSR1 end the step in hand and save; then KeyboardInterrupt or SystemExit is raised.
     """
     run_folder = RunFolder(Path(folder))
-    run_folder.check(recipe, images, allow_change=allow_change)
-    run = _Run(_new_learner(recipe, images), run_folder, images, held_out, progress)
-    run.check_held_out()
+    recipe = run_folder.check(recipe, images, allow_change=allow_change)
+    learner = _new_learner(recipe, images)
+    shown = Shown(run_folder, held_out, progress)
+    shown.check(learner, images)
+    run = _Run(learner, run_folder, images, shown, progress)
     with only_process(run.folder.path):
         run.begin()
-        for line in images.summary():
+        for line in [*images.summary(), *(meaning(recipe) if run.seen < recipe.train_images else [])]:
             progress.say(line)
         with stop_on_signal() as stop:
             run.learn(stop)
@@ -99,7 +97,7 @@ class _Run:
     learner: Learner
     folder: RunFolder
     images: ImageSet
-    held_out: ImageSet | None
+    shown: Shown
     progress: Progress
     recent: list[dict[str, Any]] = field(default_factory=list)
 
@@ -112,32 +110,17 @@ class _Run:
         """Whether steps were left out in so many log intervals in a row that the run must not go on like this."""
         return bad_in_a_row(self.recent) >= IN_A_ROW
 
-    def check_held_out(self) -> None:
-        """Refuse images for validation that do not suit the model, or that it is trained on; say which of them are."""
-        if self.held_out is not None:
-            if self.held_out.fingerprint == self.images.fingerprint:
-                raise InputError(f"validation '{self.held_out.name}' holds the training images: choose others.")
-            model = self.learner.ema_model()
-            scoring_for(model, self.held_out)
-            for sentence in trained_on(model, self.held_out).sentences():
-                warnings.warn(f"validation: {sentence}", stacklevel=4)
-
     def begin(self) -> None:
-        """Take up the newest checkpoint, or measure what is measured before the first step."""
-        found = checkpoints(self.folder.path)
-        if found:
-            self._restore(found[-1])
+        """Take up the checkpoint that the run goes on from, or measure what is measured before the first step."""
+        if start := start_of(self.folder.path, self.learner.recipe):
+            self._restore(start)
         else:
             self.learner.begin(self.images)
-        self.folder.begin(self.learner.recipe, self.images)
-        self.folder.forget_after(self.seen)
+        for sentence in self.folder.begin(self.learner.recipe, self.images, self.seen):
+            self.progress.say(sentence)
         self.learner.rate_share = self.folder.rate_share(self.learner.recipe)
         self.recent = self.folder.metrics.lines()[-KEPT:]
         self._prune()
-        if self.seen >= self.learner.recipe.train_images:
-            self.progress.say(
-                f"'{self.folder.path}' is complete at {self.seen:,} images; a larger train_images continues."
-            )
 
     def _restore(self, checkpoint: Path) -> None:
         try:
@@ -156,19 +139,23 @@ class _Run:
 
     def learn(self, stop: Stop) -> None:
         """Step until the recipe's images were seen, a signal came, or the run is lost."""
-        recipe, training = self.learner.recipe, self.learner.recipe.training
+        recipe, lengths = self.learner.recipe, self.learner.recipe.lengths
         if worth_compiling(recipe, self.learner.device, self.seen):
             self.progress.say("The network is being compiled; that takes a minute or two.")
             self.progress.say(compile_learner(self.learner))
         self._lap, self._note = (self.seen, time.monotonic()), ""
-        sparing = Sparing()
+        self._save_by = time.monotonic() + UNSAVED_SECONDS
+        sparing, expecting = Sparing(), Expecting(recipe, self.progress.say)
         again = (
-            (training.sample_images, lambda: sparing(lambda: stop.unless_stopped(self._show))),
-            (training.validate_images, lambda: stop.unless_stopped(self._validate)),
+            (
+                preview_marks(lengths, recipe.batch_size),
+                lambda: sparing(stop.unless_stopped, self.shown.preview, self.learner),
+            ),
+            (every(lengths.validate_images), lambda: stop.unless_stopped(self.shown.validate, self.learner)),
         )
-        due = ((training.log_images, self._log), *again, (training.checkpoint_images, self._save))
+        due = ((every(lengths.log_images), self._log), *again, (every(lengths.checkpoint_images), self._save))
         stream = batches(
-            self.images, seed=recipe.seed, position=self.seen, batch_size=recipe.batch_size, flip=training.flip
+            self.images, seed=recipe.seed, position=self.seen, batch_size=recipe.batch_size, flip=recipe.training.flip
         )
         with contextlib.closing(stream), self.progress.stage("Training", recipe.train_images, self.seen) as advance:
             if 0 < self.seen < recipe.train_images:  # what a signal broke off here before
@@ -177,12 +164,18 @@ class _Run:
                 before = self.seen
                 self.learner.step(next(stream))
                 self._act(due, before)
+                if time.monotonic() >= self._save_by:
+                    self._save()
+                if cooldown_begins(recipe, self.seen):
+                    self._save()
+                    self.progress.say(f"The learning rate falls from {self.seen:,} images on; longer runs start there.")
                 advance(self.seen - before, self._note)
+                expecting(self.seen)
 
-    def _act(self, due: Sequence[tuple[int, Callable[[], None]]], before: int) -> None:
-        """Do what is due at every multiple of so many images that was passed since `before`."""
-        for every, act in due:
-            if self.seen // every != before // every and not self.lost:
+    def _act(self, due: Sequence[tuple[Marks, Callable[[], None]]], before: int) -> None:
+        """Do what is due at marks that were passed since `before`."""
+        for marks, act in due:
+            if marks(self.seen) != marks(before) and not self.lost:
                 act()
 
     def go_back(self) -> None:
@@ -210,7 +203,7 @@ class _Run:
     def end(self, stop: Stop) -> None:
         """Leave the run so that it can go on; at its end also what the last images tell."""
         self._save()
-        self._plot()
+        self.shown.plot(self.learner)
         if stop.number:
             return
         lines = self.recent[-1:]
@@ -222,8 +215,8 @@ class _Run:
                 raise InputError(self._diagnosis(told(line)))
             if line["loss"] is not None:
                 self.progress.say(f"loss {line['loss']:.4f} at {self.seen:,} images.")
-        stop.unless_stopped(self._draw)
-        stop.unless_stopped(self._validate)
+        stop.unless_stopped(self.shown.draw, self.learner)
+        stop.unless_stopped(self.shown.validate, self.learner)
 
     def _faults(self) -> dict[str, Any]:
         learner = self.learner
@@ -242,59 +235,24 @@ class _Run:
         self._lap, self._note = (self.seen, now), f"loss {loss:.4f}  {speed:,.0f} images/s"
         line = {
             "images": self.seen,
-            "loss": _number(loss),
+            "loss": finite_or_none(loss),
             "learning_rate": learner.rate,
-            "gradient_norm": _number(norm),
-            "prediction_std": _number(float(learner.variation)),
+            "gradient_norm": finite_or_none(norm),
+            "prediction_std": finite_or_none(float(learner.variation)),
             "images_per_second": round(speed, 2),
             **faults,
         }
         self.recent = [*self.recent, line][-KEPT:]
         self._tell(line)
-        if alarms := new_alarms(self.recent, learner.recipe.training.warmup_images):
+        if alarms := new_alarms(self.recent, learner.recipe.lengths.warmup_images):
             line["warnings"] = alarms
         for alarm in alarms:
             self.progress.say(f"Warning: {alarm}")
         self.folder.metrics.append(line)
 
-    def _show(self) -> None:
-        self._plot()
-        self._draw()
-
-    def _draw(self) -> None:
-        """A grid of 16 images from the EMA weights, always of the same seeds."""
-        path = self.folder.sample_file(self.seen)
-        if not path.exists() and self.learner.finite():
-            model = self.learner.ema_model()
-            sampling = Sampling(steps=min(GRID_STEPS, self.learner.recipe.process.steps), spacing="uniform")
-            save_grid(draw(model, GRID_SEEDS, plan_for(model, sampling)), path)
-
-    def _plot(self) -> None:
-        """The loss by log lines; in a run that is too short for two of them also by single steps."""
-        lines, losses = self.folder.metrics.lines(), self.learner.losses
-        if len(lines) < 2:
-            size = self.learner.recipe.batch_size
-            start = self.seen - size * len(losses)
-            lines += [{"images": start + size * k, "loss": _number(float(loss))} for k, loss in enumerate(losses, 1)]
-        self.folder.plot_loss(lines)
-
-    def _validate(self) -> None:
-        """Estimate the bound of the EMA weights, always by the same random calls."""
-        if self.held_out is None or not self.learner.finite():
-            return
-        if self.seen in [line["images"] for line in self.folder.validation.lines()]:
-            return
-        most = min(self.learner.recipe.micro_batch or AT_A_TIME, AT_A_TIME)  # where memory is short for training
-        scoring = scoring_for(self.learner.ema_model(), self.held_out, batch_size=most)
-        bound = estimate_bound(scoring, self.learner.recipe.training.validation_calls)
-        terms = {name: value for name, value in asdict(bound).items() if name in ValidationFields.model_fields}
-        self.folder.validation.append({**terms, "images": self.seen})
-        total, name = bound.total, self.held_out.name
-        self.progress.say(f"{self.seen:,} images: {total.value:.4f} ± {total.error:.4f} bits/dim on {name}.")
-
     def _save(self) -> None:
         """Write a checkpoint unless this point already has one; weights that are not finite are not saved."""
-        folder = self.folder.checkpoint(self.seen)
+        folder, self._save_by = self.folder.checkpoint(self.seen), time.monotonic() + UNSAVED_SECONDS
         if folder.exists() or not self.learner.finite():
             return
         write_checkpoint(
@@ -312,7 +270,3 @@ class _Run:
         """Remove older checkpoints; while steps are left out the run may want to go back, and all are kept."""
         if not self.learner.faults() and not bad_in_a_row(self.recent):
             prune(self.folder.path)
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None

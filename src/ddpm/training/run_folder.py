@@ -16,7 +16,8 @@ from ddpm.base.files import check_output, refusals, remove_unfinished, whole_fil
 from ddpm.base.tables import check_signed, parse_json, read_json, signed
 from ddpm.data.sources import ImageSet
 from ddpm.errors import InputError
-from ddpm.model.recipe import Recipe, make_recipe
+from ddpm.model.pruning import leave_newest
+from ddpm.model.recipe import Recipe, changed, make_recipe, with_lengths
 from ddpm.training.changes import AFTERWARDS, CHANGEABLE, FREE, differences, why_not
 from ddpm.training.watch import RATE_SHARE, LineFields
 
@@ -115,11 +116,14 @@ class RunFolder:
         """The checkpoint folder of this point."""
         return self.path / "checkpoints" / f"{images_seen:010d}"
 
-    def check(self, recipe: Recipe, images: ImageSet, *, allow_change: bool = False) -> None:
+    def check(self, recipe: Recipe, images: ImageSet, *, allow_change: bool = False) -> Recipe:
         """Refuse a folder that holds another run. Nothing is written.
 
         Of the recipe, what changes nothing of what is learned may differ (training.changes), train_images may grow, and
         data may be spelled otherwise if its fingerprint is the same. `allow_change` lets more keys change.
+
+        returns  the recipe with its lengths filled in: the warm-up is the one that the run here began with, so that a
+                 longer run passes through the states of a shorter one
         """
         check_output(self.path, folder=True)
         for name in ("checkpoints", "samples"):
@@ -127,17 +131,32 @@ class RunFolder:
         for name in ("recipe.json", "metrics.jsonl", "validation.jsonl", "changes.jsonl", "loss.png"):
             check_output(self.path / name, folder=False)
         if self.recipe_file.is_file():
-            self._agree(recipe, images, allow_change)
-        elif self.path.is_dir() and any(not entry.name.startswith(".") for entry in self.path.iterdir()):
+            return self._agree(recipe, images, allow_change)
+        if self.path.is_dir() and any(not entry.name.startswith(".") for entry in self.path.iterdir()):
             raise InputError(f"'{self.path}' is not empty and holds no run: choose an empty or a new folder.")
+        return with_lengths(recipe)
 
-    def begin(self, recipe: Recipe, images: ImageSet) -> None:
-        """Write recipe.json, where a run that was killed may have left files unfinished."""
+    def begin(self, recipe: Recipe, images: ImageSet, images_seen: int) -> list[str]:
+        """Write recipe.json, and forget what lies beyond the images seen; returns sentences about where the run is.
+
+        A run that was killed may have left files unfinished. Checkpoints beyond are of a run that is continued from
+        before its cool-down.
+        """
         for folder in (self.path, self.path / "samples"):
             remove_unfinished(folder)
         table = {"recipe": recipe.model_dump(mode="json"), "data_fingerprint": images.fingerprint}
         with whole_file(self.recipe_file) as temporary:
             temporary.write_text(json.dumps(signed(table), indent=2) + "\n", encoding="utf-8")
+        left = leave_newest(self.path, images_seen)
+        self.forget_after(images_seen)
+        if left is not None:
+            return [
+                f"The learning rate had fallen already: the run goes on from {images_seen:,} images, before that. The "
+                f"model of {int(left.name.split('-')[1]):,} images lies in '{left}'."
+            ]
+        if images_seen >= recipe.train_images:
+            return [f"'{self.path}' is complete at {images_seen:,} images; a larger train_images continues."]
+        return []
 
     def record_changes(self, old: Recipe, new: Recipe, images_seen: int) -> list[str]:
         """Write down which keys differ from those of the checkpoint that a run goes on from; returns sentences."""
@@ -197,11 +216,14 @@ class RunFolder:
             if re.fullmatch(r"\d{10}", grid.stem) and int(grid.stem) > images_seen:
                 grid.unlink()
 
-    def _agree(self, recipe: Recipe, images: ImageSet, allow_change: bool) -> None:
+    def _agree(self, recipe: Recipe, images: ImageSet, allow_change: bool) -> Recipe:
         table = read_json(self.recipe_file)
         check_signed(table, self.recipe_file)
         check_fields(table, _RunFields, self.recipe_file)
         held = make_recipe(table["recipe"], origin=f"'{self.recipe_file}'")
+        if recipe.training.warmup_images is None:
+            recipe = changed(recipe, {"training": {"warmup_images": held.training.warmup_images}})
+        recipe = with_lengths(recipe)
         same_data = table["data_fingerprint"] == images.fingerprint
         for key, (old, new) in differences(held, recipe).items():
             if key == "train_images" and new < old:
@@ -215,10 +237,11 @@ class RunFolder:
                 raise InputError(f"{holds} --allow-change goes on with it from here, another --out starts a new run.")
         if not same_data:
             raise InputError(f"the data in '{images.name}' changed since '{self.path}' was begun; use another --out.")
+        return recipe
 
 
 def with_changes(described: dict[str, Any]) -> dict[str, Any]:
-    """What model.shown.describe says, and `changes`: the lines of RunFolder.changes up to that checkpoint."""
+    """What model.description.describe says, and `changes`: the lines of RunFolder.changes up to that checkpoint."""
     above, seen = Path(described["checkpoint"]).parent, described["images_seen"]
     lines = RunFolder(above.parent).changes.lines() if above.name == "checkpoints" else []
     return {**described, "changes": [line for line in lines if line["images"] <= seen]}

@@ -26,14 +26,14 @@ class Stop:
         self.number = 0
         self._inside = False
 
-    def unless_stopped(self, act: Callable[[], None]) -> None:
+    def unless_stopped(self, act: Callable[..., None], *given: object) -> None:
         """Do what can be made again later: not after a signal, and no further where one meets it."""
         if self.number:
             return
         try:
             self._inside = True
             try:
-                act()
+                act(*given)
             finally:
                 self._inside = False
         except _BrokenOff:

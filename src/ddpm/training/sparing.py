@@ -6,19 +6,20 @@ import time
 from collections.abc import Callable
 
 SHARE = 0.02  # of the time
+GRACE = 5.0  # seconds beyond it, so that the first minute of a run shows something
 
 
 class Sparing:
-    """Work that is left out where it would take more than a share of the time since it was last done."""
+    """Work that is left out where all of it together would take more than its share of the time."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._not_before = clock()
+        self._clock, self._start = clock, clock()
+        self._spent = self._last = 0.0
 
-    def __call__(self, work: Callable[[], None]) -> None:
-        """Do the work the first time, and then where enough time has passed for what it took last."""
+    def __call__(self, work: Callable[..., None], *given: object) -> None:
+        """Do the work the first time, and then where there is time for what it took last."""
         start = self._clock()
-        if start >= self._not_before:
-            work()
-            end = self._clock()
-            self._not_before = end + (end - start) / SHARE
+        if self._spent + self._last <= SHARE * (start - self._start) + GRACE:
+            work(*given)
+            self._last = self._clock() - start
+            self._spent += self._last

@@ -1,0 +1,84 @@
+"""What a run says to expect of it: how long it takes, when samples become recognisable, what its numbers mean."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_right
+from collections.abc import Callable
+
+from ddpm.base.progress import duration
+from ddpm.model.lengths import preview_marks
+from ddpm.model.recipe import Recipe
+
+STEPS_TO_SEE = ((8, 100), (32, 1000))
+"""Steps after which a person first recognises something in a preview, by the longer side of images, up to so many
+pixels. Larger images have not been measured."""
+SPEED_SECONDS = 10.0  # of training, after which its speed is known
+PREDICTED = {"eps": "noise", "x0": "clean image", "v": "mixture of noise and image (v)", "mean": "posterior mean"}
+
+
+def images_to_see(recipe: Recipe) -> int | None:
+    """Images after which something is recognisable, roughly; None for sizes that have not been measured."""
+    side = max(recipe.geometry.size)
+    return next((steps * recipe.batch_size for longest, steps in STEPS_TO_SEE if side <= longest), None)
+
+
+def preview_after(recipe: Recipe, images: int) -> int:
+    """Images seen at the first preview of at least so many; the last one is at the end of the run."""
+    marks, size = preview_marks(recipe.lengths, recipe.batch_size), recipe.batch_size
+    steps = range(-(-recipe.train_images // size))
+    return size * bisect_right(steps, marks(images - 1), key=lambda step: marks(size * step))
+
+
+def timing(recipe: Recipe, images_per_second: float, seen: int = 0) -> list[str]:
+    """Sentences: how long a run takes from here, and when its samples become recognisable.
+
+    images_per_second  of training on this machine
+    """
+    total, wanted = recipe.train_images, images_to_see(recipe)
+    rest = duration((total - seen) / images_per_second)
+    found = [f"On this machine the run takes about {rest}{' more' if seen else ''}."]
+    if wanted is None:
+        found.append("How soon samples of this size become recognisable has not been measured.")
+    elif wanted > total:
+        found.append(f"Samples become recognisable after about {wanted:,} images; this run ends before that.")
+    elif wanted > seen:
+        preview = preview_after(recipe, wanted)
+        found.append(
+            f"Samples become recognisable after about {wanted:,} images: look at the preview of {preview:,}, which "
+            f"comes in {duration((preview - seen) / images_per_second)}."
+        )
+    return found
+
+
+def meaning(recipe: Recipe) -> list[str]:
+    """Sentences: what the loss says, and the bits/dim of a validation."""
+    objective = recipe.objective
+    if objective.loss == "bound":
+        loss = "The loss is a noisy estimate of the bound on training images in bits/dim."
+    else:
+        loss = f"The loss is the mean squared error of the predicted {PREDICTED[objective.prediction]}"
+        loss += ": 1 is knowing nothing." if objective.prediction == "eps" else "."
+    found = [f"{loss} How low it gets hangs on schedule and objective: compare only runs that share them."]
+    if recipe.validation is not None:
+        found.append("bits/dim are what lossless compression would take at most: 8 is raw 8-bit, less is better.")
+    return found
+
+
+class Expecting:
+    """Says once what to expect of the time, as soon as the speed is known; the first step is not timed."""
+
+    def __init__(self, recipe: Recipe, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._recipe, self._say, self._clock = recipe, say, clock
+        self._first: tuple[int, float] | None = None
+        self._said = False
+
+    def __call__(self, seen: int) -> None:
+        """Take note of a step, after which so many images were seen."""
+        if self._said:
+            return
+        now = self._clock()
+        images, start = self._first = self._first or (seen, now)
+        if now - start >= SPEED_SECONDS:
+            self._said = True
+            self._say(" ".join(timing(self._recipe, (seen - images) / (now - start), seen)))
