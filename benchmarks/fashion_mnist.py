@@ -3,8 +3,9 @@
     ddpm train fashion-mnist --data fashion-mnist --out runs/fashion-mnist
     python benchmarks/fashion_mnist.py runs/fashion-mnist --data fashion-mnist
 
-Writes models/fashion-mnist (EMA weights only), results/fashion-mnist.json (loss curve, speed, error by level on
-test images), results/fashion-mnist-loss.png, -error.png and -samples.png (seeds 0 to 63, all 1,000 levels).
+Writes models/fashion-mnist (the weights that `ddpm tune ema` chose, as its EMA), results/fashion-mnist.json (loss
+curve, speed, error by level on test images), results/fashion-mnist-loss.png, -error.png and -samples.png (seeds 0 to
+63, all 1,000 levels).
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ import ddpm
 from ddpm.base.seeding import generator
 from ddpm.base.units import images_to_x
 from ddpm.diffusion.objectives import simple_loss
-from ddpm.model.checkpoint import find_checkpoint, read_config, read_weights, write_checkpoint
+from ddpm.model.checkpoint import MODEL_FILE, find_checkpoint, read_config, read_weights, write_checkpoint
+from ddpm.model.chosen import chosen_kind
 from ddpm.model.model import Model
 from ddpm.training.run_folder import RunFolder
 
@@ -34,7 +36,7 @@ IMAGES_PER_LEVEL = 1_000
 
 
 def publish(run: str) -> Path:
-    """Copy a run's newest checkpoint to models/, EMA weights alone."""
+    """Copy a run's newest checkpoint to models/, the weights alone that `ddpm tune ema` chose."""
     folder = find_checkpoint(Path(run))
     config = read_config(folder)
     target = RESULTS.parent / "models" / NAME
@@ -42,7 +44,7 @@ def publish(run: str) -> Path:
     write_checkpoint(
         target,
         recipe=config.recipe,
-        weights={"ema": read_weights(folder, config, "ema")},
+        weights={"ema": read_weights(folder, config, chosen_kind(folder, config.sha256[MODEL_FILE]))},
         class_names=config.class_names,
         images_seen=config.images_seen,
         data_fingerprint=config.data_fingerprint,

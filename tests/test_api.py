@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import pkgutil
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -130,6 +131,7 @@ def verbs(plain: Model, inputs: tuple[ImageSet, bytes], tmp_path: Path) -> Calls
     pruned = folder / "pruned"
     for name in ("1", "2", "3", "4"):
         (pruned / "checkpoints" / name).mkdir(parents=True)
+    copied = shutil.copytree(model.source, folder / "copied")
     table: dict[str, dict[str, Any]] = {
         "compress": {"model": model, "image": images[0], "most_bytes": 40, "verify": False},
         "compress_files": {"model": model, "paths": [folder / "a.png"], "out": folder / "files", "force": True},
@@ -153,6 +155,7 @@ def verbs(plain: Model, inputs: tuple[ImageSet, bytes], tmp_path: Path) -> Calls
         "show": {"path": model.source},
         "train": {"recipe": recipe, "out": folder / "run"},
         "tune_codec": {"model": model, "data": "digits:train[0:64]", "fit_steps": 1, "force": True},
+        "tune_ema": {"run": copied, "data": images, "steps": 1, "samples": 64},
         "tune_linear": {"data": "digits:train[0:64]", "out": folder / "linear", "fit_steps": 1},
         "tune_timesteps": {"model": model, "data": images, "steps": [1], "trials": 5, "samples": 64},
         "tune_variance": {"model": model, "data": "digits:train[0:64]", "calls": 96},
@@ -251,7 +254,7 @@ def test_model_and_recipe_are_what_load_and_recipe_return(run: Path):
 
 
 REPORTS = {"inspect": 1, "compress_files": 2, "decompress_files": 1, "evaluate_codec": 3, "evaluate_fid": 4,
-           "evaluate_likelihood": 3, "evaluate_memorisation": 2, "tune_codec": 2, "tune_linear": 2,
+           "evaluate_likelihood": 3, "evaluate_memorisation": 2, "tune_codec": 2, "tune_ema": 4, "tune_linear": 2,
            "tune_timesteps": 2, "tune_variance": 2, "prune": 2}  # fmt: skip
 
 

@@ -28,9 +28,9 @@ from ddpm.codec.decode import RECONSTRUCTIONS
 from ddpm.data.sizing import FITS
 from ddpm.diffusion.denoiser import OPTIMAL, THRESHOLDS
 from ddpm.diffusion.schedule import VARIANCES
-from ddpm.model.checkpoint import WEIGHTS
 from ddpm.model.model import build_network
 from ddpm.model.recipe import Recipe, load_recipe, recipe_names, resolve
+from ddpm.model.sidecar import EMA, RAW
 from ddpm.samplers.plan import SAMPLERS, TUNED
 from ddpm.samplers.spacing import SPACINGS
 
@@ -216,7 +216,7 @@ CHOICES = {
     "train --fit": FITS,
     "sample --sampler": SAMPLERS,
     "sample --variance": (*VARIANCES, OPTIMAL),
-    "sample --weights": WEIGHTS,
+    "sample --weights": (EMA, RAW, "ema-"),
     "sample --spacing": (*SPACINGS, TUNED),
     "sample --threshold": THRESHOLDS,
     "tune timesteps --sampler": SAMPLERS,

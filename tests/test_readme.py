@@ -30,6 +30,7 @@ SMALLER = (
     (r"^(evaluate likelihood .*)", r"\1 --calls 256 --solver-steps 1 --limit 4"),
     (r"^(evaluate codec .*)", r"\1 --limit 8"),
     (r"^(tune variance .*)", r"\1 --calls 400"),
+    (r"^(tune ema .*)--samples \d+", r"\1--samples 64"),
     (r"^(tune codec .*)", r"\1 --fit-steps 20"),
     (r"--trials \d+ --samples \d+", "--trials 5 --samples 64"),
     (r"--size \d+", "--size 16"),

@@ -41,9 +41,9 @@ from ddpm.evaluation.memorisation import evaluate_memorisation
 from ddpm.generation.draw import draw, plan_for
 from ddpm.generation.save import save_samples
 from ddpm.metrics.neighbours import nearest_neighbours
-from ddpm.model.checkpoint import describe
 from ddpm.model.checkpoint import load_model as load
 from ddpm.model.datasets import recipe_images
+from ddpm.model.description import describe
 from ddpm.model.model import Model
 from ddpm.model.pruning import PruneReport, prune_run
 from ddpm.model.recipe import Recipe, changed, load_recipe, resolve, with_lengths
@@ -52,6 +52,7 @@ from ddpm.training.cost import Cost, estimate_cost
 from ddpm.training.linear_model import linear_images, make_linear
 from ddpm.training.loop import train as train_run
 from ddpm.training.run_folder import with_changes
+from ddpm.tuning.best_weights import tune_ema
 from ddpm.tuning.codec import CodecDataReport, tune_codec
 from ddpm.tuning.timesteps import tune_timesteps
 from ddpm.tuning.variances import tune_variance
@@ -61,7 +62,7 @@ __all__ = [
     "Console", "Progress", "compress", "compress_files", "convert", "cost", "decompress", "decompress_files",
     "evaluate_codec", "evaluate_fid", "evaluate_likelihood", "evaluate_memorisation", "images", "inspect", "load",
     "nearest_neighbours", "prune", "recipe", "sample", "save_grid", "save_samples", "show", "train", "tune_codec",
-    "tune_linear", "tune_timesteps", "tune_variance",
+    "tune_ema", "tune_linear", "tune_timesteps", "tune_variance",
 ]
 # fmt: on
 
@@ -147,8 +148,8 @@ def sample(
 
 
 def show(path: str | Path, run: str | Path | None = None) -> dict[str, Any]:
-    """What a model is, as plain values (see model.checkpoint.describe), with the `changes` of its run's recipe; or what
-    a .dpc file says of itself.
+    """What a model is, as plain values (see model.description), with the `changes` of its run's recipe; or what a .dpc
+    file says of itself.
 
     run  for a .dpc file: the model it wants, unless that is `linear` or lies in runs/ or models/ here
     """

@@ -15,7 +15,7 @@ from PIL import Image
 SOURCE_FIELDS = {"source", "kind", "images", "splits", "sizes", "modes", "channels", "classes", "duplicates", "bad",
                  "suggestions", "policy", "summary", "left_out", "levels", "alpha", "see_through"}  # fmt: skip
 MODEL_FIELDS = {"checkpoint", "checkpoints", "images_seen", "parameters", "class_names", "data_fingerprint", "sha256",
-                "side_files", "by_checkpoint", "changes", "schedule", "recipe"}  # fmt: skip
+                "weights", "chosen", "side_files", "by_checkpoint", "changes", "schedule", "recipe"}  # fmt: skip
 
 
 def as_json(command: str, *words: str | Path) -> dict[str, object]:
@@ -102,6 +102,8 @@ def test_show_says_everything_about_a_run_as_json_and_for_a_person(kinds_run: Pa
     assert table["schedule"]["steps"] == 12
     assert table["recipe"] == json.loads((kinds_run / "recipe.json").read_text())["recipe"]
     assert f"parameters    {table['parameters']:,}\n" in text
+    assert (table["weights"], table["chosen"]) == (["ema", "raw"], "ema")
+    assert "weights       ema (used), raw; SHA-256 " in text
     for fact in ("china, flower", "3 x 16 x 24", table["sha256"]["model.safetensors"], *table["checkpoints"]):
         assert fact in text
 

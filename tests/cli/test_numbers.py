@@ -51,6 +51,8 @@ COMMANDS = [
     "evaluate fid MODEL --data digits:test --features pixels --seeds 0-99999999",
     "evaluate memorisation MODEL --data digits:test --seeds 0-99999999",
     "evaluate codec linear --data digits:test --limit 99999999999999999999",
+    "tune ema MODEL --steps 12 --samples 1000000000000",
+    "tune ema MODEL --steps 1000000000",
     "tune variance MODEL --calls 1000000000000",
     "tune timesteps MODEL --steps 4 --samples 1000000000000",
     "tune timesteps MODEL --steps 4 --trials 1000000000000",

@@ -74,6 +74,13 @@ PASSED: dict[str, tuple[str, str, str, dict[str, Any]]] = {
         {"model": "RUN", "data": "SRC", "seeds": [1], "sampler": "S", "steps": 3, "precision": "X",
          "training_data": "T", "out": "O", "batch_size": 7, **SIZED_HOW},
     ),
+    "tune ema": (
+        "RUN",
+        "--data SRC --steps 3 --features F --features G --samples 70 --seed 8 --batch-size 7 --device D --json",
+        "tune_ema",
+        {"run": "RUN", "data": "SRC", "steps": 3, "features": ["F", "G"], "samples": 70, "seed": 8, "batch_size": 7,
+         "device": "D"},
+    ),
     "tune variance": (
         "RUN",
         f"--data SRC --calls 9 --seed 8 --batch-size 7 --json {LOADED}",
@@ -116,7 +123,7 @@ SIGNATURES = {verb: inspect.signature(getattr(api, verb)) for verb in ("load", *
 ELSEWHERE = {"train", "show"}  # in test_train.py and test_look.py
 OTHER_DEFAULTS = {("evaluate codec", "limit"), ("evaluate codec", "device"), ("compress", "device"),
                   ("decompress", "device"), ("evaluate memorisation", "seeds"),
-                  ("sample", "seeds"), ("tune timesteps", "features")}  # fmt: skip
+                  ("sample", "seeds"), ("tune timesteps", "features"), ("tune ema", "features")}  # fmt: skip
 
 
 @pytest.fixture
@@ -176,21 +183,21 @@ def test_defaults_are_those_of_the_verb(command: str, asked: dict[str, dict[str,
         assert found[key] == usual[key] or (command, key) in OTHER_DEFAULTS, key
     if "load" in asked:
         device = "cpu" if (command, "device") in OTHER_DEFAULTS else "auto"
-        assert asked["load"] == {"path": words.split()[0], "weights": "ema", "device": device}
+        assert asked["load"] == {"path": words.split()[0], "weights": None, "device": device}
     if "--json" in PASSED[command][1]:
         assert end.out == "line\n"
 
 
 def test_defaults_that_the_verb_does_not_have(asked: dict[str, dict[str, Any]]):
     found = {}
-    for command in ("sample", "evaluate memorisation", "evaluate codec", "tune timesteps"):
+    for command in ("sample", "evaluate memorisation", "evaluate codec", "tune timesteps", "tune ema"):
         words, _, verb, _ = PASSED[command]
         done(*command.split(), *words.split())
         found[command] = asked[verb]
     assert found["sample"]["seeds"] == list(range(64))
     assert found["evaluate memorisation"]["seeds"] == list(range(256))
     assert found["evaluate codec"]["limit"] == 200
-    assert found["tune timesteps"]["features"] == ["pixels"]
+    assert found["tune timesteps"]["features"] == found["tune ema"]["features"] == ["pixels"]
 
 
 def test_samples_that_are_a_source_are_not_loaded(asked: dict[str, dict[str, Any]]):
@@ -234,7 +241,7 @@ def test_groups_and_the_whole_list_their_commands():
     for words, names in (("", ("train", "sample", "evaluate", "tune", "compress", "decompress", "data", "show",
                               "convert")),
                          ("evaluate", ("likelihood", "fid", "codec", "memorisation")),
-                         ("tune", ("variance", "timesteps", "codec"))):  # fmt: skip
+                         ("tune", ("ema", "variance", "timesteps", "codec"))):  # fmt: skip
         for typed in (words.split(), [*words.split(), "--help"]):
             end = type_in(*typed)
             assert "Traceback" not in end.err

@@ -24,6 +24,20 @@ def added(run: Path, before: dict[str, str]) -> set[str]:
     return {path for path in after.keys() - before.keys() if not Path(path).name.startswith(".")}
 
 
+def test_the_choice_of_weights_is_printed_and_then_used_and_named(run: Path):
+    before, typed = snapshot(run), ("tune", "ema", run, "--steps", "2", "--samples", "64")
+    end = done(*typed)
+    assert added(run, before) == {"checkpoints/0000000064/ema.json"}
+    table = json.loads(done(*typed, "--json").out)
+    assert table == json.loads(json.dumps(table | {"file": str(run / "checkpoints/0000000064/ema.json")}))
+    chosen = table["chosen"]
+    assert end.out.endswith(f"{chosen} weights are used from now on; --weights names others\n")
+    kinds = {"ema": "ema (used), raw", "raw": "ema, raw (used)"}[chosen]
+    assert f"weights       {kinds}; SHA-256" in done("show", run).out
+    for words, named in (((), chosen), (("--weights", "raw"), "raw"), (("--weights", "ema"), "ema")):
+        assert f"{named} weights of" in done(*SAMPLE, "--steps", "2", *words).err
+
+
 CASES = [
     ("variance", "raw", "raw"),
     ("timesteps", "ema", "averaged"),

@@ -146,14 +146,26 @@ def test_codec_data_are_found_by_their_first_digits_in_a_run_or_a_checkpoint(run
         find_in_run("nowhere", wanted)
 
 
-def test_codec_data_of_the_raw_weights_are_found_too(run: Path):
+@pytest.mark.parametrize("weights", ["raw", "ema-0.05"])
+def test_codec_data_of_other_weights_are_found_too(weights: str, run: Path):
     data = read_codec_data(of(run, OLD))
     assert data is not None
-    raw = Of(str(checkpoint(run, OLD)), "raw", of(run, OLD).weights_sha256)
-    write_codec_data(raw, data)
-    made = read_codec_data(raw)
+    other = Of(str(checkpoint(run, OLD)), weights, of(run, OLD).weights_sha256)
+    write_codec_data(other, data)
+    made = read_codec_data(other)
     assert made is not None
-    assert find_in_run(run, made.own_sha256).of.weights == "raw"
+    assert find_in_run(run, made.own_sha256).of.weights == weights
+    assert find_in_run(run, data.own_sha256).of.weights == "ema"
+
+
+@pytest.mark.parametrize("kept", ["codec-old.json", "codec-averaged-old.json"])
+def test_a_copy_under_another_name_hides_nothing(kept: str, run: Path):
+    wanted, file = print_of(run, NEW), checkpoint(run, NEW) / "codec-averaged.json"
+    shutil.copy(file, file.with_name(kept))
+    assert find_in_run(run, wanted).of.weights == "ema"
+    file.unlink()
+    with pytest.raises(WrongModel, match=f"{kept}' was measured on other weights"):
+        find_in_run(run, wanted)
 
 
 @pytest.mark.parametrize("file", ["codec-averaged.json", "config.json"])

@@ -28,10 +28,8 @@ from ddpm.model.checkpoint import (
     MODEL_FILE,
     PACKAGED,
     TRAINING_FILE,
-    WEIGHTS,
     Config,
     checkpoints,
-    describe,
     find_checkpoint,
     is_run,
     read_config,
@@ -41,9 +39,12 @@ from ddpm.model.checkpoint import (
     results_folder,
     write_checkpoint,
 )
+from ddpm.model.description import describe
 from ddpm.model.model import build_network
 from ddpm.model.recipe import changed, make_recipe
+from ddpm.model.sidecar import EMA, RAW
 
+WEIGHTS = (EMA, RAW)
 FILES = (MODEL_FILE, TRAINING_FILE, CONFIG_FILE)
 CLASSES = ("zero", "one", "Ångström", "three: ∞")
 RECIPE = make_recipe(
@@ -170,10 +171,11 @@ def test_on_disk_the_ema_is_called_averaged(checkpoint: Path):
 def test_unknown_and_absent_weights_are_named(tmp_path: Path):
     folder = write(tmp_path / "ema", weights={"ema": weights()["ema"]})
     for wrong in ("best", "averaged"):
-        with pytest.raises(InputError, match=f"ema or raw, not '{wrong}'"):
-            ddpm.load(folder, weights=wrong)
-    with pytest.raises(InputError, match=rf"{MODEL_FILE}' holds no raw weights"):
-        ddpm.load(folder, weights="raw")
+        with pytest.raises(InputError, match=rf"{MODEL_FILE}' holds no {wrong} weights: choose ema or raw\."):
+            ddpm.load(write(tmp_path / wrong), weights=wrong)
+    for absent in ("raw", "ema-0.05"):
+        with pytest.raises(InputError, match=rf"{MODEL_FILE}' holds no {absent} weights: choose ema\."):
+            ddpm.load(folder, weights=absent)
 
 
 def test_a_checkpoint_without_training_state_is_loaded_but_not_continued(tmp_path: Path):

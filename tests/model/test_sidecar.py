@@ -10,7 +10,7 @@ import pytest
 
 from ddpm.codec import codec_data
 from ddpm.errors import DamagedFile, InputError, WrongModel
-from ddpm.model import timesteps, variances
+from ddpm.model import sidecar, timesteps, variances
 from ddpm.model.checkpoint import MODEL_FILE, PACKAGED, read_config
 from ddpm.model.sidecar import Sidecar
 from scorings import SHA, Of, edited
@@ -18,7 +18,9 @@ from scorings import SHA, Of, edited
 SPOONS = Sidecar("spoons", "ddpm spoons", "cutlery", version=3)
 KINDS = {kind.stem: kind for kind in (timesteps.SIDECAR, variances.SIDECAR, codec_data.SIDECAR)}
 TABLE = {"spoons": [1, 0.1 + 0.2, 1e300, None, "Löffel"], "drawer": {"left": True}}
-EVERY_WEIGHTS = pytest.mark.parametrize(("weights", "stored"), [("ema", "averaged"), ("raw", "raw")])
+EVERY_WEIGHTS = pytest.mark.parametrize(
+    ("weights", "stored"), [("ema", "averaged"), ("raw", "raw"), ("ema-0.05", "averaged-0.05")]
+)
 PUBLISHED = Path(__file__).resolve().parents[2] / "models" / "fashion-mnist"
 
 
@@ -44,6 +46,27 @@ def test_a_side_file_gives_back_its_table_and_what_it_is(weights: str, stored: s
     assert (found["weights"], found["weights_sha256"]) == (stored, SHA)
     assert found.keys() - TABLE.keys() == {"format", "format_version", "weights", "weights_sha256", "own_sha256"}
     assert path.read_bytes().endswith(b"}\n")
+
+
+@EVERY_WEIGHTS
+def test_kinds_of_weights_and_their_names_on_disk_lead_to_each_other(weights: str, stored: str):
+    assert (sidecar.stored(weights), sidecar.kind_of(stored)) == (stored, weights)
+    assert sidecar.of_length(0.05) == "ema-0.05"
+
+
+def test_the_kinds_that_there_is_a_file_for_are_listed(of: Of):
+    for weights in ("raw", "ema-0.25", "ema", "ema-0.05"):
+        SPOONS.write(Of(of.source, weights), TABLE)
+    assert SPOONS.kinds(Path(of.source)) == ["ema", "ema-0.05", "ema-0.25", "raw"]
+
+
+@pytest.mark.parametrize(("of_one", "to"), [("raw", "ema"), ("ema", "ema-0.05"), ("ema-0.05", "raw")])
+def test_a_file_about_another_kind_of_weights_of_the_same_checkpoint_is_refused(of_one: str, to: str, of: Of):
+    """They share a file, and so its hash."""
+    other = Of(of.source, to)
+    SPOONS.write(Of(of.source, of_one), TABLE).rename(SPOONS.path(other))
+    with pytest.raises(WrongModel, match="was measured on other weights"):
+        SPOONS.read(other)
 
 
 def test_where_nothing_was_stored_there_is_nothing(of: Of):
@@ -97,7 +120,7 @@ def test_a_side_file_that_cannot_be_used_is_refused_by_name_with_what_to_do(
     assert type(raised.value) is kind
     assert raised.value.exit_code == code
     assert f"'{path}'" in said
-    option = "" if weights == "ema" else " --weights raw"
+    option = "" if weights == "ema" else f" --weights {weights}"
     assert ("newer ddpm" if case == "a newer format" else f"`ddpm tune cutlery {tmp_path}{option}`") in said
     assert said.endswith(".")
     assert "\n" not in said

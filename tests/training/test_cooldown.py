@@ -31,7 +31,7 @@ START = 56
 CHANGES = {
     "network": {"dropout": 0.1},
     "training": {
-        **{"warmup_images": WARM, "cooldown": SHARE, "ema_decay": 0.9, "flip": True},
+        **{"warmup_images": WARM, "cooldown": SHARE, "ema_decay": 0.9, "ema_lengths": [0.1], "flip": True},
         **{"log_images": 24, "checkpoint_images": 36},
     },
 }

@@ -11,7 +11,7 @@ import torch
 import ddpm
 from ddpm.base.units import images_to_x
 from ddpm.errors import InputError
-from ddpm.model.checkpoint import find_checkpoint, read_config, read_weights
+from ddpm.model.checkpoint import find_checkpoint, read_config, read_kinds
 from ddpm.model.recipe import Recipe
 from ddpm.networks.linear import LinearDenoiser
 
@@ -20,7 +20,7 @@ SETTINGS = {
     "device": "cpu",
     "data": "digits",
     "process": {"steps": 20, "schedule": "cosine"},
-    "training": {"warmup_images": 0, "checkpoint_images": 32, "log_images": 32},
+    "training": {"warmup_images": 0, "checkpoint_images": 32, "log_images": 32, "ema_lengths": [0.1]},
 }
 
 
@@ -31,12 +31,14 @@ def corrected(train_images: int, linear: str = "corrected") -> Recipe:
 
 @pytest.mark.parametrize("linear", ["corrected", "scalar"])
 def test_denoiser_is_measured_on_the_training_images_before_the_first_step(linear: str, tmp_path: Path):
-    model = ddpm.load(ddpm.train(corrected(16, linear), out=tmp_path / "run"))
-    assert isinstance(model.network, LinearDenoiser)
+    run = ddpm.train(corrected(16, linear), out=tmp_path / "run")
     images = images_to_x(torch.from_numpy(ddpm.images("digits:train").array()), torch.float64)
     mean = images.mean(0) if linear == "corrected" else images.mean().expand(1, 8, 8)
-    assert torch.allclose(model.network.mean.double(), mean, atol=1e-6)
-    assert model.network.variance.min() > 0
+    for kind in ("ema", "ema-0.1", "raw"):
+        model = ddpm.load(run, weights=kind)
+        assert isinstance(model.network, LinearDenoiser)
+        assert torch.allclose(model.network.mean.double(), mean, atol=1e-6)
+        assert model.network.variance.min() > 0
     assert ddpm.sample(model, seeds=[1], steps=3).shape == (1, 1, 8, 8)
 
 
@@ -47,7 +49,8 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path: Path):
     held = []
     for name in ("whole", "halves"):
         folder = find_checkpoint(tmp_path / name)
-        held.append({kind: read_weights(folder, read_config(folder), kind) for kind in ("ema", "raw")})
+        held.append(read_kinds(folder, read_config(folder)))
+    assert held[0].keys() == held[1].keys() == {"ema", "raw", "ema-0.1"}
     for kind, weights in held[0].items():
         assert set(weights) == set(held[1][kind])
         assert all(torch.equal(value, held[1][kind][name]) for name, value in weights.items())

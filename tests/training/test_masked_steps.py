@@ -16,7 +16,8 @@ from ddpm.training.learner import Learner
 from scorings import RECIPE, merged, pixels
 
 CPU = torch.device("cpu")
-SHORT = make_recipe(merged(RECIPE, {"batch_size": 4, "training": {"warmup_images": 8, "ema_decay": 0.9}}))
+AVERAGES = {"ema_decay": 0.9, "ema_lengths": [0.1]}
+SHORT = make_recipe(merged(RECIPE, {"batch_size": 4, "training": {"warmup_images": 8, **AVERAGES}}))
 IMPORTANCE = make_recipe(merged(RECIPE, {"process": {"steps": 3}, "objective": {"levels": "importance"}}))
 
 
@@ -25,7 +26,7 @@ def batch(number: int) -> Batch:
 
 
 def learned(learner: Learner) -> dict[str, torch.Tensor]:
-    """Weights, their EMA and the optimiser's numbers."""
+    """Weights, their averages and the optimiser's numbers."""
     found = {f"{kind}/{name}": w for kind, state in learner.weights().items() for name, w in state.items()}
     moments = learner.optimiser.state_dict()["state"]
     found |= {f"{number}/{name}": value for number, state in moments.items() for name, value in state.items()}
@@ -158,7 +159,7 @@ def test_levels_are_not_drawn_by_losses_that_were_left_out(monkeypatch: pytest.M
     np.testing.assert_array_equal(learner.levels.history.table(), before)
 
 
-@pytest.mark.parametrize("kind", ["raw", "ema"])
+@pytest.mark.parametrize("kind", ["raw", "ema", "ema-0.1"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_one_weight_that_is_no_number_is_noticed(kind: str, value: float):
     learner = Learner(SHORT, CPU)

@@ -34,14 +34,14 @@ from crashing import (
 import ddpm
 
 # Every random source at once, labels that are dropped, and none but order, levels and noise, with the other kind of
-# EMA.
+# EMA and more averages.
 VARIANTS: dict[str, dict[str, Any]] = {
     "classes, dropout and flips": {},
     "classes with label drop-out": {"network": {"dropout": 0.0}, "training": {"label_dropout": 0.3}},
     "without classes, dropout and flips": {
         "network": {"classes": 0, "dropout": 0.0},
         "objective": {"prediction": "v"},
-        "training": {"flip": False, "ema_ramp": False, "ema_decay": 0.9},
+        "training": {"flip": False, "ema_ramp": False, "ema_decay": 0.9, "ema_lengths": [0.05, 0.25]},
     },
 }
 # One log line a step, so that a test sees how far a process is.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import safetensors.torch
@@ -18,15 +20,29 @@ from ddpm.errors import DamagedFile
 
 def read_safetensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
     """The tensors whose names begin with a prefix, without it, on the CPU. Errors: damaged (DamagedFile)."""
+    with _opened(path) as file:
+        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118  not a dictionary
+        return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+
+
+def tensor_names(path: Path) -> list[str]:
+    """The names of the tensors in a safetensors file, which are not read. Errors: damaged (DamagedFile)."""
+    with _opened(path) as file:
+        return list(file.keys())
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file, open: keys() and get_tensor(name)."""
     with refusals(path, "read"), path.open("rb"):  # else safetensors hides the operating system's reason
         pass
     try:
         if not _is_unicode(path):  # safetensors opens no such path
             found = safetensors.torch.load(read_bytes(path))
-            return {name.removeprefix(prefix): found[name] for name in found if name.startswith(prefix)}
+            yield SimpleNamespace(keys=found.keys, get_tensor=found.__getitem__)
+            return
         with safetensors.safe_open(path, framework="pt") as file:
-            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118  not a dictionary
-            return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+            yield file
     except Exception:  # types that PyTorch has not, names that are none, and more
         raise DamagedFile(f"'{path}' is cut short or damaged: it is not a safetensors file.") from None
 

@@ -24,7 +24,7 @@ def compress(
         bool, typer.Option("--verify/--no-verify", help="Decompress what was written, and compare.")
     ] = True,
     force: options.Force = False,
-    weights: options.Weights = "ema",
+    weights: options.Weights = None,
     batch_size: options.Tiles = None,
     device: options.CodecDevice = "cpu",
     as_json: options.AsJson = False,

@@ -68,7 +68,7 @@ def print_files(report: FilesReport, problems: Iterable[tuple[str, str]], *, as_
         raise typer.Exit(report.exit_code)
 
 
-def load(run: str, weights: str, device: str) -> Model:
+def load(run: str, weights: str | None, device: str) -> Model:
     """The model that a command is about."""
     import ddpm
 

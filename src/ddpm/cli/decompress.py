@@ -21,7 +21,7 @@ def decompress(
         str, typer.Option(help="Coarse images: mean (least error), or flow (sharper, as samples are).")
     ] = "mean",
     force: options.Force = False,
-    weights: options.Weights = "ema",
+    weights: options.Weights = None,
     batch_size: options.Tiles = None,
     device: options.CodecDevice = "cpu",
     as_json: options.AsJson = False,

@@ -11,7 +11,13 @@ Data = Annotated[str, typer.Option(help="Images that the model never saw: a sour
 TrainingImages = Annotated[
     str | None, typer.Option("--data", help="Images to fit on [default: the run's own training images].")
 ]
-Weights = Annotated[str, typer.Option(help="Which weights: ema (their exponential moving average) or raw.")]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="Which weights: ema (their exponential moving average), raw, or ema-LENGTH for an average of "
+        "training.ema_lengths [default: what ddpm tune ema chose, else ema]."
+    ),
+]
 Device = Annotated[str, typer.Option(help="Where networks run: auto, cpu, cuda, cuda:1, ...")]
 CodecDevice = Annotated[str, typer.Option(help="Where the network runs, in float64: auto, cpu, cuda, ...")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -25,7 +25,7 @@ def sample(
     class_name: options.ClassName = None,
     guidance: options.Guidance = 1.0,
     precision: options.Precision = "float32",
-    weights: options.Weights = "ema",
+    weights: options.Weights = None,
     device: options.Device = "auto",
     batch_size: options.BatchSize = 64,
     progressive: Annotated[

@@ -36,7 +36,7 @@ def _model_lines(table: dict[str, Any]) -> list[str]:
         f"parameters    {table['parameters']:,}",
         f"schedule      {table['recipe']['process']['schedule']}, {table['schedule']['steps']} steps, "
         f"alpha_bar ends at {table['schedule']['alpha_bar_end']:.3g}",
-        f"weights       SHA-256 {table['sha256']['model.safetensors']}",
+        f"weights       {_kinds(table)}; SHA-256 {table['sha256']['model.safetensors']}",
         *_side_file_lines(table["by_checkpoint"]),
         *(
             f"changed       {line['key']} = {line['to']} from {line['images']:,} images on, {line['from']} before, by "
@@ -46,6 +46,13 @@ def _model_lines(table: dict[str, Any]) -> list[str]:
         "",
         *toml_lines(table["recipe"]),
     ]
+
+
+def _kinds(table: dict[str, Any]) -> str:
+    """The kinds of weights, the one that is used marked."""
+    if table["weights"] is None:
+        return "damaged"
+    return ", ".join(f"{kind} (used)" if kind == table["chosen"] else kind for kind in table["weights"])
 
 
 def _side_file_lines(rows: list[dict[str, Any]]) -> list[str]:

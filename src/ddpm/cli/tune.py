@@ -1,4 +1,4 @@
-"""ddpm tune variance | timesteps | codec."""
+"""ddpm tune ema | variance | timesteps | codec."""
 
 from __future__ import annotations
 
@@ -11,8 +11,47 @@ from ddpm.cli.console import PROGRESS, load, parse_steps, print_report
 from ddpm.errors import InputError
 
 app = typer.Typer(
-    help="Fit variances, timesteps or codec data to a model.", no_args_is_help=True, rich_markup_mode=None
+    help="Choose among a run's weights; fit variances, timesteps or codec data.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
+
+
+Features = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="What samples are judged by: pixels, or the file of a torch.export program; repeatable [default: pixels]."
+    ),
+]
+
+
+@app.command()
+def ema(
+    run: options.Run,
+    data: options.TrainingImages = None,
+    steps: Annotated[int, typer.Option(min=1, help="Network calls for each sample.")] = 20,
+    features: Features = None,
+    samples: Annotated[int, typer.Option(min=1, help="Samples drawn with each kind of weights.")] = 1024,
+    seed: options.Seed = 0,
+    batch_size: options.BatchSize = 64,
+    device: options.Device = "auto",
+    as_json: options.AsJson = False,
+) -> None:
+    """Choose the weights that other commands take: the average whose samples lie nearest to the training images."""
+    import ddpm
+
+    report = ddpm.tune_ema(
+        run,
+        data,
+        steps=steps,
+        features=features or ["pixels"],
+        samples=samples,
+        seed=seed,
+        batch_size=batch_size,
+        device=device,
+        progress=PROGRESS,
+    )
+    print_report(report, as_json=as_json)
 
 
 @app.command()
@@ -23,7 +62,7 @@ def variance(
         int | None, typer.Option(help="Network calls in all [default: 32 a level, more at the first].")
     ] = None,
     seed: options.Seed = 0,
-    weights: options.Weights = "ema",
+    weights: options.Weights = None,
     batch_size: options.BatchSize = 128,
     device: options.Device = "auto",
     as_json: options.AsJson = False,
@@ -44,17 +83,11 @@ def timesteps(
     sampler: Annotated[
         str, typer.Option(help="The sampler that they are for: ancestral, ddim, heun, dpm++, dpm++sde or unipc.")
     ] = "dpm++sde",
-    features: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="What samples are judged by: pixels, or the file of a torch.export program; repeatable [default: "
-            "pixels]."
-        ),
-    ] = None,
+    features: Features = None,
     trials: Annotated[int, typer.Option(min=1, help="Trials for each number of steps.")] = 32,
     samples: Annotated[int, typer.Option(min=1, help="Samples drawn for each trial.")] = 1024,
     seed: options.Seed = 0,
-    weights: options.Weights = "ema",
+    weights: options.Weights = None,
     batch_size: options.BatchSize = 64,
     device: options.Device = "auto",
     as_json: options.AsJson = False,
@@ -93,7 +126,7 @@ def codec(
         ),
     ] = None,
     seed: options.Seed = 0,
-    weights: options.Weights = "ema",
+    weights: options.Weights = None,
     batch_size: options.BatchSize = 128,
     device: options.Device = "auto",
     as_json: options.AsJson = False,

@@ -8,16 +8,9 @@ from typing import NamedTuple
 
 from ddpm.codec.codec_data import SIDECAR, Codec, CodecData, check_codes, make_codec, read_codec_data
 from ddpm.errors import DdpmError, WrongModel
-from ddpm.model.checkpoint import MODEL_FILE, WEIGHTS, every_checkpoint, find_checkpoint, load_model, read_config
+from ddpm.model.checkpoint import MODEL_FILE, every_checkpoint, find_checkpoint, load_model, read_config
 from ddpm.model.model import Model
-
-
-class _Weights(NamedTuple):
-    """The weights whose codec data are read, see sidecar.Weights."""
-
-    source: str
-    weights: str
-    weights_sha256: str
+from ddpm.model.sidecar import EMA, StoredWeights
 
 
 class Found(NamedTuple):
@@ -28,7 +21,7 @@ class Found(NamedTuple):
     older  whether the run has a newer checkpoint
     """
 
-    of: _Weights
+    of: StoredWeights
     made: CodecData
     shape: tuple[int, int, int]
     older: bool
@@ -60,9 +53,9 @@ def find_in_run(run: str | Path, fingerprint: str) -> Found:
     there: list[str] = []
     problem: DdpmError | None = None
     for folder in (first, *(other for other in reversed(others) if other != first)):
-        for weights in WEIGHTS:
+        for kind in SIDECAR.kinds(folder):
             try:
-                found = _codec_data(folder, weights, older=folder != newest[0])
+                found = _codec_data(folder, kind, older=folder != newest[0])
             except DdpmError as error:
                 problem = problem or error
                 continue
@@ -75,18 +68,16 @@ def find_in_run(run: str | Path, fingerprint: str) -> Found:
     wanted = f"it wants the model with fingerprint {fingerprint}, and"
     if there:
         raise WrongModel(f"{wanted} '{run}' has {' and '.join(there)}.")
-    own = _Weights(str(first), "ema", read_config(first).sha256[MODEL_FILE])
+    own = StoredWeights(str(first), EMA, read_config(first).sha256[MODEL_FILE])
     raise WrongModel(
         f"{wanted} '{run}' has none, as '{SIDECAR.path(own)}' is missing; its weights have the SHA-256 "
         f"{own.weights_sha256}."
     )
 
 
-def _codec_data(folder: Path, weights: str, *, older: bool) -> Found | None:
-    if not SIDECAR.path(_Weights(str(folder), weights, "")).exists():
-        return None
+def _codec_data(folder: Path, kind: str, *, older: bool) -> Found | None:
     config = read_config(folder)
-    of = _Weights(str(folder), weights, config.sha256[MODEL_FILE])
+    of = StoredWeights(str(folder), kind, config.sha256[MODEL_FILE])
     made = read_codec_data(of)
     return None if made is None else Found(of, made, config.recipe.geometry.shape, older)
 
@@ -117,6 +108,6 @@ class Codecs:
     def _make(self, fingerprint: str) -> tuple[Codec, Found]:
         check_codes(self.model)
         found, model = find_in_run(self.model.source, fingerprint), self.model
-        if found.of != _Weights(model.source, model.weights, model.weights_sha256):
+        if found.of != StoredWeights(model.source, model.weights, model.weights_sha256):
             model = load_model(found.of.source, weights=found.of.weights, device=str(model.device))
         return make_codec(model, found.made), found

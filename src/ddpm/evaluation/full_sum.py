@@ -25,7 +25,7 @@ from ddpm.likelihood.estimate import VariationalBound, bound_of
 from ddpm.likelihood.monte_carlo import Calls, Scoring
 from ddpm.likelihood.rate_distortion import RateDistortion, RunningMoments, rate_distortion_of
 from ddpm.model.model import Model
-from ddpm.model.sidecar import STORED
+from ddpm.model.sidecar import stored
 
 SHARD_CALLS = 8192  # network calls at most between two shards, unless one image alone needs more
 WHOLE = (1, 1)
@@ -139,7 +139,7 @@ def full_sum(model: Model, scoring: Scoring, where: Path) -> FullSum:
     measured = denoiser.measured
     table = {
         "layout": [LAYOUT, SHARD_CALLS],
-        "weights": [model.weights_sha256, STORED[model.weights]],
+        "weights": [model.weights_sha256, stored(model.weights)],
         "variance": denoiser.variance,
         "measured": "" if measured is None else _digest(measured.log_variance(chain).tolist()),
         "clip": denoiser.threshold != "none",

@@ -1,6 +1,6 @@
 """Checkpoints: a folder with everything about one model, either whole or not there.
 
-    model.safetensors   weights, each name under "averaged/" (the EMA) or "raw/"
+    model.safetensors   weights, each name under its kind: "averaged/" (the EMA), "raw/", "averaged-0.05/"
     config.json         format version, resolved recipe, class names, images seen, data fingerprint, each file's SHA-256
     training.pt         optimiser and counters (tensors and plain containers), only in a run that can be continued
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
@@ -28,16 +28,16 @@ from torch import Tensor
 from ddpm.base.fields import Fields, Whole, check_fields
 from ddpm.base.files import UNFINISHED, cannot, check_output, file_sha256, refusals, remove_tree, sync
 from ddpm.base.tables import check_signed, read_json, signed
-from ddpm.base.tensor_files import is_plain, not_finite, read_pickled, read_safetensors
+from ddpm.base.tensor_files import is_plain, not_finite, read_pickled, read_safetensors, tensor_names
 from ddpm.errors import DamagedFile, InputError
+from ddpm.model.chosen import chosen_kind
 from ddpm.model.model import Model, build_network, resolve_device
 from ddpm.model.recipe import Recipe, make_recipe
-from ddpm.model.sidecar import STORED, codec_files, fingerprint, side_files
+from ddpm.model.sidecar import EMA, RAW, kind_of, of_length, stored
 
 LONGEST_NAME = 20  # characters of a folder's name in its temporary one
 FORMAT = "ddpm checkpoint"
 FORMAT_VERSION = 1
-WEIGHTS = tuple(STORED)
 LINEAR = "linear"
 """The model without a network that comes with the package."""
 PACKAGED = Path(str(resources.files("ddpm") / LINEAR))
@@ -90,14 +90,14 @@ def write_checkpoint(
 ) -> None:
     """Write a checkpoint whole or not at all; the folder must not exist.
 
-    weights   "ema" and perhaps "raw", each a network's state dict
+    weights   by kind, "ema" and perhaps others, each a network's state dict
     training  what a run needs beyond the weights to continue
     """
     temporary = folder.parent / f"{UNFINISHED}{folder.name[:LONGEST_NAME]}"
     with refusals(folder, "written"):
         remove_tree(temporary)
     flat = {
-        f"{STORED[kind]}/{name}": tensor.contiguous()
+        f"{stored(kind)}/{name}": tensor.contiguous()
         for kind, state in weights.items()
         for name, tensor in state.items()
     }
@@ -223,17 +223,34 @@ def read_config(folder: Path) -> Config:
 
 def read_weights(folder: Path, config: Config, kind: str) -> dict[str, Tensor]:
     """A network's state dict from a checkpoint, on the CPU, its hash checked; of its shapes, all values finite."""
-    path = _checked(folder / MODEL_FILE, config)
-    found = read_safetensors(path, f"{STORED[kind]}/")
-    if not found:
-        raise InputError(f"'{path}' holds no {kind} weights.")
+    return _read(folder, config, (kind,))[kind]
+
+
+def read_kinds(folder: Path, config: Config) -> dict[str, dict[str, Tensor]]:
+    """The state dicts that a run goes on from, by kind, each as of read_weights."""
+    return _read(folder, config, (EMA, RAW, *map(of_length, config.recipe.training.ema_lengths)))
+
+
+def _read(folder: Path, config: Config, kinds: Sequence[str]) -> dict[str, dict[str, Tensor]]:
+    path, states = _checked(folder / MODEL_FILE, config), {}
+    held = kinds_held(folder)
     with torch.device("meta"):
         shapes = {name: tuple(tensor.shape) for name, tensor in build_network(config.recipe).state_dict().items()}
-    if found.keys() != shapes.keys() or not all(is_plain(found[name], shape) for name, shape in shapes.items()):
-        raise DamagedFile(f"the weights in '{path}' are not of the network in {CONFIG_FILE}.")
-    if complaint := not_finite(found):
-        raise DamagedFile(f"'{path}' holds no usable weights: {complaint}.")
-    return found
+    for kind in kinds:
+        if kind not in held:
+            raise InputError(f"'{path}' holds no {kind} weights: choose {' or '.join(held)}.")
+        found = states[kind] = read_safetensors(path, f"{stored(kind)}/")
+        if found.keys() != shapes.keys() or not all(is_plain(found[name], shape) for name, shape in shapes.items()):
+            raise DamagedFile(f"the weights in '{path}' are not of the network in {CONFIG_FILE}.")
+        if complaint := not_finite(found):
+            raise DamagedFile(f"'{path}' holds no usable weights: {complaint}.")
+    return states
+
+
+def kinds_held(folder: Path) -> list[str]:
+    """The kinds of weights in a checkpoint, by the names of its tensors alone."""
+    names = tensor_names(folder / MODEL_FILE)
+    return sorted({kind_of(name.partition("/")[0]) for name in names})
 
 
 def read_training(folder: Path, config: Config) -> dict[str, Any]:
@@ -247,17 +264,17 @@ def read_training(folder: Path, config: Config) -> dict[str, Any]:
     return found
 
 
-def load_model(path: str | Path, *, weights: str = "ema", device: str = "auto") -> Model:
+def load_model(path: str | Path, *, weights: str | None = None, device: str = "auto") -> Model:
     """Read a model from a run folder (its newest checkpoint) or a checkpoint folder.
 
-    weights  "ema" or "raw"
+    weights  their kind: "ema", "raw", or "ema-0.05" where training.ema_lengths had 0.05; None is the one that
+             `ddpm tune ema` chose, "ema" if it was not run
     device   "auto", "cpu", "cuda", ...
     """
-    if weights not in WEIGHTS:
-        raise InputError(f"weights must be {' or '.join(WEIGHTS)}, not '{weights}'.")
     folder = find_checkpoint(Path(path))
     config = read_config(folder)
-    state = read_weights(folder, config, weights)
+    kind = chosen_kind(folder, config.sha256[MODEL_FILE]) if weights is None else weights
+    state = read_weights(folder, config, kind)
     network = build_network(config.recipe)
     network.load_state_dict(state)
     network = network.to(resolve_device(device)).eval().requires_grad_(False)
@@ -267,43 +284,10 @@ def load_model(path: str | Path, *, weights: str = "ema", device: str = "auto") 
         config.class_names,
         images_seen=config.images_seen,
         data_fingerprint=config.data_fingerprint,
-        weights=weights,
+        weights=kind,
         source=str(folder),
         weights_sha256=config.sha256[MODEL_FILE],
     )
-
-
-def describe(run: str | Path) -> dict[str, Any]:
-    """A model as plain values: checkpoint, checkpoints, images_seen, parameters, class_names, schedule,
-    data_fingerprint, sha256 of its files, side_files, by_checkpoint, recipe. Its weights are not read.
-
-    by_checkpoint has a row for each checkpoint: its side files, those of the codec with their fingerprint (None if the
-    file is damaged), which says that .dpc files need this checkpoint.
-    """
-    folder = find_checkpoint(Path(run))
-    config = read_config(folder)
-    schedule = config.recipe.process.make_schedule()
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in build_network(config.recipe).parameters())
-    return {
-        "checkpoint": str(folder),
-        "checkpoints": [str(found) for found in checkpoints(Path(run))],
-        "images_seen": config.images_seen,
-        "parameters": parameters,
-        "class_names": list(config.class_names),
-        "data_fingerprint": config.data_fingerprint,
-        "sha256": dict(config.sha256),
-        "side_files": [str(file) for file in side_files(folder)],
-        "by_checkpoint": [_beside(found) for found in every_checkpoint(Path(run)) or [folder]],
-        "schedule": {"steps": schedule.steps, "alpha_bar_end": float(schedule.alpha_bar[-1])},
-        "recipe": config.recipe.model_dump(mode="json"),
-    }
-
-
-def _beside(folder: Path) -> dict[str, Any]:
-    codec = codec_files(folder)
-    files = {str(file): fingerprint(file) if file in codec else None for file in side_files(folder)}
-    return {"checkpoint": str(folder), "side_files": files}
 
 
 def _checked(path: Path, config: Config) -> Path:

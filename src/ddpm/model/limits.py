@@ -49,6 +49,9 @@ Blocks = Annotated[Positive, Field(le=64)]
 Fold = Annotated[Positive, Field(le=256)]
 Classes = Annotated[Count, Field(le=1_000_000)]
 Levels = Annotated[tuple[Annotated[Count, Field(le=15)], ...], Field(max_length=16)]
+Lengths = Annotated[
+    tuple[Annotated[float, Field(strict=True, ge=0.001, le=0.3, allow_inf_nan=False)], ...], Field(max_length=4)
+]
 Steps = Annotated[Positive, Field(le=MOST_STEPS)]
 BatchSize = Annotated[Positive, Field(le=65_536)]
 Calls = Annotated[Positive, Field(le=10**8)]

@@ -98,7 +98,7 @@ def make_recipe(table: Mapping[str, Any], *, origin: str = "recipe") -> Recipe:
             height, width = parse_size(recipe.size)
             image = recipe.image.model_copy(update={"height": height, "width": width})
             recipe = recipe.model_copy(update={"image": image})
-        for check in (_check_network, _check_objective, _check_geometry, _check_micro_batch):
+        for check in (_check_network, _check_objective, _check_geometry, _check_micro_batch, _check_averages):
             check(recipe)
         limits.check_size(network_size(recipe))
     except ValidationError as error:
@@ -240,6 +240,12 @@ def _check_micro_batch(recipe: Recipe) -> None:
     part, whole = recipe.micro_batch or recipe.batch_size, recipe.batch_size
     if part < whole and whole % part:
         raise InputError(f"micro_batch = {part} does not divide batch_size = {whole}: choose a number that does.")
+
+
+def _check_averages(recipe: Recipe) -> None:
+    lengths = recipe.training.ema_lengths
+    if len(set(lengths)) < len(lengths):
+        raise InputError(f"training.ema_lengths = {list(lengths)} names a length twice: name each once.")
 
 
 def _check_geometry(recipe: Recipe) -> None:

@@ -76,7 +76,8 @@ class ObjectiveTable(Table):
 class TrainingTable(Table):
     """How it learns; all lengths are counts of images seen, and what is unset suits the run, see model.lengths.
 
-    cooldown  a share of the run
+    cooldown     a share of the run
+    ema_lengths  of averages beside the main one, see training.averages.power
     """
 
     warmup_images: Count | None = None
@@ -86,6 +87,7 @@ class TrainingTable(Table):
     label_dropout: Share = 0.0
     ema_decay: Share = 0.9999
     ema_ramp: Annotated[bool, Field(strict=True)] = True
+    ema_lengths: limits.Lengths = ()
     log_images: Positive | None = None
     sample_images: Positive | None = None
     checkpoint_images: Positive | None = None

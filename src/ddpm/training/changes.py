@@ -18,9 +18,13 @@ to where it is the same, see model.continuing."""
 CHANGEABLE = {
     *("seed", "batch_size", "learning_rate", "precision", "network.dropout"),
     *(f"objective.{name}" for name in ("loss", "weighting", "levels", "level_mean", "level_std")),
-    *(f"training.{name}" for name in ("warmup_images", "clip_norm", "flip", "label_dropout", "ema_decay", "ema_ramp")),
+    *(f"training.{name}" for name in ("warmup_images", "clip_norm", "flip", "label_dropout")),
+    *(f"training.{name}" for name in ("ema_decay", "ema_ramp", "ema_lengths")),
 }
 """Keys that change what is learned from there on."""
+
+AFTERWARDS = {"training.ema_lengths": "; an average that is new begins as a copy of the main one"}
+"""What follows from a change, where that is not plain."""
 
 LASTING = {
     "image": "it decides the network's shape",

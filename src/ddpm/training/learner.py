@@ -30,8 +30,9 @@ from ddpm.errors import InputError
 from ddpm.model.model import Model, build_denoiser, build_network
 from ddpm.model.rates import learning_rate
 from ddpm.model.recipe import Recipe
+from ddpm.model.sidecar import EMA, RAW
 from ddpm.networks.linear import LinearDenoiser
-from ddpm.training.averages import ema_decay, follow, follow_masked
+from ddpm.training.averages import decays, follow
 from ddpm.training.levels import LevelRule
 from ddpm.training.linear_model import measure
 
@@ -93,7 +94,8 @@ class Learner:
         self.device = device
         self.network = build_network(recipe).to(device).train()
         self.denoiser = build_denoiser(recipe, self.network)
-        self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
+        self.averages = {kind: _frozen(self.network) for kind in decays(recipe, 0)}
+        self.ema = self.averages[EMA]
         self.updates = 0
         self.fused = True if device.type in MASKED else None
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=recipe.learning_rate, fused=self.fused)
@@ -110,7 +112,8 @@ class Learner:
         """Measure, before the first step, what a linear denoiser knows of the images."""
         if isinstance(self.network, LinearDenoiser):
             measure(self.network, images)
-            self.ema.load_state_dict(self.network.state_dict())
+            for average in self.averages.values():
+                average.load_state_dict(self.network.state_dict())
 
     def step(self, batch: Batch) -> None:
         """Learn from one batch."""
@@ -179,21 +182,20 @@ class Learner:
             self.faults()
 
     def _update(self, sound: Tensor) -> None:
-        """A step of Adam and of the EMA; exactly nothing where loss or gradient are not finite.
+        """A step of Adam and of the averages; exactly nothing where loss or gradient are not finite.
 
         sound  that they are: a flag on the device. A masked step is done by the device itself; on the CPU the flag can
                be read without waiting.
         """
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate
-        decay = ema_decay(self.recipe, self.updates)
         if self.fused:
             self.optimiser.found_inf = (~sound).float()  # type: ignore[attr-defined]  # as torch.amp.GradScaler does
-            self.optimiser.step()
-            follow_masked(self.ema, self.network, decay, sound)
-        elif sound:
-            self.optimiser.step()
-            follow(self.ema, self.network, decay)
+        elif not sound:
+            return
+        self.optimiser.step()
+        for kind, decay in decays(self.recipe, self.updates).items():
+            follow(self.averages[kind], self.network, decay, sound if self.fused else None)
 
     @property
     def rate(self) -> float:
@@ -242,18 +244,19 @@ class Learner:
         return mean
 
     def finite(self) -> bool:
-        """Whether all weights, and their EMA, are numbers."""
-        weights: list[Tensor] = [*self.network.parameters(), *self.ema.parameters()]
+        """Whether all weights, and their averages, are numbers."""
+        networks = (self.network, *self.averages.values())
+        weights: list[Tensor] = [weight for network in networks for weight in network.parameters()]
         largest = torch.stack(torch._foreach_norm(weights, math.inf))  # NaN where one is NaN
         return bool(torch.isfinite(largest).all())
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
-        """State dicts by name, as checkpoints hold them."""
-        return {"ema": self.ema.state_dict(), "raw": self.network.state_dict()}
+        """State dicts by kind, as checkpoints hold them."""
+        return {kind: network.state_dict() for kind, network in (self.averages | {RAW: self.network}).items()}
 
     def ema_model(self) -> Model:
         """The EMA weights as a model to sample from, sharing their memory."""
-        return Model(self.recipe, self.ema, self.class_names, self.images_seen, "ema", "this run")
+        return Model(self.recipe, self.ema, self.class_names, self.images_seen, EMA, "this run")
 
     def state(self) -> dict[str, Any]:
         """All that is needed beyond the weights to go on exactly."""
@@ -269,9 +272,10 @@ class Learner:
         }
 
     def restore(self, weights: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-        """Become the learner whose weights() and state() these were."""
-        self.ema.load_state_dict(weights["ema"])
-        self.network.load_state_dict(weights["raw"])
+        """Become the learner whose weights() and state() these were; an average that it had not begins as the EMA."""
+        for kind, average in self.averages.items():
+            average.load_state_dict(weights.get(kind, weights[EMA]))
+        self.network.load_state_dict(weights[RAW])
         moments = {"state": state["optimiser"]["state"]}  # the settings beside them are the recipe's
         self.optimiser.load_state_dict(self.optimiser.state_dict() | moments)
         self.updates = state["updates"]
@@ -280,6 +284,10 @@ class Learner:
         self.norms = [torch.tensor(norm, device=self.device) for norm in state.get("norms", [])]
         self._faults = list(state.get("faults", []))
         self.levels.restore(state)
+
+
+def _frozen(network: nn.Module) -> nn.Module:
+    return copy.deepcopy(network).eval().requires_grad_(False)
 
 
 def _numbers(values: list[Tensor]) -> list[float]:

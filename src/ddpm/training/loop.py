@@ -16,7 +16,7 @@ from ddpm.base.progress import SILENT, Progress
 from ddpm.data.sources import ImageSet
 from ddpm.data.stream import batches
 from ddpm.errors import DamagedFile, InputError
-from ddpm.model.checkpoint import TRAINING_FILE, checkpoints, read_config, read_training, read_weights, write_checkpoint
+from ddpm.model.checkpoint import TRAINING_FILE, checkpoints, read_config, read_kinds, read_training, write_checkpoint
 from ddpm.model.continuing import start_of
 from ddpm.model.lengths import Marks, every, preview_marks
 from ddpm.model.model import resolve_device
@@ -125,7 +125,7 @@ class _Run:
     def _restore(self, checkpoint: Path) -> None:
         try:
             config = read_config(checkpoint)
-            weights = {kind: read_weights(checkpoint, config, kind) for kind in self.learner.weights()}
+            weights = read_kinds(checkpoint, config)
             state = read_training(checkpoint, config)
             check_state(state, config, self.learner, checkpoint / TRAINING_FILE)
             self.learner.restore(weights, state)

@@ -18,7 +18,7 @@ from ddpm.data.sources import ImageSet
 from ddpm.errors import InputError
 from ddpm.model.pruning import leave_newest
 from ddpm.model.recipe import Recipe, changed, make_recipe, with_lengths
-from ddpm.training.changes import CHANGEABLE, FREE, differences, why_not
+from ddpm.training.changes import AFTERWARDS, CHANGEABLE, FREE, differences, why_not
 from ddpm.training.watch import RATE_SHARE, LineFields
 
 OPTION, WATCH = "--allow-change", "training itself"
@@ -174,7 +174,10 @@ class RunFolder:
         wanted = [*kept[:place], *added, *kept[place:]]
         if wanted != lines:
             self.changes.write(wanted)
-        return [f"{line['key']} = {line['to']} from here on, {line['from']} before." for line in found]
+        return [
+            f"{line['key']} = {line['to']} from here on, {line['from']} before{AFTERWARDS.get(line['key'], '')}."
+            for line in found
+        ]
 
     def record_going_back(self, images_seen: int, rate: float, why: str) -> None:
         """Write down that the run goes on from there with a share of its learning rate."""
@@ -238,7 +241,7 @@ class RunFolder:
 
 
 def with_changes(described: dict[str, Any]) -> dict[str, Any]:
-    """What model.checkpoint.describe says, and `changes`: the lines of RunFolder.changes up to that checkpoint."""
+    """What model.description.describe says, and `changes`: the lines of RunFolder.changes up to that checkpoint."""
     above, seen = Path(described["checkpoint"]).parent, described["images_seen"]
     lines = RunFolder(above.parent).changes.lines() if above.name == "checkpoints" else []
     return {**described, "changes": [line for line in lines if line["images"] <= seen]}

@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from ddpm.data.stream import Batch
 from ddpm.model.recipe import Recipe, changed
 from ddpm.networks.blocks import Attention, ResidualBlock, normalised
-from ddpm.training.averages import follow_masked
+from ddpm.training.averages import follow
 from ddpm.training.learner import Learner
 
 BLOCK = 512  # bytes that an allocation on an NVIDIA GPU is rounded up to
@@ -151,7 +151,7 @@ def peak_memory(recipe: Recipe, *, compiled: bool = False) -> int:
         moments = [torch.empty_like(weight) for weight in [*weights, *weights]]  # Adam's
         with masks if compiled else contextlib.nullcontext():
             learner.gradient(blank_batch(plain))
-        follow_masked(learner.ema, learner.network, 0.5, torch.ones((), dtype=torch.bool, device=META))
+        follow(learner.ema, learner.network, 0.5, torch.ones((), dtype=torch.bool, device=META))
     del moments
     return live.peak
 

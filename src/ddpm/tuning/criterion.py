@@ -1,4 +1,4 @@
-"""What timesteps are tuned to minimise: how far samples drawn along them lie from real images.
+"""What timesteps and the choice of weights minimise: how far samples drawn so lie from real images.
 
 Features of any one kind miss something (a classifier's contrast, raw pixels texture), and a search exploits it. So
 there may be several: the criterion is the geometric mean of their Fréchet distances.
@@ -14,14 +14,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddpm.data.sources import ImageSet
+from ddpm.data.sources import ImageData, ImageSet
 from ddpm.data.subsets import chosen_rows
 from ddpm.errors import InputError
 from ddpm.metrics.extractors import open_extractor
 from ddpm.metrics.features import Extractor, features_of
 from ddpm.metrics.frechet import frechet_distance
 from ddpm.metrics.statistics import Statistics, moments, statistics_of
+from ddpm.model.datasets import training_images
+from ddpm.model.labels import labelling
 from ddpm.model.model import Model
+from ddpm.model.scoring import check_fits
 
 FIRST_SEED = 1_000_000_000  # of the trials' samples, far from those that people draw and evaluate
 MOST_IMAGES = 10_000  # real ones compared with
@@ -35,7 +38,7 @@ class Criterion:
     """The geometric mean of Fréchet distances.
 
     judges   features, and the distance in them to real images
-    samples  to draw for each trial
+    samples  to draw for each trial, whose seeds are the same
     seed     added to FIRST_SEED
     """
 
@@ -67,6 +70,19 @@ class Criterion:
         mean = "geometric mean of the Fréchet distances" if len(names) > 1 else "Fréchet distance"
         count = self.judges[0][1].count
         return f"{mean} of {self.samples} samples to {count} images of {self.data}, features {' and '.join(names)}"
+
+
+def training_criterion(
+    model: Model, data: ImageData | None, features: Sequence[str], *, samples: int, seed: int
+) -> Criterion:
+    """criterion_on images that a model's samples can be compared with: its own training images, or `data`.
+
+    Errors (InputError): also images of another geometry or class set.
+    """
+    images = training_images(model, data)
+    check_fits(model, images)
+    labelling(model, images)  # samples of all classes are compared with them
+    return criterion_on(model, images, features, samples=samples, seed=seed)
 
 
 def criterion_on(

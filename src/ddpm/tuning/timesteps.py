@@ -24,14 +24,11 @@ from ddpm.diffusion.schedule import Schedule
 from ddpm.errors import DamagedFile, InputError, WrongModel
 from ddpm.generation.draw import draw, plan_for
 from ddpm.model.checkpoint import check_tunable
-from ddpm.model.datasets import training_images
-from ddpm.model.labels import labelling
 from ddpm.model.model import Model
-from ddpm.model.scoring import check_fits
 from ddpm.model.timesteps import SIDECAR, TunedTimesteps, add_timesteps
 from ddpm.samplers.plan import DEFAULT_ETA, ETA, FAST, TUNED, Sampling, Tuned, plan
 from ddpm.samplers.spacing import SPACINGS, spaced
-from ddpm.tuning.criterion import Criterion, criterion_on
+from ddpm.tuning.criterion import Criterion, training_criterion
 from ddpm.tuning.search import Point, compass
 
 CURVE_SHARE = 0.7  # of the trials that may go into the curve; the rest is for single levels
@@ -154,10 +151,7 @@ def tune_timesteps(
     report_to = progress_of(progress)
     numbers = sorted(set(steps))
     check_tuning(model, sampler, numbers, trials)
-    images = training_images(model, data)
-    check_fits(model, images)
-    labelling(model, images)  # samples of all classes are compared with them
-    criterion = criterion_on(model, images, features, samples=samples, seed=seed)
+    criterion = training_criterion(model, data, features, samples=samples, seed=seed)
     calls = sum(plan_for(model, Sampling(sampler, number, "uniform")).calls for number in numbers) * trials * samples
     report_to.say(
         f"Timesteps for {sampler}: up to {trials} trials of {samples:,} samples each, {calls:,} network calls."
