@@ -17,9 +17,11 @@ import torch
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 
-def write_result(name: str, table: dict[str, Any], *, seed: int, command: str | None = None) -> Path:
+def write_result(
+    name: str, table: dict[str, Any], *, seed: int, command: str | None = None, folder: Path = RESULTS
+) -> Path:
     """Write results/NAME.json with the table and where it came from; `command` if not this program's own."""
-    return _write(RESULTS / f"{name}.json", {"origin": origin(seed, command), **table})
+    return _write(folder / f"{name}.json", {"origin": origin(seed, command), **table})
 
 
 def merge_result(path: Path, parts: dict[str, dict[str, Any]], *, seed: int) -> dict[str, dict[str, Any]]:

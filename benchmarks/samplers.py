@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,22 +29,16 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
+from judges import Judge, estimate
 from record import RESULTS, write_result
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.neural_network import MLPClassifier
 
 import ddpm
 from ddpm.base.files import whole_file
-from ddpm.base.seeding import normal
+from ddpm.base.noise import normals, stream_keys
 from ddpm.base.units import x_to_images
-from ddpm.data.sources import ImageSet
 from ddpm.generation.draw import plan_for, protocol
 from ddpm.generation.resumable import Drawing
-from ddpm.metrics.extractors import open_extractor
-from ddpm.metrics.features import features_of
-from ddpm.metrics.frechet import frechet_difference, frechet_distance, frechet_estimate
-from ddpm.metrics.kernel import kernel_estimate
-from ddpm.metrics.statistics import Statistics, moments, statistics_of
+from ddpm.metrics.frechet import frechet_difference, frechet_estimate
 from ddpm.model.model import Model
 from ddpm.samplers.plan import Sampling
 
@@ -128,7 +121,8 @@ def theirs(model: Model, name: str, calls: int, seeds: Sequence[int]) -> tuple[t
         scheduler, made = scheduler_of(name), 0
         scheduler.set_timesteps(calls - 1 if name == "PNDM" else calls)  # its first step takes two calls
         generator = torch.Generator().manual_seed(part[0])
-        x = normal("sample", part, 1000, model.geometry.shape) * scheduler.init_noise_sigma
+        keys = stream_keys("sample", 0, torch.tensor(part), 1000)
+        x = normals(keys, model.geometry.shape) * scheduler.init_noise_sigma
         for t in scheduler.timesteps:
             eps = model.network(scheduler.scale_model_input(x, t), t.expand(len(part)))
             options = {"generator": generator} if "generator" in scheduler.step.__code__.co_varnames else {}
@@ -152,65 +146,6 @@ def cell(model: Model, label: str, calls: int, seeds: Sequence[int], sampling: S
     with np.load(path) as found:
         assert sampling is not None or int(found["calls"]) == calls, (label, int(found["calls"]))
         return torch.from_numpy(found["arr_0"]).permute(0, 3, 1, 2)
-
-
-class Perceptron:
-    """Features that nothing was tuned in: the hidden layer of a small perceptron, trained on the training images."""
-
-    def __init__(self, images: ImageSet) -> None:
-        self.network = MLPClassifier((128,), max_iter=6, batch_size=256, random_state=0, verbose=False)
-        assert images.labels is not None
-        with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
-            self.network.fit(self._flat(torch.from_numpy(images.array())), images.labels)
-
-    def __call__(self, images: torch.Tensor) -> np.ndarray:
-        """(N, 128) float64."""
-        return np.maximum(self._flat(images) @ self.network.coefs_[0] + self.network.intercepts_[0], 0)
-
-    @staticmethod
-    def _flat(images: torch.Tensor) -> np.ndarray:
-        return images.flatten(1).numpy().astype(np.float64) / 255
-
-
-class Judge:
-    """Features of the test set, and distances to it; raw pixels and a perceptron's beside them."""
-
-    def __init__(self, model: Model, data: str, features: str) -> None:
-        self.extractor = open_extractor(features, model.geometry, model.device)
-        test = torch.from_numpy(ddpm.images(f"{data}:test").array())
-        self.test = self.features(test)
-        self.images = ddpm.images(f"{data}:train")
-        self.train = self.features(torch.from_numpy(self.images.array()))
-        self.reference: Statistics = statistics_of(self.test, extractor=self.extractor.sha256)
-        self.pixels = open_extractor("pixels", model.geometry, model.device)
-        self.in_pixels = statistics_of(features_of(self.pixels, torch.split(test, 256)))
-        self.perceptron = Perceptron(self.images)
-        self.in_perceptron = statistics_of(self.perceptron(test))
-
-    def features(self, images: torch.Tensor) -> np.ndarray:
-        """(N, D) float64."""
-        return features_of(self.extractor, torch.split(images.contiguous(), 256))
-
-    def elsewhere(self, images: torch.Tensor) -> dict[str, Any]:
-        """Fréchet distances in raw pixels and in the perceptron."""
-        found = moments(features_of(self.pixels, torch.split(images.contiguous(), 256)))
-        return {
-            "fid_in_pixels": round(frechet_distance(found, self.in_pixels), 5),
-            "fid_in_perceptron": estimate(frechet_estimate(self.perceptron(images), self.in_perceptron)),
-        }
-
-    def row(self, features: np.ndarray, thousand: np.ndarray | None = None) -> dict[str, Any]:
-        """Distances, with jackknife errors; against the 1,000-step chain, paired by seed."""
-        found = {"fid": estimate(frechet_estimate(features, self.reference))}
-        found["kid"] = estimate(kernel_estimate(features, self.test))
-        if thousand is not None:
-            found["fid_minus_1000_steps"] = estimate(frechet_difference(features, thousand, self.reference))
-        return found
-
-
-def estimate(found: Any) -> dict[str, float]:
-    """For JSON."""
-    return {key: round(float(getattr(found, key)), 5) for key in ("value", "error", "bias")}
 
 
 def choose(model: Model, judge: Judge) -> tuple[list[str], dict[str, dict[int, float]]]:
@@ -252,7 +187,7 @@ def main() -> None:
             if (label in LONG) == (options.part == "long"):
                 cell(model, label, calls, range(SAMPLES), how)
         return
-    judge = Judge(model, options.data, options.features)
+    judge = Judge(model.geometry, options.data, options.features)
     chosen, choice = choose(model, judge)
     print("diffusers' best:", chosen, json.dumps(choice), flush=True)
     if options.part == "diffusers":
@@ -289,8 +224,7 @@ def write(model: Model, judge: Judge, chosen: Sequence[str], choice: dict[str, d
             difference = frechet_difference(features[ours, calls], features[other, calls], judge.reference)
             pair = {"ours": ours, "diffusers": other, "ours_minus_theirs": estimate(difference)}
             best.append({"calls": calls, "of_ours": kind, **pair})
-    draw = np.random.default_rng(0)
-    some = draw.choice(len(judge.train), SAMPLES, replace=False)
+    some = judge.some_training_images(SAMPLES)
     real = torch.from_numpy(judge.images.array(some.tolist()))
     result = {
         "samples": SAMPLES,
