@@ -118,7 +118,7 @@ def test_stopped_by_a_signal_it_saves_and_goes_on_to_the_same_end(number: signal
     assert stopped.code == 128 + number, stopped.err
     assert "Traceback" not in stopped.err
     said = [line for line in stopped.err.splitlines() if not line.startswith("Training:")]
-    assert len(said) == 3, said  # what the data hold, and one sentence
+    assert len(said) == 5, said  # what the data hold, what the loss says, and one sentence
     assert "stopped at" in said[2]
     assert unfinished(run) == []
     reached = int(saved(run)[-1].name)
