@@ -159,7 +159,8 @@ def test_the_installed_command_stopped_by_ctrl_c_leaves_with_130_and_goes_on(tmp
     process.send_signal(signal.SIGINT)
     stopped = finished(process)
     assert stopped.code == 130, stopped.err
-    expected = ("digits:train[:100] (", "split train of train, test;", "Training:", "ddpm: stopped at")
+    begun = ("digits:train[:100] (", "split train of train, test;", "loss: the mean", "Compare losses only")
+    expected = (*begun, "Training:", "ddpm: stopped at")
     assert [line for line in stopped.err.splitlines() if not line.startswith(expected)] == []
     assert 0 < ddpm.load(run).images_seen < 250
     ended = train(run, **WATCHED)
