@@ -164,9 +164,11 @@ def show(path: str | Path, run: str | Path | None = None) -> dict[str, Any]:
 
 
 def prune(run: str | Path, checkpoints: Sequence[str] = (), *, codec: bool = False) -> PruneReport:
-    """Remove checkpoints of a run that are older than its newest two; never the newest one.
+    """Remove checkpoints of a run that are older than its newest two, and that nothing needs; never the newest one.
 
-    checkpoints  instead these alone, by name, whatever lies beside them
+    What a longer run would go on from stays, and the model of a finished run that a longer one continued.
+
+    checkpoints  instead these alone, by name, whatever they are for
     codec        also those with codec data: .dpc files that were made with them can then no longer be read
     """
     return prune_run(Path(run), checkpoints, codec=codec)

@@ -25,7 +25,7 @@ from ddpm.conversion import convert
 from ddpm.conversion.scheduler import PREDICTIONS, SCHEDULES, VARIANCES
 from ddpm.conversion.weights import translated
 from ddpm.data.stream import Batch
-from ddpm.diffusion.objectives import draw_levels, simple_loss
+from ddpm.diffusion.objectives import simple_loss
 from ddpm.diffusion.schedule import make_schedule
 from ddpm.model.checkpoint import read_config
 from ddpm.model.model import Model
@@ -33,6 +33,7 @@ from ddpm.model.recipe import Recipe, changed
 from ddpm.samplers.ancestral import ancestral
 from ddpm.training import learner as learner_module
 from ddpm.training.learner import Learner
+from ddpm.training.levels import draw_levels
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 NO_ATTENTION = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}

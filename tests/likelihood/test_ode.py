@@ -314,6 +314,9 @@ def attentive(channels: int) -> UNet:
 NETWORKS = {
     "labels and a learned variance": lambda: attentive(2),
     "guided": lambda: Guided(attentive(1), 2.0, no_label=2),
+    "linear, scalar": lambda: (
+        LinearDenoiser((1, 4, 6), LOG_SNR, attentive(1), scalar=True).double().requires_grad_(False)
+    ),
     "linear, corrected": lambda: LinearDenoiser((1, 4, 6), LOG_SNR, attentive(1)).double().requires_grad_(False),
 }
 SIXES = torch.from_numpy(np.random.default_rng(3).uniform(-1, 1, (3, 1, 4, 6)))

@@ -16,6 +16,7 @@ from ddpm.diffusion.objectives import simple_loss
 from ddpm.errors import InputError
 from ddpm.model.model import build_denoiser, build_network, resolve_device, some_weight
 from ddpm.model.recipe import load_recipe, make_recipe, resolve
+from ddpm.model.recipe_tables import LINEAR
 from ddpm.networks.linear import LinearDenoiser
 from ddpm.networks.unet import UNet
 from scorings import RECIPE, merged, stored_model
@@ -50,7 +51,7 @@ def test_no_float64_leaves_the_cpu_in_a_training_step_and_a_reverse_step() -> No
 # ---- networks by recipe ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("linear", ["none", "corrected", "alone"])
+@pytest.mark.parametrize("linear", LINEAR)
 def test_a_network_is_a_unet_or_the_linear_denoiser_with_or_without_one(linear: str):
     recipe = make_recipe(merged(RECIPE, {"network": {"linear": linear}}))
     network = build_network(recipe)
@@ -58,7 +59,8 @@ def test_a_network_is_a_unet_or_the_linear_denoiser_with_or_without_one(linear: 
         assert isinstance(network, UNet)
         return
     assert isinstance(network, LinearDenoiser)
-    assert isinstance(network.correction, UNet) == (linear == "corrected")
+    assert isinstance(network.correction, UNet) == (linear != "alone")
+    assert network.scalar == (linear == "scalar")
     schedule = recipe.process.make_schedule()
     assert network.log_snr.tolist() == schedule.log_snr[1:].tolist()
     assert network(torch.zeros(2, 1, 4, 4), torch.tensor([0, 11])).shape == (2, 1, 4, 4)

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ddpm.base.geometry import Geometry
 from ddpm.diffusion.denoiser import LEARNED, OPTIMAL
-from ddpm.diffusion.objectives import LEVEL_SAMPLING, LOSSES
+from ddpm.diffusion.objectives import LEVEL_SAMPLING, LOSSES, WEIGHTINGS
 from ddpm.diffusion.process import PREDICTIONS
 from ddpm.diffusion.schedule import BETAS, VARIANCES
 from ddpm.errors import InputError
@@ -217,7 +217,8 @@ def test_an_unknown_key_is_refused_with_the_nearest_valid_one(table: dict[str, A
         ("network.attention_levels", [4]), ("image.channels", 5),
         ("image.channels", 0), ("image.height", -8), ("process.schedule", "linaer"),
         ("process.beta_start", 0.5), ("process.beta_end", 1.0), ("process.variance", OPTIMAL), ("process.steps", 0),
-        ("objective.loss", "vlb"), ("objective.levels", "stratified"), ("validation", 3),
+        ("objective.loss", "vlb"), ("objective.levels", "stratified"), ("objective.weighting", "p2"),
+        ("objective.level_mean", float("inf")), ("objective.level_std", 0), ("validation", 3),
         ("training.validate_images", 0), ("training.validation_calls", 0), ("training.validation_calls", "some"),
         ("objective.prediction", "score"), ("training.clip_norm", 0), ("training.ema_decay", 1.0), ("size", "big"),
         ("training.flip", "perhaps"), ("training.log_images", 0),
@@ -237,7 +238,7 @@ def test_every_choice_of_every_list_is_accepted():
     """Learned variances with a loss that trains them, and losses with a variance that they can train."""
     for schedule in BETAS:
         assert make_recipe({"process": {"schedule": schedule}}).process.schedule == schedule
-    for key, choices in (("prediction", PREDICTIONS), ("levels", LEVEL_SAMPLING)):
+    for key, choices in (("prediction", PREDICTIONS), ("levels", LEVEL_SAMPLING), ("weighting", WEIGHTINGS)):
         for choice in choices:
             assert getattr(make_recipe({"objective": {key: choice}}).objective, key) == choice
     for variance in (*VARIANCES, *LEARNED):
@@ -246,6 +247,15 @@ def test_every_choice_of_every_list_is_accepted():
     for loss in LOSSES:
         table = {"process": {"variance": "range" if loss == "hybrid" else "large"}, "objective": {"loss": loss}}
         assert make_recipe(table).objective.loss == loss
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_the_bound_takes_no_weights_but_its_own(weighting: str):
+    table = {"objective": {"loss": "bound", "weighting": weighting}}
+    if weighting == "none":
+        make_recipe(table)
+    else:
+        assert f'set objective.weighting to "none", not "{weighting}"' in refusal(table)
 
 
 @pytest.mark.parametrize(("loss", "variance"), [*itertools.product(LOSSES, (*VARIANCES, *LEARNED))])

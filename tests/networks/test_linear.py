@@ -205,6 +205,70 @@ def test_gaussian_is_no_parameter_and_is_written_down():
     assert set(network.state_dict()) == {"mean", "colours", "variance"}
 
 
+# ---- EDM's scalar preconditioning -----------------------------------------------------------------------------------
+
+
+class Curved(nn.Module):
+    """Some network that is not linear, hears its time, and notes what it was given."""
+
+    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None, *, drops: Tensor | None = None) -> Tensor:
+        self.given = x
+        return torch.tanh(x + 0.1 * time[:, None, None, None]) + 0.3 * x.flip(3)
+
+
+class Negative(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *given: Tensor | None, drops: Tensor | None = None) -> Tensor:
+        return -self.network(*given)
+
+
+def scalar(x: Tensor, correction: nn.Module) -> LinearDenoiser:
+    """Measured on images x."""
+    network = LinearDenoiser(SHAPE, LOG_SNR, correction, scalar=True).double()
+    network.measure(x)
+    return network
+
+
+def some_images() -> Tensor:
+    return 0.4 + torch.exp(drawn(50, *SHAPE, seed=3)) / 3
+
+
+def test_scalar_is_edms_preconditioning():
+    """Karras et al. 2022, eq. 7 and Table 1, on images without their average: D = c_skip y + c_out F(c_in y, time)."""
+    images, function = some_images(), Curved()
+    found = scalar(images, Negative(function))
+    mean, power = images.mean(), images.var(correction=0)
+    for level, log_snr in enumerate(LOG_SNR):
+        a, time = 1 / (1 + np.exp(-log_snr)), torch.full((7,), level)
+        sigma = ((1 - a) / a) ** 0.5
+        noisy = images[:7] + sigma * drawn(7, *SHAPE, seed=level)
+        c_in, c_skip = 1 / (sigma**2 + power) ** 0.5, power / (sigma**2 + power)
+        c_out = sigma * power**0.5 / (sigma**2 + power) ** 0.5
+        expected = mean + c_skip * (noisy - mean) + c_out * function(c_in * (noisy - mean), time)
+        eps = found(a**0.5 * noisy, time)
+        assert (noisy - sigma * eps - expected).abs().max() < 1e-12
+
+
+def test_scalar_measures_one_average_and_one_variance():
+    images = some_images()
+    found = scalar(images.float(), Curved())
+    assert torch.equal(found.colours, torch.eye(3).double())
+    for name, value in (("mean", images.mean()), ("variance", images.var(correction=0))):
+        assert torch.allclose(getattr(found, name), value.expand(SHAPE), rtol=1e-6, atol=0)
+
+
+def test_what_a_scalar_correction_is_given_has_unit_size():
+    images, correction = some_images().repeat(200, 1, 1, 1), Curved()
+    network = scalar(images, correction)
+    for level, log_snr in enumerate(LOG_SNR):
+        a = 1 / (1 + np.exp(-log_snr))
+        network(a**0.5 * images + (1 - a) ** 0.5 * drawn(*images.shape, seed=level), times(level, len(images)))
+        assert float(correction.given.square().mean()) == pytest.approx(1, abs=0.01)
+
+
 # ---- measuring ------------------------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ import torch
 from ddpm.base.geometry import Geometry
 from ddpm.model.model import build_network
 from ddpm.model.recipe import Recipe, load_recipe, make_recipe, network_size, recipe_names, resolve
+from ddpm.model.recipe_tables import LINEAR
 from ddpm.training.step_memory import peak_memory
 
 
@@ -43,7 +44,7 @@ def test_every_setting_counts():
             "attention_levels": [level for level in range(levels) if draw.random() < 0.5],
             "classes": draw.choice([0, 5]),
             "space_to_depth": draw.choice([1, 2]),
-            "linear": draw.choice(["none", "corrected", "alone"]),
+            "linear": draw.choice(LINEAR),
         }
         variance = draw.choice(["large", "range"])
         dropout = draw.choice([0.0, 0.1]) if network["classes"] else 0.0

@@ -100,7 +100,10 @@ CHANGED = {
     "precision": "bfloat16",
     "network.dropout": 0.2,
     "objective.loss": "bound",
+    "objective.weighting": "uncertainty",
     "objective.levels": "importance",
+    "objective.level_mean": -1.0,
+    "objective.level_std": 1.5,
     "training.warmup_images": 100,
     "training.clip_norm": 0.1,
     "training.flip": True,
@@ -109,7 +112,7 @@ CHANGED = {
 }
 
 
-@pytest.mark.parametrize("key", first_of(CHANGED, ("seed", "batch_size", "learning_rate", "objective.levels")))
+@pytest.mark.parametrize("key", first_of(CHANGED, ("seed", "batch_size", "learning_rate", "objective.weighting")))
 def test_a_key_that_changes_what_is_learned_is_refused_unless_that_is_wanted_and_then_written_down(
     key: str, run: RunFolder
 ):
@@ -156,7 +159,7 @@ def test_a_changed_key_is_the_runs_own_from_then_on(run: RunFolder):
 def test_a_change_that_was_never_saved_is_replaced_by_the_next_one(run: RunFolder):
     """Two calls from one checkpoint: the first one died before it saved."""
     run.record_changes(BEGUN, longer(learning_rate=5e-3), 24)
-    run.begin(longer(learning_rate=5e-3), IMAGES)
+    run.begin(longer(learning_rate=5e-3), IMAGES, 24)
     train(longer(learning_rate=4e-3), IMAGES, run.path, allow_change=True)
     assert [(line["images"], line["to"]) for line in run.changes.lines()] == [(24, 4e-3)]
 
@@ -243,5 +246,5 @@ def test_every_key_has_its_rule():
     assert FREE.isdisjoint(CHANGEABLE)
     lasting = {key for key in keys if why_not(key, 1, 2) is not None}
     assert lasting == keys - FREE - CHANGEABLE
-    assert {*OTHERS, "train_images"} == FREE
+    assert {*OTHERS, "train_images", "training.cooldown"} == FREE
     assert {*CHANGED, "training.label_dropout"} == CHANGEABLE

@@ -18,11 +18,12 @@ from ddpm.base.noise import normals, stream_keys
 from ddpm.base.units import images_to_x
 from ddpm.data.stream import Batch
 from ddpm.diffusion.denoiser import LEARNED
-from ddpm.diffusion.objectives import LEVEL_SAMPLING, LOSSES, REMEMBERED, bound_loss, draw_levels
+from ddpm.diffusion.objectives import LEVEL_SAMPLING, LOSSES, bound_loss
 from ddpm.diffusion.schedule import VARIANCES
 from ddpm.model.recipe import Recipe, load_recipe, resolve
 from ddpm.training.averages import ema_decay, follow
-from ddpm.training.learner import Learner, learning_rate
+from ddpm.training.learner import Learner
+from ddpm.training.levels import REMEMBERED, draw_levels
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -91,22 +92,6 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 # ---- rate and gradients ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("step", "rate"), [(0, 0), (1, 4e-8), (2500, 1e-4), (5000, 2e-4), (5001, 2e-4), (10**6, 2e-4)])
-def test_the_rate_of_the_cifar10_recipe_rises_over_five_thousand_steps(step: int, rate: float):
-    assert learning_rate(load_recipe("cifar10"), 128 * step) == pytest.approx(rate, rel=1e-12, abs=0)
-
-
-@pytest.mark.parametrize(("name", "rate"), [("lsun-bedroom-256", 2e-5), ("lsun-bedroom-256-large", 2e-5)])
-def test_the_rate_of_the_large_images_recipes_rises_over_as_many_steps_of_their_batch(name: str, rate: float):
-    recipe = load_recipe(name)
-    found = [learning_rate(recipe, recipe.batch_size * step) for step in (0, 2500, 5000, 9000)]
-    assert found == pytest.approx([0, rate / 2, rate, rate], rel=1e-12, abs=0)
-
-
-def test_without_a_warm_up_the_rate_is_constant():
-    assert learning_rate(small(training={"warmup_images": 0}), 0) == 2e-4
 
 
 def test_each_step_is_taken_at_the_rate_of_the_images_seen_before_it():
@@ -291,8 +276,10 @@ def saved(learner: Learner) -> dict:
 def restored(learner: Learner) -> Learner:
     """Another learner, which must forget all it was, from what was saved of this one."""
     found, second = saved(learner), speaking(Learner(learner.recipe, CPU))
-    if second.history:
-        second.history.restore(torch.full((learner.recipe.process.steps, REMEMBERED), 7.0))
+    if second.levels.history:
+        second.levels.history.restore(torch.full((learner.recipe.process.steps, REMEMBERED), 7.0))
+    if second.levels.uncertainty:
+        second.levels.uncertainty.restore(torch.full_like(second.levels.uncertainty.table(), 7.0))
     second.restore(found["weights"], found["state"])
     return second
 
@@ -314,9 +301,10 @@ def test_a_learner_restored_again_and_again_ends_bit_equal_to_one_that_never_sto
 def assert_same_state(one: Learner, other: Learner) -> None:
     """All that a checkpoint holds beside the weights, bit for bit; histories have NaN at the same places."""
     ours, theirs = deepcopy(one.state()), deepcopy(other.state())
-    histories = [state.pop("history") for state in (ours, theirs)]
-    if one.history:
-        np.testing.assert_array_equal(*histories)
+    for name in ("history", "uncertainty"):
+        tables = [state.pop(name) for state in (ours, theirs)]
+        if tables[0] is not None:
+            np.testing.assert_array_equal(*tables)
     moments, others = ours.pop("optimiser")["state"], theirs.pop("optimiser")["state"]
     assert ours == theirs
     assert all(torch.equal(moments[k][name], others[k][name]) for k in moments for name in moments[k])
@@ -372,13 +360,13 @@ def test_importance_sampling_goes_on_bit_equal_before_and_after_its_history_is_f
     for number in range(34):
         whole.step(batch(number))
         if number in (3, 11, 30):
-            assert bool(pieces.history.table().isnan().any()) == (number == 3)
+            assert bool(pieces.levels.history.table().isnan().any()) == (number == 3)
             pieces = restored(pieces)
         pieces.step(batch(number))
     assert equal(weights_of(whole), weights_of(pieces))
     assert_same_state(whole, pieces)
-    assert not whole.history.table().isnan().any()
-    assert len(set(np.round(whole.history.probabilities().numpy(), 6))) == 3  # it did sample unevenly
+    assert not whole.levels.history.table().isnan().any()
+    assert len(set(np.round(whole.levels.history.probabilities().numpy(), 6))) == 3  # it did sample unevenly
 
 
 def test_a_state_from_before_there_were_histories_is_taken_up():
@@ -398,9 +386,9 @@ def test_a_step_weighs_its_losses_and_remembers_them_unweighted(full: bool):
     """Written out: levels and weights from the history, one loss an image, their weighted mean, and what is kept."""
     learner = speaking(Learner(few_levels(network={"dropout": 0.0}), CPU), 0.1)
     if full:
-        learner.history.restore(torch.tensor([[0.1], [1.0], [4.0]]).expand(3, REMEMBERED))
-    history, images, numbers = learner.history.table(), batch(0), torch.arange(4)
-    t, weights = draw_levels(stream_keys("level", 0, numbers), 3, learner.history.probabilities())
+        learner.levels.history.restore(torch.tensor([[0.1], [1.0], [4.0]]).expand(3, REMEMBERED))
+    history, images, numbers = learner.levels.history.table(), batch(0), torch.arange(4)
+    t, weights = draw_levels(stream_keys("level", 0, numbers), 3, learner.levels.history.probabilities())
     assert bool((weights == 1).all()) != full
     noise = normals(stream_keys("noise", 0, numbers), (1, 4, 6))
     with torch.no_grad():
@@ -409,7 +397,7 @@ def test_a_step_weighs_its_losses_and_remembers_them_unweighted(full: bool):
     assert learner.take_loss() == pytest.approx((weights * losses).mean().item(), rel=1e-6)
     for level, loss in zip(t, losses.double(), strict=True):
         history[level - 1] = torch.cat([history[level - 1][1:], loss[None]])
-    np.testing.assert_allclose(learner.history.table(), history, rtol=1e-6)
+    np.testing.assert_allclose(learner.levels.history.table(), history, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("loss", "variance"), TRAINABLE)
@@ -426,7 +414,7 @@ def test_bfloat16_inside_the_network_leaves_losses_in_float32(loss: str, varianc
 def test_without_importance_sampling_nothing_is_remembered():
     learner = Learner(few_levels(levels="uniform"), CPU)
     learner.step(batch(0))
-    assert learner.history is None
+    assert learner.levels.history is None
     assert learner.state()["history"] is None
 
 

@@ -29,11 +29,13 @@ def corrected(train_images: int, linear: str = "corrected") -> Recipe:
     return ddpm.recipe("digits", train_images=train_images, network=network, **SETTINGS)
 
 
-def test_denoiser_is_measured_on_the_training_images_before_the_first_step(tmp_path: Path):
-    model = ddpm.load(ddpm.train(corrected(16), out=tmp_path / "run"))
+@pytest.mark.parametrize("linear", ["corrected", "scalar"])
+def test_denoiser_is_measured_on_the_training_images_before_the_first_step(linear: str, tmp_path: Path):
+    model = ddpm.load(ddpm.train(corrected(16, linear), out=tmp_path / "run"))
     assert isinstance(model.network, LinearDenoiser)
     images = images_to_x(torch.from_numpy(ddpm.images("digits:train").array()), torch.float64)
-    assert torch.allclose(model.network.mean.double(), images.mean(0), atol=1e-6)
+    mean = images.mean(0) if linear == "corrected" else images.mean().expand(1, 8, 8)
+    assert torch.allclose(model.network.mean.double(), mean, atol=1e-6)
     assert model.network.variance.min() > 0
     assert ddpm.sample(model, seeds=[1], steps=3).shape == (1, 1, 8, 8)
 
@@ -70,6 +72,7 @@ def test_model_without_a_network_samples_and_scores_and_has_nothing_to_train(tmp
     assert ddpm.show("linear")["parameters"] == 0
 
 
-def test_linear_denoiser_guesses_noise_and_nothing_else():
+@pytest.mark.parametrize("linear", ["corrected", "scalar"])
+def test_linear_denoiser_guesses_noise_and_nothing_else(linear: str):
     with pytest.raises(InputError, match=r"network.linear.*eps"):
-        ddpm.recipe("digits", network={"linear": "corrected"}, objective={"prediction": "v"})
+        ddpm.recipe("digits", network={"linear": linear}, objective={"prediction": "v"})

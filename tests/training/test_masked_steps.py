@@ -153,9 +153,9 @@ def test_levels_are_not_drawn_by_losses_that_were_left_out(monkeypatch: pytest.M
     plant(monkeypatch, FAULTS["a gradient"], lambda learner: learner.images_seen == 4)
     learner = Learner(IMPORTANCE, CPU)
     learner.step(batch(0))
-    before = learner.history.table()
+    before = learner.levels.history.table()
     learner.step(batch(1))
-    np.testing.assert_array_equal(learner.history.table(), before)
+    np.testing.assert_array_equal(learner.levels.history.table(), before)
 
 
 @pytest.mark.parametrize("kind", ["raw", "ema"])

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from ddpm.base.noise import stream_keys
 from ddpm.base.seeding import generator
 from ddpm.diffusion.denoiser import Denoiser
-from ddpm.diffusion.objectives import draw_levels, simple_loss
+from ddpm.diffusion.objectives import simple_loss
 from ddpm.diffusion.process import Process
 from ddpm.diffusion.schedule import make_schedule
+from ddpm.training.levels import draw_levels
 
 T = 1000
 ALPHA_BAR = torch.from_numpy(np.cumprod(1 - np.linspace(1e-4, 0.02, T)))

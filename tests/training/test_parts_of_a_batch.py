@@ -16,19 +16,19 @@ from ddpm.training.learner import Learner
 CPU = torch.device("cpu")
 
 
-def recipe_for(objective: tuple[str, str, str], **changes: object) -> Recipe:
+def recipe_for(objective: tuple[str, ...], **changes: object) -> Recipe:
     """Classes, dropout and label drop-out, and a rate of 0."""
-    loss, variance, levels = objective
+    loss, variance, levels, weighting = objective
     return small(
         network={"classes": 3},
         process={"steps": 3, "beta_start": 0.02, "beta_end": 0.5, "variance": variance},
-        objective={"loss": loss, "levels": levels},
+        objective={"loss": loss, "levels": levels, "weighting": weighting},
         training={"warmup_images": 10**9, "label_dropout": 0.2},
         **changes,
     )
 
 
-def after_a_step(dtype: torch.dtype, objective: tuple[str, str, str], **changes: object) -> dict[str, torch.Tensor]:
+def after_a_step(dtype: torch.dtype, objective: tuple[str, ...], **changes: object) -> dict[str, torch.Tensor]:
     """Loss and gradients of a step of 4 images, after one before it."""
     learner = speaking(Learner(recipe_for(objective, **changes), CPU), 0.1)
     for network in (learner.network, learner.ema):
@@ -37,10 +37,13 @@ def after_a_step(dtype: torch.dtype, objective: tuple[str, str, str], **changes:
     for number in range(2):
         learner.step(batch(number, classes=3))
     gradients = [parameter.grad.flatten() for parameter in learner.network.parameters()]
-    return {"losses": torch.stack(learner.losses), "gradient": torch.cat(gradients)}
+    found = {"losses": torch.stack(learner.losses), "gradient": torch.cat(gradients)}
+    return found | ({"uncertainty": u.table()} if (u := learner.levels.uncertainty) else {})
 
 
-@pytest.mark.parametrize("objective", [("simple", "large", "uniform"), ("hybrid", "range", "importance")])
+@pytest.mark.parametrize(
+    "objective", [("simple", "large", "log-normal", "uncertainty"), ("hybrid", "range", "importance", "min-snr")]
+)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
 @pytest.mark.parametrize(
     "changes", [{"micro_batch": 1}, {"micro_batch": 2}, {"checkpointing": True, "micro_batch": 2}], ids=str
@@ -52,7 +55,9 @@ def test_less_memory_learns_the_same(dtype, tolerance, objective, changes) -> No
     assert plain["gradient"].norm() > 0.1
 
 
-@pytest.mark.parametrize("objective", [("simple", "large", "uniform"), ("bound", "learned", "importance")])
+@pytest.mark.parametrize(
+    "objective", [("hybrid", "range", "log-normal", "uncertainty"), ("bound", "learned", "importance", "none")]
+)
 @pytest.mark.parametrize("changes", [{}, {"micro_batch": 2, "checkpointing": True}], ids=str)
 def test_a_step_takes_images_and_labels_from_the_cpu_and_nothing_else(objective, changes, monkeypatch) -> None:
     """On "meta", where a value that the CPU waited for would be an error; all but Adam's own arithmetic."""

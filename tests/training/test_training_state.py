@@ -22,7 +22,7 @@ from scorings import RECIPE, Watching, edited, image_set, merged, pixels
 
 CHANGES = {
     "train_images": 16,
-    "objective": {"levels": "importance"},
+    "objective": {"levels": "importance", "weighting": "uncertainty"},
     "process": {"steps": 4},
     "training": {"checkpoint_images": 1000, "sample_images": 10_000},
 }
@@ -86,6 +86,9 @@ FIELDS: dict[str, Callable[[State], Any]] = {
     "history": lambda state: state.update(history=torch.zeros(3, 10, dtype=torch.float64)),
     "history ": lambda state: state.update(history=state["history"].float()),
     "history  ": lambda state: state.update(history=[1.0]),
+    "uncertainty": lambda state: state.update(uncertainty=torch.zeros(3, dtype=torch.float64)),
+    "uncertainty ": lambda state: state.update(uncertainty=state["uncertainty"] * math.nan),
+    "uncertainty  ": lambda state: state.update(uncertainty=1.0),
 }
 
 
@@ -155,7 +158,7 @@ TABLES: dict[str, Callable[[State], Any]] = {
 def test_each_field_of_a_runs_recipe_is_checked_under_a_right_hash(field: str, tmp_path: Path):
     recipe = make_recipe(merged(RECIPE, CHANGES))
     run = RunFolder(tmp_path)
-    run.begin(recipe, IMAGES)
+    run.begin(recipe, IMAGES, 0)
     run.check(recipe, IMAGES)
     edited(run.recipe_file, TABLES[field])
     with pytest.raises(DdpmError, match=rf"recipe\.json'.*{field.strip()}"):

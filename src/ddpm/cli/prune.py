@@ -15,8 +15,8 @@ def prune(
     checkpoints: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Remove these alone, by name, whatever lies beside them [default: all but the newest two, and those "
-            "with codec data, which .dpc files need]."
+            help="Remove these alone, by name, whatever they are for [default: all but the newest two, those with "
+            "codec data, that from before the cool-down, and the models of finished runs that were continued]."
         ),
     ] = None,
     codec: Annotated[

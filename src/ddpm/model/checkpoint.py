@@ -133,7 +133,7 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def left_checkpoints(run: Path) -> list[Path]:
-    """Checkpoints that training went back from, and that stay because .dpc files need them; see pruning.py."""
+    """Checkpoints that training went back from, and that stay all the same; see pruning.py."""
     return sorted(entry for entry in _entries(run) if entry.name.startswith(LEFT))
 
 

@@ -40,6 +40,7 @@ Count = Annotated[int, BeforeValidator(parse_count), Field(strict=True, ge=0, le
 Positive = Annotated[int, BeforeValidator(parse_count), Field(strict=True, ge=1, le=MOST_COUNT)]
 Rate = Annotated[float, Field(strict=True, gt=0, le=MOST_RATE, allow_inf_nan=False)]
 Share = Annotated[float, Field(strict=True, ge=0, lt=1)]
+LogScale = Annotated[float, Field(strict=True, ge=-100, le=100)]
 
 Side = Annotated[Positive, Field(le=65_536)]
 Width = Annotated[Positive, Field(le=16_384)]

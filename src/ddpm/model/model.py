@@ -70,8 +70,9 @@ def build_network(recipe: Recipe) -> nn.Module:
     """A resolved recipe's network, with initial weights drawn from its seed, laid out for the fastest convolutions."""
     if recipe.network.linear == "none":
         return _build_unet(recipe)
-    correction = _build_unet(recipe) if recipe.network.linear == "corrected" else None
-    return LinearDenoiser(recipe.geometry.shape, recipe.process.make_schedule().log_snr[1:], correction)
+    linear, correction = recipe.network.linear, None if recipe.network.linear == "alone" else _build_unet(recipe)
+    log_snr = recipe.process.make_schedule().log_snr[1:]
+    return LinearDenoiser(recipe.geometry.shape, log_snr, correction, scalar=linear == "scalar")
 
 
 def _build_unet(recipe: Recipe) -> UNet:

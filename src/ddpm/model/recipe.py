@@ -213,8 +213,8 @@ def network_size(recipe: Recipe) -> NetworkSize:
 
 
 def _check_objective(recipe: Recipe) -> None:
-    """A learned variance needs a loss that trains it, and "hybrid" needs a learned variance."""
-    loss, variance = recipe.objective.loss, recipe.process.variance
+    """A learned variance needs a loss that trains it, "hybrid" needs a learned variance, and the bound no weights."""
+    loss, variance, weighting = recipe.objective.loss, recipe.process.variance, recipe.objective.weighting
     if recipe.network.linear != "none" and recipe.objective.prediction != "eps":
         raise InputError(
             f'network.linear = "{recipe.network.linear}" predicts the noise: set objective.prediction to "eps", '
@@ -224,6 +224,10 @@ def _check_objective(recipe: Recipe) -> None:
         raise InputError(
             f'objective.loss = "simple" does not train process.variance = "{variance}": set objective.loss to "bound" '
             'or "hybrid".'
+        )
+    if loss == "bound" and weighting != "none":
+        raise InputError(
+            f'objective.loss = "bound" has weights of its own: set objective.weighting to "none", not "{weighting}".'
         )
     if loss == "hybrid" and variance not in LEARNED:
         raise InputError(

@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ddpm.diffusion.denoiser import LEARNED
-from ddpm.diffusion.objectives import LEVEL_SAMPLING, LOSSES
+from ddpm.diffusion.objectives import LEVEL_SAMPLING, LOSSES, WEIGHTINGS
 from ddpm.diffusion.process import PREDICTIONS
 from ddpm.diffusion.schedule import BETAS, VARIANCES, Schedule, make_schedule
 from ddpm.likelihood.estimate import FEWEST_CALLS
 from ddpm.model import limits
 from ddpm.model.limits import Count, Positive, Rate, Share
 
-LINEAR = ("none", "corrected", "alone")
+LINEAR = ("none", "corrected", "scalar", "alone")
 
 
 class Table(BaseModel):
@@ -33,7 +33,8 @@ class NetworkTable(Table):
     """The U-Net, see networks.UNet; unset attention_levels means the first level of at most 16 pixels a side.
 
     linear  "none" is the U-Net by itself; "corrected" has it correct the best linear guess, see
-            networks.LinearDenoiser; "alone" is that guess and no U-Net
+            networks.LinearDenoiser, and "scalar" that of one variance for everything; "alone" is the best guess and no
+            U-Net
     """
 
     channels: limits.Width = 128
@@ -62,17 +63,24 @@ class ProcessTable(Table):
 
 
 class ObjectiveTable(Table):
-    """What the network predicts, by which loss it learns, and at which levels."""
+    """What the network predicts, by which loss it learns, what each level's error counts, and which levels it sees."""
 
     prediction: Literal[*PREDICTIONS] = "eps"  # type: ignore[valid-type]
     loss: Literal[*LOSSES] = "simple"  # type: ignore[valid-type]
+    weighting: Literal[*WEIGHTINGS] = "none"  # type: ignore[valid-type]
     levels: Literal[*LEVEL_SAMPLING] = "uniform"  # type: ignore[valid-type]
+    level_mean: limits.LogScale = -1.2
+    level_std: Rate = 1.2
 
 
 class TrainingTable(Table):
-    """How it learns; all lengths are counts of images seen, and what is unset suits the run, see model.lengths."""
+    """How it learns; all lengths are counts of images seen, and what is unset suits the run, see model.lengths.
+
+    cooldown  a share of the run
+    """
 
     warmup_images: Count | None = None
+    cooldown: Share = 0.0
     clip_norm: Rate = 1.0
     flip: Annotated[bool, Field(strict=True)] = False
     label_dropout: Share = 0.0

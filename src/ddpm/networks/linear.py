@@ -36,10 +36,20 @@ class LinearDenoiser(nn.Module):
     log_snr     (T,) of the levels 1..T, read at time 0..T - 1 and linear between them
     correction  a network with the same arguments, or None; its output is scaled by the linear prediction's own root
                 mean squared error, so that its task has unit size at every level
+    scalar      one average and one variance for everything, and the correction's input scaled to unit size as well:
+                the preconditioning of EDM (Karras et al. 2022, eq. 7 and Table 1), whose F is minus the correction
     """
 
-    def __init__(self, shape: tuple[int, int, int], log_snr: NDArray[np.float64], correction: nn.Module | None) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        log_snr: NDArray[np.float64],
+        correction: nn.Module | None,
+        *,
+        scalar: bool = False,
+    ) -> None:
         super().__init__()
+        self.scalar = scalar
         self.mean: Tensor
         self.colours: Tensor
         self.variance: Tensor
@@ -54,8 +64,13 @@ class LinearDenoiser(nn.Module):
     @torch.no_grad()
     def measure(self, x: Tensor) -> None:
         """Take average, colours and variances from images (N, C, H, W) in [-1, 1]."""
-        mean = x.cpu().double().mean(0)
-        rest = x.cpu().double() - mean
+        x = x.cpu().double()
+        if self.scalar:
+            self.mean.copy_(x.mean())
+            self.variance.copy_((x - x.mean()).square().mean().clamp(min=LEAST_VARIANCE))
+            return
+        mean = x.mean(0)
+        rest = x - mean
         flat = rest.transpose(0, 1).flatten(1)
         _, axes = torch.linalg.eigh(flat @ flat.T / flat.shape[1])
         largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
@@ -69,21 +84,29 @@ class LinearDenoiser(nn.Module):
         channels for: the first C are the noise. All else is for the correction, and only it computes in the precision
         around it."""
         with computing(STRICT, x.device):
-            noise, rest = self._predicted(x, time)
+            noise, rest, given = self._predicted(x, time)
         if self.correction is None:
             return noise
-        added, channels = self.correction(x, time, labels, drops=drops).to(noise.dtype), x.shape[1]
+        added, channels = self.correction(given, time, labels, drops=drops).to(noise.dtype), x.shape[1]
         return torch.cat([noise + rest * added[:, :channels], added[:, channels:]], dim=1)
 
-    def _predicted(self, x: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-        """The noise of the Gaussian, (B, C, H, W), and its root mean squared error, (B, 1, 1, 1)."""
+    def squared_error(self, time: Tensor) -> Tensor:
+        """The mean squared error of the Gaussian's own guess at times (B,): (B,), with the dtype of its variances."""
+        log_snr = self._log_snr(time.to(self.variance.device), self.variance)[:, None, None, None]
+        return self._share(log_snr).mean((1, 2, 3))
+
+    def _predicted(self, x: Tensor, time: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The noise of the Gaussian, (B, C, H, W), its root mean squared error, (B, 1, 1, 1), and what the
+        correction is given, (B, C, H, W)."""
         log_snr = self._log_snr(time.to(x.device), x)[:, None, None, None]
         signal, sigma = torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
         share = self._share(log_snr)
         rows, columns = self._transforms(x)
-        spectrum = self._forth(x - signal * self.mean, self.colours, rows, columns)
+        centred = x - signal * self.mean
+        spectrum = self._forth(centred, self.colours, rows, columns)
         noise = self._back(spectrum * (1 - share) / sigma, rows, columns)
-        return noise, share.mean((1, 2, 3), keepdim=True).sqrt()
+        given = centred / (signal**2 * self.variance + sigma**2).sqrt() if self.scalar else x
+        return noise, share.mean((1, 2, 3), keepdim=True).sqrt(), given
 
     def _transforms(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """The cosines of rows and of columns."""

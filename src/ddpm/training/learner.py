@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,14 +25,16 @@ from ddpm.base.tensors import to_device
 from ddpm.base.units import images_to_x
 from ddpm.data.sources import ImageSet
 from ddpm.data.stream import Batch
-from ddpm.diffusion.objectives import LOSSES, LossHistory, draw_levels
+from ddpm.diffusion.objectives import LOSSES
 from ddpm.errors import InputError
 from ddpm.model.model import Model, build_denoiser, build_network
+from ddpm.model.rates import learning_rate
 from ddpm.model.recipe import Recipe
 from ddpm.networks.linear import LinearDenoiser
 from ddpm.training.averages import ema_decay, follow, follow_masked
+from ddpm.training.levels import LevelRule
+from ddpm.training.linear_model import measure
 
-MEASURED = 8192  # images that a linear denoiser is measured on
 MASKED = ("cuda",)  # devices whose own Adam takes the flag that masks a step, so that the host never waits for it
 KEPT_STEPS = 1000  # steps on such a device after which the host looks, so that what is kept of them stays small
 FEW_LEVELS = 8  # of a step, in what is told of it
@@ -59,12 +60,6 @@ class _Step(NamedTuple):
 def _plain(number: float) -> float | str:
     """What JSON has no number for, by its name: nan, inf, -inf."""
     return number if math.isfinite(number) else str(number)
-
-
-def learning_rate(recipe: Recipe, images_seen: int) -> float:
-    """Linear warm-up from 0, then constant (App. B)."""
-    warmup = recipe.lengths.warmup_images
-    return recipe.learning_rate * (min(1.0, images_seen / warmup) if warmup else 1.0)
 
 
 def lighter(recipe: Recipe) -> str:
@@ -109,14 +104,12 @@ class Learner:
         self._steps: list[_Step] = []
         self._faults: list[dict[str, Any]] = []
         self.network.register_forward_hook(self._see)
-        importance = recipe.objective.levels == "importance"
-        self.history = LossHistory(recipe.process.steps, device) if importance else None
+        self.levels = LevelRule(recipe, self.network, device)
 
     def begin(self, images: ImageSet) -> None:
         """Measure, before the first step, what a linear denoiser knows of the images."""
         if isinstance(self.network, LinearDenoiser):
-            rows = np.unique(np.linspace(0, len(images) - 1, MEASURED).astype(np.int64))
-            self.network.measure(images_to_x(torch.from_numpy(images.array(rows.tolist()))).to(self.device))
+            measure(self.network, images)
             self.ema.load_state_dict(self.network.state_dict())
 
     def step(self, batch: Batch) -> None:
@@ -133,27 +126,27 @@ class Learner:
             yield
 
     def gradient(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Add a batch's gradient to that of the weights; levels (B,), losses (B,) and the loss () come back."""
+        """Add a batch's gradient to that of the weights; levels (B,), losses (B,) and the loss () come back.
+
+        Losses are told as they are before learned uncertainty weighs them, so that their course can be followed.
+        """
         count, size = len(batch.images), self.recipe.micro_batch or len(batch.images)
         numbers = torch.arange(self.images_seen, self.images_seen + count, device=self.device)
         pixels = to_device(batch.images, self.device)
         labels = None
         if batch.labels is not None and self.recipe.network.classes:
             labels = self._dropped(to_device(batch.labels, self.device), numbers)
-        t, weights = self._levels(numbers)
+        t, weights = self.levels.draw(self._keys("level", numbers))
+        counted = self.levels.counted(t, weights)
         self.variation = torch.zeros((), device=self.device)
         parts = []
         for start in range(0, count, size):
             rows = slice(start, start + size)
             part = self._losses(pixels[rows], t[rows], numbers[rows], None if labels is None else labels[rows])
-            ((part * weights[rows]).sum() / count).backward()  # type: ignore[no-untyped-call]
+            ((part * counted[rows]).sum() / count).backward()  # type: ignore[no-untyped-call]
             parts.append(part.detach())
         losses = torch.cat(parts)
         return t, losses, (losses * weights).mean()
-
-    def _levels(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        probabilities = self.history.probabilities() if self.history else None
-        return draw_levels(self._keys("level", numbers), self.recipe.process.steps, probabilities)
 
     def _losses(self, pixels: Tensor, t: Tensor, numbers: Tensor, labels: Tensor | None) -> Tensor:
         """Losses (B,) of images (B, C, H, W) uint8 at levels t (B,), with noise and dropout of their numbers."""
@@ -163,7 +156,9 @@ class Learner:
         if self.recipe.network.dropout:
             network = functools.partial(self.network, drops=self._keys("dropout", numbers))
             denoiser = replace(denoiser, network=network)
-        return LOSSES[self.recipe.objective.loss](denoiser, x0, t, noise=noise, labels=labels)
+        weight = self.levels.error_weights(t)
+        weighted = {} if weight is None else {"weight": weight}  # the bound takes none
+        return LOSSES[self.recipe.objective.loss](denoiser, x0, t, noise=noise, labels=labels, **weighted)
 
     def _keys(self, purpose: str, numbers: Tensor) -> Tensor:
         return stream_keys(purpose, self.recipe.seed, numbers)
@@ -174,8 +169,7 @@ class Learner:
         sound = torch.isfinite(loss) & torch.isfinite(norm)
         self._update(sound)
         self.updates += 1
-        if self.history:
-            self.history.remember(t, losses, sound)
+        self.levels.learn(t, losses, sound)
         self.images_seen += len(t)
         self.losses.append(loss)
         self.norms.append(norm)
@@ -270,7 +264,7 @@ class Learner:
             "norms": _numbers(self.norms),
             "faults": list(self.faults()),
             "optimiser": self.optimiser.state_dict(),
-            "history": self.history.table() if self.history else None,
+            **self.levels.state(),
             "noise": NOISE_VERSION,
         }
 
@@ -285,9 +279,7 @@ class Learner:
         self.losses = [torch.tensor(loss, device=self.device) for loss in state["losses"]]
         self.norms = [torch.tensor(norm, device=self.device) for norm in state.get("norms", [])]
         self._faults = list(state.get("faults", []))
-        history = state.get("history")
-        if self.history and history is not None and len(history):  # else levels were drawn otherwise before
-            self.history.restore(history)
+        self.levels.restore(state)
 
 
 def _numbers(values: list[Tensor]) -> list[float]:

@@ -21,12 +21,19 @@ from ddpm.model.recipe import make_recipe
 from ddpm.networks.linear import LinearDenoiser
 
 TILE = 32
-MOST_TILES = 8192
+MEASURED = 8192  # images that a linear denoiser is measured on, at most
 
 
 def linear_images(src: str | Path) -> ImageSet:
     """The images of a source if all have one size of at most 64 pixels a side, else tiles of 32 x 32 cut from them."""
-    return source_tiles(str(src), side=TILE, count=MOST_TILES)
+    return source_tiles(str(src), side=TILE, count=MEASURED)
+
+
+def measure(network: LinearDenoiser, images: ImageSet) -> int:
+    """Take a denoiser's Gaussian from images evenly spread over a source; returns how many."""
+    rows = np.unique(np.linspace(0, len(images) - 1, MEASURED).astype(np.int64)).tolist()
+    network.measure(images_to_x(torch.from_numpy(images.array(rows))))
+    return len(rows)
 
 
 def make_linear(images: ImageSet, out: str | Path) -> Path:
@@ -49,13 +56,12 @@ def make_linear(images: ImageSet, out: str | Path) -> Path:
     recipe = make_recipe(table)
     network = build_network(recipe)
     assert isinstance(network, LinearDenoiser)
-    some = images.array(np.unique(np.linspace(0, len(images) - 1, MOST_TILES).astype(np.int64)).tolist())
-    network.measure(images_to_x(torch.from_numpy(some)))
+    count = measure(network, images)
     write_checkpoint(
         folder,
         recipe=recipe,
         weights={"ema": network.state_dict()},
-        images_seen=len(some),
+        images_seen=count,
         data_fingerprint=images.fingerprint,
     )
     return folder

@@ -17,9 +17,11 @@ from ddpm.data.sources import ImageSet
 from ddpm.data.stream import batches
 from ddpm.errors import DamagedFile, InputError
 from ddpm.model.checkpoint import TRAINING_FILE, checkpoints, read_config, read_training, read_weights, write_checkpoint
+from ddpm.model.continuing import start_of
 from ddpm.model.lengths import Marks, every, preview_marks
 from ddpm.model.model import resolve_device
 from ddpm.model.pruning import forget_checkpoints, prune
+from ddpm.model.rates import cooldown_begins
 from ddpm.model.recipe import Recipe
 from ddpm.training.compiling import compile_learner
 from ddpm.training.cost import worth_compiling
@@ -109,21 +111,16 @@ class _Run:
         return bad_in_a_row(self.recent) >= IN_A_ROW
 
     def begin(self) -> None:
-        """Take up the newest checkpoint, or measure what is measured before the first step."""
-        found = checkpoints(self.folder.path)
-        if found:
-            self._restore(found[-1])
+        """Take up the checkpoint that the run goes on from, or measure what is measured before the first step."""
+        if start := start_of(self.folder.path, self.learner.recipe):
+            self._restore(start)
         else:
             self.learner.begin(self.images)
-        self.folder.begin(self.learner.recipe, self.images)
-        self.folder.forget_after(self.seen)
+        for sentence in self.folder.begin(self.learner.recipe, self.images, self.seen):
+            self.progress.say(sentence)
         self.learner.rate_share = self.folder.rate_share(self.learner.recipe)
         self.recent = self.folder.metrics.lines()[-KEPT:]
         self._prune()
-        if self.seen >= self.learner.recipe.train_images:
-            self.progress.say(
-                f"'{self.folder.path}' is complete at {self.seen:,} images; a larger train_images continues."
-            )
 
     def _restore(self, checkpoint: Path) -> None:
         try:
@@ -169,6 +166,9 @@ class _Run:
                 self._act(due, before)
                 if time.monotonic() >= self._save_by:
                     self._save()
+                if cooldown_begins(recipe, self.seen):
+                    self._save()
+                    self.progress.say(f"The learning rate falls from {self.seen:,} images on; longer runs start there.")
                 advance(self.seen - before, self._note)
                 expecting(self.seen)
 

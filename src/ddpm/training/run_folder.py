@@ -16,6 +16,7 @@ from ddpm.base.files import check_output, refusals, remove_unfinished, whole_fil
 from ddpm.base.tables import check_signed, parse_json, read_json, signed
 from ddpm.data.sources import ImageSet
 from ddpm.errors import InputError
+from ddpm.model.pruning import leave_newest
 from ddpm.model.recipe import Recipe, changed, make_recipe, with_lengths
 from ddpm.training.changes import CHANGEABLE, FREE, differences, why_not
 from ddpm.training.watch import RATE_SHARE, LineFields
@@ -135,13 +136,27 @@ class RunFolder:
             raise InputError(f"'{self.path}' is not empty and holds no run: choose an empty or a new folder.")
         return with_lengths(recipe)
 
-    def begin(self, recipe: Recipe, images: ImageSet) -> None:
-        """Write recipe.json, where a run that was killed may have left files unfinished."""
+    def begin(self, recipe: Recipe, images: ImageSet, images_seen: int) -> list[str]:
+        """Write recipe.json, and forget what lies beyond the images seen; returns sentences about where the run is.
+
+        A run that was killed may have left files unfinished. Checkpoints beyond are of a run that is continued from
+        before its cool-down.
+        """
         for folder in (self.path, self.path / "samples"):
             remove_unfinished(folder)
         table = {"recipe": recipe.model_dump(mode="json"), "data_fingerprint": images.fingerprint}
         with whole_file(self.recipe_file) as temporary:
             temporary.write_text(json.dumps(signed(table), indent=2) + "\n", encoding="utf-8")
+        left = leave_newest(self.path, images_seen)
+        self.forget_after(images_seen)
+        if left is not None:
+            return [
+                f"The learning rate had fallen already: the run goes on from {images_seen:,} images, before that. The "
+                f"model of {int(left.name.split('-')[1]):,} images lies in '{left}'."
+            ]
+        if images_seen >= recipe.train_images:
+            return [f"'{self.path}' is complete at {images_seen:,} images; a larger train_images continues."]
+        return []
 
     def record_changes(self, old: Recipe, new: Recipe, images_seen: int) -> list[str]:
         """Write down which keys differ from those of the checkpoint that a run goes on from; returns sentences."""

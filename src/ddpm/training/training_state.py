@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ddpm.base.fields import Fields, Whole, check_fields
 from ddpm.base.tensor_files import is_plain, not_finite
-from ddpm.diffusion.objectives import REMEMBERED
 from ddpm.errors import DamagedFile
 from ddpm.model.checkpoint import Config
 from ddpm.training.changes import differences, why_not
 from ddpm.training.learner import Learner
+from ddpm.training.levels import KNOTS, REMEMBERED
 from ddpm.training.watch import FaultFields
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -43,6 +43,7 @@ class _StateFields(_TensorFields):
     faults: Annotated[list[FaultFields], Field(default_factory=list)]
     optimiser: _OptimiserFields
     history: Tensor | None = None
+    uncertainty: Tensor | None = None
     noise: Whole = 1
 
 
@@ -67,10 +68,16 @@ def check_state(state: dict[str, Any], config: Config, learner: Learner, path: P
         raise DamagedFile(f"'{path}' is damaged: {complaint}.")
     if any(min(float(one["step"]), float(one["exp_avg_sq"].min())) < 0 for one in moments.values()):
         raise DamagedFile(f"'{path}' is damaged: a mean of squared gradients, or a number of steps, is negative.")
-    losses = state.get("history")
+    losses, uncertainty = state.get("history"), state.get("uncertainty")
     shapes = [(0, REMEMBERED), (learner.recipe.process.steps, REMEMBERED)]  # another rule may have drawn them
     if losses is not None and not (any(is_plain(losses, one) for one in shapes) and losses.dtype == torch.float64):
         raise DamagedFile(f"'{path}' is damaged: its history of losses is not of this process.")
+    if uncertainty is not None and not (
+        is_plain(uncertainty, (min(KNOTS, learner.recipe.process.steps),))
+        and uncertainty.dtype == torch.float64
+        and torch.isfinite(uncertainty).all()
+    ):
+        raise DamagedFile(f"'{path}' is damaged: its uncertainty of levels is not of this process.")
 
 
 def _is_of(parameter: Tensor, moments: dict[str, Tensor]) -> bool:
