@@ -118,12 +118,12 @@ def test_stopped_by_a_signal_it_saves_and_goes_on_to_the_same_end(number: signal
     assert stopped.code == 128 + number, stopped.err
     assert "Traceback" not in stopped.err
     said = [line for line in stopped.err.splitlines() if not line.startswith("Training:")]
-    assert len(said) == 3, said  # what the data hold, and one sentence
-    assert "stopped at" in said[2]
+    assert len(said) == 5, said  # what the data hold, what the loss says, and one sentence
+    assert "stopped at" in said[-1]
     assert unfinished(run) == []
     reached = int(saved(run)[-1].name)
     assert images <= reached < 250
-    assert f"{reached:,} images" in said[2]
+    assert f"{reached:,} images" in said[-1]
     assert ddpm.load(run).images_seen == reached
     assert losses(run) == [line for line in losses(nursery().reference(**WATCHED)) if line[0] <= reached]
     ended = train(run, **WATCHED)
@@ -159,7 +159,8 @@ def test_the_installed_command_stopped_by_ctrl_c_leaves_with_130_and_goes_on(tmp
     process.send_signal(signal.SIGINT)
     stopped = finished(process)
     assert stopped.code == 130, stopped.err
-    expected = ("digits:train[:100] (", "split train of train, test;", "Training:", "ddpm: stopped at")
+    begun = ("digits:train[:100] (", "split train of train, test;", "loss: the mean", "Compare losses only")
+    expected = (*begun, "Training:", "ddpm: stopped at")
     assert [line for line in stopped.err.splitlines() if not line.startswith(expected)] == []
     assert 0 < ddpm.load(run).images_seen < 250
     ended = train(run, **WATCHED)

@@ -103,7 +103,7 @@ def test_a_checkpoint_comes_at_the_latest_when_a_quarter_of_an_hour_has_passed(
 def test_what_to_expect_is_said_at_the_start_of_a_run_and_not_of_a_finished_one(short: RunFolder):
     heard = Watching()
     train(make_recipe(OPEN), IMAGES, short.path.parent / "another", progress=heard)
-    assert any("The loss is the mean squared error of the predicted noise" in line for line in heard.sentences)
+    assert any("loss: the mean squared error of the predicted noise" in line for line in heard.sentences)
     again = Watching()
     train(make_recipe(OPEN), IMAGES, short.path.parent / "another", progress=again)
-    assert not any("The loss is" in line for line in again.sentences)
+    assert not any("loss: " in line for line in again.sentences)
