@@ -102,6 +102,19 @@ def test_the_loss_is_explained_for_every_prediction(prediction: str):
     assert ("1 is knowing nothing" in said) == (prediction == "eps")
 
 
+@pytest.mark.parametrize(
+    ("weighting", "linear", "words"),
+    [
+        ("min-snr", "none", "clean image, times min"),
+        ("unit", "none", "of the predicted noise"),
+        ("unit", "corrected", "that of a linear prediction"),
+        ("uncertainty", "corrected", "that of a linear prediction"),
+    ],
+)
+def test_a_weighted_loss_is_what_it_is_weighted_to(weighting: str, linear: str, words: str):
+    assert words in meaning(recipe(objective={"weighting": weighting}, network={"linear": linear}))[0]
+
+
 def test_a_bound_and_bits_are_explained_where_there_are_some():
     assert "bits/dim" in meaning(recipe(objective={"loss": "bound"}))[0]
     assert not any("bits/dim" in line for line in meaning(recipe()))

@@ -54,16 +54,23 @@ def timing(recipe: Recipe, images_per_second: float, seen: int = 0) -> list[str]
 
 def meaning(recipe: Recipe) -> list[str]:
     """Sentences: what the loss says, and the bits/dim of a validation."""
-    objective = recipe.objective
-    if objective.loss == "bound":
-        loss = "loss: a noisy estimate of the bound on training images, in bits/dim."
-    else:
-        nothing = "; 1 is knowing nothing" if objective.prediction == "eps" else ""
-        loss = f"loss: the mean squared error of the predicted {PREDICTED[objective.prediction]}{nothing}."
-    found = [loss, "Compare losses only of runs with the same schedule and objective."]
+    found = [f"loss: {_loss(recipe)}.", "Compare losses only of runs with the same schedule and objective."]
     if recipe.validation is not None:
         found.append("bits/dim: what lossless compression takes at most; 8 is raw, less is better.")
     return found
+
+
+def _loss(recipe: Recipe) -> str:
+    """What the loss of a log line is, see training.levels for its weights."""
+    objective = recipe.objective
+    if objective.loss == "bound":
+        return "a noisy estimate of the bound on training images, in bits/dim"
+    if objective.weighting == "min-snr":
+        return "the squared error of the clean image, times min(SNR, 5)"
+    if objective.weighting != "none" and recipe.network.linear != "none":
+        return "the squared error over that of a linear prediction; 1 is knowing no more"
+    nothing = "; 1 is knowing nothing" if objective.prediction == "eps" else ""
+    return f"the mean squared error of the predicted {PREDICTED[objective.prediction]}{nothing}"
 
 
 class Expecting:
