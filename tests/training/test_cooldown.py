@@ -29,7 +29,9 @@ SHORT, LONG = 96, 160
 START = 56
 """The last whole step before 58 images, where the shorter run's rate falls; no other interval ends here."""
 CHANGES = {
-    "network": {"dropout": 0.1},
+    "micro_batch": 4,
+    "network": {"dropout": 0.1, "linear": "corrected"},
+    "objective": {"weighting": "uncertainty", "levels": "importance"},
     "training": {
         **{"warmup_images": WARM, "cooldown": SHARE, "ema_decay": 0.9, "ema_lengths": [0.1], "flip": True},
         **{"log_images": 24, "checkpoint_images": 36},
