@@ -234,7 +234,7 @@ class RunFolder:
             if (reason := why_not(key, old, new)) is not None:
                 raise InputError(f"{holds} {reason}, so it cannot change: another --out starts a new run.")
             if not allow_change:
-                raise InputError(f"{holds} --allow-change goes on with it from here, another --out starts a new run.")
+                raise InputError(f"{holds} --allow-change goes on with it, another --out starts a new run.")
         if not same_data:
             raise InputError(f"the data in '{images.name}' changed since '{self.path}' was begun; use another --out.")
         return recipe
