@@ -258,6 +258,15 @@ def test_the_bound_takes_no_weights_but_its_own(weighting: str):
         assert f'set objective.weighting to "none", not "{weighting}"' in refusal(table)
 
 
+@pytest.mark.parametrize("levels", LEVEL_SAMPLING)
+def test_the_bound_sums_over_all_levels_alike(levels: str):
+    table = {"objective": {"loss": "bound", "levels": levels}}
+    if levels == "log-normal":
+        assert 'set objective.levels to "uniform" or "importance", not "log-normal"' in refusal(table)
+    else:
+        make_recipe(table)
+
+
 @pytest.mark.parametrize(("loss", "variance"), [*itertools.product(LOSSES, (*VARIANCES, *LEARNED))])
 def test_a_learned_variance_and_a_loss_that_trains_it_need_each_other(loss: str, variance: str):
     """L_simple trains none and the hybrid must train one; the bound takes all. What is offered instead is accepted."""

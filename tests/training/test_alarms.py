@@ -142,6 +142,22 @@ def test_a_planted_fault_is_named_once_written_down_and_does_not_stop_the_run(
     assert all(line["images"] > begin for line in told)
 
 
+def steeper(learner: Learner, losses: torch.Tensor) -> torch.Tensor:
+    """The same losses, with gradients that grow."""
+    return losses.detach() + grown(learner, losses - losses.detach())
+
+
+def test_a_gradient_may_grow_where_learned_uncertainty_divides_by_losses_that_fall(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    plant(monkeypatch, steeper, lambda learner: True)
+    heard, changes = Warned(), {"objective": {"weighting": "uncertainty"}}
+    train(make_recipe(merged(merged(RECIPE, EVERY), changes)), IMAGES, tmp_path / "run", progress=heard)
+    norms = [line["gradient_norm"] for line in RunFolder(tmp_path / "run").metrics.lines()]
+    assert len(alarms(lines([1.0] * len(norms), gradient_norm=norms))) == 1
+    assert heard.warnings == []
+
+
 def test_a_rate_that_moves_nothing_is_named(tmp_path: Path):
     heard = Warned()
     train(make_recipe(merged(RECIPE, EVERY) | {"learning_rate": 1e-12}), IMAGES, tmp_path / "run", progress=heard)

@@ -29,7 +29,9 @@ SHORT, LONG = 96, 160
 START = 56
 """The last whole step before 58 images, where the shorter run's rate falls; no other interval ends here."""
 CHANGES = {
-    "network": {"dropout": 0.1},
+    "micro_batch": 4,
+    "network": {"dropout": 0.1, "linear": "corrected"},
+    "objective": {"weighting": "uncertainty", "levels": "importance"},
     "training": {
         **{"warmup_images": WARM, "cooldown": SHARE, "ema_decay": 0.9, "ema_lengths": [0.1], "flip": True},
         **{"log_images": 24, "checkpoint_images": 36},
@@ -291,16 +293,24 @@ def test_a_finished_run_without_a_cool_down_is_given_one_by_a_longer_run(tmp_pat
     for file in (tmp_path / "recipe.json", *(path / "config.json" for path in saved(tmp_path))):
         edited(file, lambda table: table["recipe"]["training"].pop("cooldown"))
     before = snapshot(tmp_path)
-    with pytest.raises(InputError, match=rf"before 58 images.*train_images = {LONG} or more"):
-        run(tmp_path)
-    assert snapshot(tmp_path) == before
-    run(tmp_path, LONG)
+    told = {False: "not 0.4; --allow-change", True: f"before 58 images.*train_images = {LONG} or more"}
+    for allowed, sentence in told.items():
+        with pytest.raises(InputError, match=sentence):
+            run(tmp_path, allow_change=allowed)
+        assert snapshot(tmp_path) == before
+    run(tmp_path, LONG, allow_change=True)
     assert_equal(tmp_path, whole[LONG])
 
 
-def test_a_cool_down_is_taken_back_from_where_it_began(done: Path, tmp_path: Path):
-    run(done, **cooling(0.0))
+def test_a_cool_down_is_taken_back_from_where_it_began_if_that_is_wanted(done: Path, tmp_path: Path):
+    """Who leaves the key out by accident does not train again what is finished."""
+    before = snapshot(done)
+    with pytest.raises(InputError, match=r"training\.cooldown = 0\.4, not 0\.0; --allow-change"):
+        run(done, **cooling(0.0))
+    assert snapshot(done) == before
+    run(done, allow_change=True, **cooling(0.0))
     run(tmp_path / "plain", **cooling(0.0))
     assert_equal(done, tmp_path / "plain")
-    assert (done / "checkpoints" / f"left-{SHORT:010d}").is_dir()
-    assert RunFolder(done).changes.lines() == []
+    change = {"images": START, "key": "training.cooldown", "from": SHARE, "to": 0.0, "by": "--allow-change"}
+    assert ddpm.show(done)["changes"] == [change]
+    assert ddpm.show(done / "checkpoints" / f"left-{SHORT:010d}")["changes"] == []

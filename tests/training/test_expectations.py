@@ -66,7 +66,15 @@ def test_a_run_that_ends_before_and_a_size_that_nobody_measured_say_so():
 @pytest.mark.parametrize(("side", "steps"), [(8, STEPS_TO_SEE[0][1]), (16, STEPS_TO_SEE[1][1]), (40, None)])
 def test_what_is_wanted_goes_by_steps_and_size(side: int, steps: int | None):
     for batch in (32, 128):
-        assert images_to_see(recipe(side, batch_size=batch)) == (None if steps is None else steps * batch)
+        found = recipe(side, batch_size=batch, training={"warmup_images": 0})
+        assert images_to_see(found) == (None if steps is None else steps * batch)
+
+
+def test_nothing_is_recognised_before_the_warm_up_ends_or_in_an_average_without_a_ramp():
+    assert images_to_see(recipe(training={"warmup_images": 640_000})) == 640_000
+    assert images_to_see(recipe(training={"ema_ramp": False})) is None
+    papers = resolve(load_recipe("cifar10"), Geometry(3, 32, 32), 0)
+    assert timing(papers, 100.0)[1:] == ["When samples of such a run become recognisable has not been measured."]
 
 
 class Passing:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from ddpm.diffusion.objectives import LEVEL_SAMPLING, WEIGHTINGS
 from ddpm.errors import InputError
 from ddpm.model.recipe import Recipe, changed, load_recipe, resolve
 from ddpm.training.compiling import compile_learner
@@ -54,6 +55,13 @@ def test_a_batch_costs_its_activations_and_some_of_them_can_be_saved():
     assert peak_memory(tiny(precision="bfloat16")) < 0.95 * whole
     assert peak_memory(tiny(checkpointing=True)) < 0.7 * whole
     assert peak_memory(tiny(), compiled=True) < 0.9 * whole
+
+
+@pytest.mark.parametrize(("weighting", "levels"), list(zip(WEIGHTINGS[1:], LEVEL_SAMPLING, strict=True)))
+def test_weights_of_levels_cost_next_to_nothing(weighting: str, levels: str):
+    weighted = tiny(objective={"weighting": weighting, "levels": levels}, network={"linear": "scalar"})
+    plain = tiny(network={"linear": "scalar"})
+    assert peak_memory(weighted) == pytest.approx(peak_memory(plain), rel=0.02)
 
 
 def test_convolutions_in_strict_float32_want_workspaces():

@@ -67,7 +67,7 @@ def train(
 def _dry_run(recipe: Recipe) -> list[str]:
     """The resolved recipe, its cost and what to expect of it, as lines."""
     import ddpm
-    from ddpm.training.expectations import meaning, timing
+    from ddpm.training.expectations import meaning, recognisable
 
     resolved, cost = ddpm.cost(recipe)
     batch = f"a batch of {recipe.batch_size}{f' in parts of {recipe.micro_batch}' if recipe.micro_batch else ''}"
@@ -80,6 +80,6 @@ def _dry_run(recipe: Recipe) -> list[str]:
         f"speed                about {rounded(cost.images_per_second)} images/s on this machine as it is now",
         f"time                 about {duration(cost.seconds)} for {recipe.train_images:,} images",
         "",
-        *timing(resolved, cost.images_per_second)[1:],
+        *recognisable(resolved, cost.images_per_second),
         *meaning(resolved),
     ]

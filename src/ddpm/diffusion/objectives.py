@@ -96,9 +96,10 @@ def min_snr(process: Process, prediction: str) -> Floats:
 
     Hang et al. 2023; index 0 is unused (0).
     """
-    snr, t = process.schedule.snr[1:], torch.arange(1, process.schedule.steps + 1)
-    one = torch.ones(len(t), 1, 1, 1, dtype=torch.float64)
-    slope = process.x0_from(prediction, one, 0 * one, t).flatten().numpy()  # the clean image is linear in a prediction
+    snr = process.schedule.snr[1:]
+    with torch.device("cpu"):  # also where a step is traced without memory
+        t, one = torch.arange(1, len(snr) + 1), torch.ones(len(snr), 1, 1, 1, dtype=torch.float64)
+        slope = process.x0_from(prediction, one, 0 * one, t).flatten().numpy()  # the clean image is linear in it
     return np.concatenate([[0.0], np.minimum(snr, GAMMA) * slope**2])
 
 

@@ -49,7 +49,7 @@ Blocks = Annotated[Positive, Field(le=64)]
 Fold = Annotated[Positive, Field(le=256)]
 Classes = Annotated[Count, Field(le=1_000_000)]
 Levels = Annotated[tuple[Annotated[Count, Field(le=15)], ...], Field(max_length=16)]
-Lengths = Annotated[
+EmaLengths = Annotated[
     tuple[Annotated[float, Field(strict=True, ge=0.001, le=0.3, allow_inf_nan=False)], ...], Field(max_length=4)
 ]
 Steps = Annotated[Positive, Field(le=MOST_STEPS)]

@@ -213,7 +213,8 @@ def network_size(recipe: Recipe) -> NetworkSize:
 
 
 def _check_objective(recipe: Recipe) -> None:
-    """A learned variance needs a loss that trains it, "hybrid" needs a learned variance, and the bound no weights."""
+    """A learned variance needs a loss that trains it, "hybrid" needs a learned variance, and the bound says itself what
+    each level counts."""
     loss, variance, weighting = recipe.objective.loss, recipe.process.variance, recipe.objective.weighting
     if recipe.network.linear != "none" and recipe.objective.prediction != "eps":
         raise InputError(
@@ -228,6 +229,11 @@ def _check_objective(recipe: Recipe) -> None:
     if loss == "bound" and weighting != "none":
         raise InputError(
             f'objective.loss = "bound" has weights of its own: set objective.weighting to "none", not "{weighting}".'
+        )
+    if loss == "bound" and recipe.objective.levels == "log-normal":
+        raise InputError(
+            'objective.loss = "bound" sums over all levels alike: set objective.levels to "uniform" or "importance", '
+            'not "log-normal".'
         )
     if loss == "hybrid" and variance not in LEARNED:
         raise InputError(

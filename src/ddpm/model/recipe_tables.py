@@ -87,7 +87,7 @@ class TrainingTable(Table):
     label_dropout: Share = 0.0
     ema_decay: Share = 0.9999
     ema_ramp: Annotated[bool, Field(strict=True)] = True
-    ema_lengths: limits.Lengths = ()
+    ema_lengths: limits.EmaLengths = ()
     log_images: Positive | None = None
     sample_images: Positive | None = None
     checkpoint_images: Positive | None = None

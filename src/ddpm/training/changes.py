@@ -10,15 +10,15 @@ from ddpm.model.recipe import Recipe
 FREE = {
     *("device", "train_images", "validation", "micro_batch", "checkpointing", "compile"),
     *(f"training.{name}_images" for name in ("log", "sample", "checkpoint", "validate")),
-    *("training.validation_calls", "training.cooldown"),
+    "training.validation_calls",
 }
-"""Keys that change nothing of what was learned so far but its rounding: for another length or cool-down a run goes back
-to where it is the same, see model.continuing."""
+"""Keys that change nothing of what was learned so far but its rounding: for another length a run that cools down goes
+back to where it is the same, see model.continuing."""
 
 CHANGEABLE = {
     *("seed", "batch_size", "learning_rate", "precision", "network.dropout"),
     *(f"objective.{name}" for name in ("loss", "weighting", "levels", "level_mean", "level_std")),
-    *(f"training.{name}" for name in ("warmup_images", "clip_norm", "flip", "label_dropout")),
+    *(f"training.{name}" for name in ("warmup_images", "cooldown", "clip_norm", "flip", "label_dropout")),
     *(f"training.{name}" for name in ("ema_decay", "ema_ramp", "ema_lengths")),
 }
 """Keys that change what is learned from there on."""

@@ -11,7 +11,8 @@ from ddpm.model.lengths import preview_marks
 from ddpm.model.recipe import Recipe
 
 STEPS_TO_SEE = ((8, 100), (32, 500))
-"""Steps after which a person recognises something in a preview, by the longer side of images, up to so many pixels.
+"""Steps after which a person recognises something in a preview, by the longer side of images, up to so many pixels;
+the warm-up is over by then.
 
 Seen: strokes of digits, 8 x 8, after 97 steps of 128 images; garments of Fashion-MNIST, 28 x 28, after 575 steps of 32
 with the linear correction, and none after 128. Larger images have not been measured.
@@ -21,9 +22,11 @@ PREDICTED = {"eps": "noise", "x0": "clean image", "v": "v (noise and image mixed
 
 
 def images_to_see(recipe: Recipe) -> int | None:
-    """Images after which something is recognisable, roughly; None for sizes that have not been measured."""
+    """Images after which something is recognisable, roughly; None for what has not been measured: larger images, and
+    an EMA without its ramp, which holds little but the first weights until long after that."""
     side = max(recipe.geometry.size)
-    return next((steps * recipe.batch_size for longest, steps in STEPS_TO_SEE if side <= longest), None)
+    steps = next((steps for longest, steps in STEPS_TO_SEE if side <= longest and recipe.training.ema_ramp), None)
+    return None if steps is None else max(steps * recipe.batch_size, recipe.lengths.warmup_images)
 
 
 def preview_after(recipe: Recipe, images: int) -> int:
@@ -38,18 +41,25 @@ def timing(recipe: Recipe, images_per_second: float, seen: int = 0) -> list[str]
 
     images_per_second  of training on this machine
     """
-    total, wanted = recipe.train_images, images_to_see(recipe)
-    rest = duration((total - seen) / images_per_second)
-    found = [f"On this machine the run takes about {rest}{' more' if seen else ''}."]
+    rest = duration((recipe.train_images - seen) / images_per_second)
+    whole = f"On this machine the run takes about {rest}{' more' if seen else ''}."
+    return [whole, *recognisable(recipe, images_per_second, seen)]
+
+
+def recognisable(recipe: Recipe, images_per_second: float, seen: int = 0) -> list[str]:
+    """The sentences about samples alone; none where they are recognisable already."""
+    wanted = images_to_see(recipe)
     if wanted is None:
-        found.append("When samples of this size become recognisable has not been measured.")
-    elif wanted > total:
-        found.append(f"Samples become recognisable after about {wanted:,} images; this run ends before.")
-    elif wanted > seen:
-        preview = preview_after(recipe, wanted)
-        found.append(f"Samples become recognisable after about {wanted:,} images.")
-        found.append(f"The preview of {preview:,} images comes in {duration((preview - seen) / images_per_second)}.")
-    return found
+        return ["When samples of such a run become recognisable has not been measured."]
+    if wanted > recipe.train_images:
+        return [f"Samples become recognisable after about {wanted:,} images; this run ends before."]
+    if wanted <= seen:
+        return []
+    preview = preview_after(recipe, wanted)
+    return [
+        f"Samples become recognisable after about {wanted:,} images.",
+        f"The preview of {preview:,} images comes in {duration((preview - seen) / images_per_second)}.",
+    ]
 
 
 def meaning(recipe: Recipe) -> list[str]:

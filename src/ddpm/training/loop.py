@@ -244,7 +244,8 @@ class _Run:
         }
         self.recent = [*self.recent, line][-KEPT:]
         self._tell(line)
-        if alarms := new_alarms(self.recent, learner.recipe.lengths.warmup_images):
+        weighed = learner.recipe.objective.weighting == "uncertainty"
+        if alarms := new_alarms(self.recent, learner.recipe.lengths.warmup_images, weighed=weighed):
             line["warnings"] = alarms
         for alarm in alarms:
             self.progress.say(f"Warning: {alarm}")

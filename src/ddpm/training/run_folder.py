@@ -16,6 +16,7 @@ from ddpm.base.files import check_output, refusals, remove_unfinished, whole_fil
 from ddpm.base.tables import check_signed, parse_json, read_json, signed
 from ddpm.data.sources import ImageSet
 from ddpm.errors import InputError
+from ddpm.model.checkpoint import LEFT
 from ddpm.model.pruning import leave_newest
 from ddpm.model.recipe import Recipe, changed, make_recipe, with_lengths
 from ddpm.training.changes import AFTERWARDS, CHANGEABLE, FREE, differences, why_not
@@ -234,16 +235,18 @@ class RunFolder:
             if (reason := why_not(key, old, new)) is not None:
                 raise InputError(f"{holds} {reason}, so it cannot change: another --out starts a new run.")
             if not allow_change:
-                raise InputError(f"{holds} --allow-change goes on with it from here, another --out starts a new run.")
+                raise InputError(f"{holds} --allow-change goes on with it, another --out starts a new run.")
         if not same_data:
             raise InputError(f"the data in '{images.name}' changed since '{self.path}' was begun; use another --out.")
         return recipe
 
 
 def with_changes(described: dict[str, Any]) -> dict[str, Any]:
-    """What model.description.describe says, and `changes`: the lines of RunFolder.changes up to that checkpoint."""
-    above, seen = Path(described["checkpoint"]).parent, described["images_seen"]
-    lines = RunFolder(above.parent).changes.lines() if above.name == "checkpoints" else []
+    """What model.description.describe says, and `changes`: the lines of RunFolder.changes up to that checkpoint; none
+    of one that training went back from, since the lines are those of the run that went on."""
+    folder, seen = Path(described["checkpoint"]), described["images_seen"]
+    of_run = folder.parent.name == "checkpoints" and not folder.name.startswith(LEFT)
+    lines = RunFolder(folder.parents[1]).changes.lines() if of_run else []
     return {**described, "changes": [line for line in lines if line["images"] <= seen]}
 
 

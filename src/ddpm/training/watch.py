@@ -114,10 +114,13 @@ def told(line: Line) -> str:
     return "; ".join(parts)
 
 
-def new_alarms(lines: Sequence[Line], warmup_images: int) -> list[str]:
-    """Sentences about the last line, unless the line before it gave the same alarm."""
-    before = _alarms(lines[:-1], warmup_images)
-    return [sentence for name, sentence in _alarms(lines, warmup_images).items() if name not in before]
+def new_alarms(lines: Sequence[Line], warmup_images: int, *, weighed: bool = False) -> list[str]:
+    """Sentences about the last line, unless the line before it gave the same alarm.
+
+    weighed  whether learned uncertainty divides losses by their means: then the gradient grows as the network learns
+    """
+    before, known = _alarms(lines[:-1], warmup_images), {"gradient"} if weighed else set()
+    return [sentence for name, sentence in _alarms(lines, warmup_images).items() if name not in {*before, *known}]
 
 
 def _alarms(lines: Sequence[Line], warmup_images: int) -> dict[str, str]:
