@@ -110,7 +110,7 @@ def test_the_papers_recipes_have_the_papers_settings(name: str):
         assert sum(p.numel() for p in build_network(recipe).parameters()) == parameters
 
 
-@pytest.mark.parametrize(("name", "limit"), [("digits", 0.02e9), ("fashion-mnist", 0.06e9)])
+@pytest.mark.parametrize(("name", "limit"), [("digits", 0.02e9), ("fashion-mnist", 0.11e9)])
 def test_the_recipes_for_two_cores_stay_within_their_arithmetic(name: str, limit: float):
     """Two operations a multiply-add, of convolutions, dense layers and attention, for one call on one image."""
     recipe = resolved(name)

@@ -160,7 +160,7 @@ def test_the_installed_command_stopped_by_ctrl_c_leaves_with_130_and_goes_on(tmp
     stopped = finished(process)
     assert stopped.code == 130, stopped.err
     begun = ("digits:train[:100] (", "split train of train, test;", "loss: the mean", "Compare losses only")
-    expected = (*begun, "Training:", "ddpm: stopped at")
+    expected = (*begun, "Training:", "On this machine", "Samples become", "ddpm: stopped at")
     assert [line for line in stopped.err.splitlines() if not line.startswith(expected)] == []
     assert 0 < ddpm.load(run).images_seen < 250
     ended = train(run, **WATCHED)
