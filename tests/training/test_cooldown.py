@@ -314,3 +314,23 @@ def test_a_cool_down_is_taken_back_from_where_it_began_if_that_is_wanted(done: P
     change = {"images": START, "key": "training.cooldown", "from": SHARE, "to": 0.0, "by": "--allow-change"}
     assert ddpm.show(done)["changes"] == [change]
     assert ddpm.show(done / "checkpoints" / f"left-{SHORT:010d}")["changes"] == []
+
+
+def test_a_run_is_ended_early_by_a_cool_down_if_that_is_wanted(whole: dict[int, Path], tmp_path: Path):
+    """What it learned up to there is what a shorter run learns; one that has gone too far says how long it may be."""
+    broken_off(tmp_path, START, LONG, saves=True)
+    before = snapshot(tmp_path)
+    with pytest.raises(InputError, match=f"train_images = {LONG}, not {SHORT}; --allow-change"):
+        run(tmp_path, SHORT)
+    assert snapshot(tmp_path) == before
+    run(tmp_path, SHORT, allow_change=True)
+    assert_equal(tmp_path, whole[SHORT])
+    with pytest.raises(InputError, match="or more, or another --out"):
+        run(tmp_path, SHORT // 2, allow_change=True)
+
+
+def test_without_a_cool_down_too_a_run_becomes_shorter_from_a_checkpoint_that_lies_before(tmp_path: Path):
+    run(tmp_path / "long", **cooling(0.0))
+    run(tmp_path / "long", 80, allow_change=True, **cooling(0.0))
+    run(tmp_path / "short", 80, **cooling(0.0))
+    assert_equal(tmp_path / "long", tmp_path / "short")

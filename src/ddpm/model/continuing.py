@@ -49,7 +49,9 @@ def _is_before_cooldown(config: Config | None, *others: Recipe) -> bool:
 
 def _passes(recipe: Recipe, config: Config | None) -> bool:
     """Whether a run by this recipe passes through a checkpoint; as far as is known, where it cannot be read."""
-    return config is None or _length(config.recipe) == _length(recipe) or _is_before_cooldown(config, recipe)
+    if config is None or _length(config.recipe) == _length(recipe):
+        return True
+    return config.images_seen < recipe.train_images and _is_before_cooldown(config, recipe)
 
 
 def _length(recipe: Recipe) -> tuple[int, int]:
@@ -66,8 +68,8 @@ def _no_start(run: Path, old: Recipe, new: Recipe) -> str:
         )
     least = math.ceil(int(begun.name) / (1 - new.training.cooldown))
     return (
-        f"'{run}' has no checkpoint from before {cooldown_start(new):,} images, where the learning rate falls by "
-        f"{_keys(new)}: choose train_images = {least} or more, or another --out."
+        f"'{run}' has no checkpoint from before {cooldown_start(new):,} images, up to where a run by {_keys(new)} is "
+        f"the same: choose train_images = {least} or more, or another --out."
     )
 
 

@@ -227,9 +227,7 @@ class RunFolder:
         recipe = with_lengths(recipe)
         same_data = table["data_fingerprint"] == images.fingerprint
         for key, (old, new) in differences(held, recipe).items():
-            if key == "train_images" and new < old:
-                raise InputError(f"'{self.path}' holds a run with {key} = {old}: {new} is less, choose {old} or more.")
-            if key in FREE or (key == "data" and same_data):
+            if (key in FREE and (key != "train_images" or new > old)) or (key == "data" and same_data):
                 continue
             holds = f"'{self.path}' holds a run with {key} = {old}, not {new};"
             if (reason := why_not(key, old, new)) is not None:
