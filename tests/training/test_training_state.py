@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 
 from ddpm.base.tables import signed
 from ddpm.errors import DamagedFile, DdpmError, InputError
-from ddpm.model.checkpoint import CONFIG_FILE, TRAINING_FILE, checkpoints
+from ddpm.model.checkpoint import CONFIG_FILE, TRAINING_FILE, checkpoints, read_config, read_weights, write_checkpoint
 from ddpm.model.recipe import make_recipe
 from ddpm.training.loop import train
 from ddpm.training.run_folder import RunFolder
@@ -204,3 +205,15 @@ def test_a_run_of_an_older_version_goes_on_with_todays_noise_and_says_so(tmp_pat
         with_state((run, (checkpoints(run)[-1] / TRAINING_FILE).read_bytes()), change)
         train(make_recipe(merged(RECIPE, CHANGES | {"train_images": 24})), IMAGES, run, progress=heard)
         assert sum("began this run with other random numbers" in said for said in heard.sentences) == times
+
+
+def test_a_model_without_its_training_says_that_it_cannot_be_continued(tmp_path: Path):
+    """Models that are handed on have one kind of weights; that is not what is wrong with them."""
+    train(make_recipe(merged(RECIPE, CHANGES)), IMAGES, tmp_path)
+    folder = checkpoints(tmp_path)[-1]
+    config = read_config(folder)
+    weights = {"ema": read_weights(folder, config, "ema")}
+    shutil.rmtree(folder)
+    write_checkpoint(folder, recipe=config.recipe, weights=weights, images_seen=config.images_seen)
+    with pytest.raises(InputError, match="can be sampled, not continued"):
+        go_on(tmp_path)

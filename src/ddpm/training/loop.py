@@ -125,8 +125,8 @@ class _Run:
     def _restore(self, checkpoint: Path) -> None:
         try:
             config = read_config(checkpoint)
+            state = read_training(checkpoint, config)  # first: what holds none may also lack the raw weights
             weights = read_kinds(checkpoint, config)
-            state = read_training(checkpoint, config)
             check_state(state, config, self.learner, checkpoint / TRAINING_FILE)
             self.learner.restore(weights, state)
         except DamagedFile as error:
