@@ -200,9 +200,11 @@ def console_command() -> str:
 
 
 def start_console(command: Sequence[str], cwd: Path) -> subprocess.Popen[str]:
-    """Start the installed console command in a process of its own."""
+    """Start the installed console command in a process of its own, which hears Ctrl-C also where the tests run in the
+    background of a shell and do not."""
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([console_command(), *command], cwd=cwd, text=True, **pipes)
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen([console_command(), *command], cwd=cwd, text=True, preexec_fn=heard, **pipes)
 
 
 def finished(process: subprocess.Popen[str]) -> Ended:
