@@ -22,6 +22,7 @@ from PIL import Image
 from record import RESULTS, write_result
 
 import ddpm
+from ddpm.base.progress import duration
 from ddpm.cli.console import parse_changes
 from ddpm.training.run_folder import RunFolder
 
@@ -51,9 +52,7 @@ def strip(folder: RunFolder, times: dict[int, float], path: Path) -> None:
     figure = Figure(figsize=(1.6 * len(times), 1.95), dpi=110, layout="constrained")
     for axes, (images, seconds) in zip(figure.subplots(1, len(times)), times.items(), strict=True):
         axes.imshow(Image.open(folder.sample_file(images)), cmap="gray", interpolation="nearest")
-        axes.set_title(
-            f"{seconds / 60:.1f} min, {images:,}" if seconds >= 60 else f"{seconds:.0f} s, {images:,}", fontsize=7
-        )
+        axes.set_title(f"{duration(seconds)}, {images:,}", fontsize=7)
         axes.axis("off")
     figure.savefig(path)
 
